@@ -1,0 +1,34 @@
+"""Packaging: what the service needs, and why."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="galaxy_express",
+    version="1.0.0",
+    description="Decides, exactly once for each package, to deliver it or to drop it.",
+    python_requires=">=3.11",
+    packages=find_packages(include=["galaxy_express", "galaxy_express.*"]),
+    package_data={"galaxy_express": ["py.typed"]},
+    install_requires=[
+        # The framework of the service: spans, metrics, configuration, serving. The later
+        # 2.7.1 brings a hundred megabytes of packages that are of no use here.
+        "baseplate[pyramid,sql]==2.7.0",
+        # Routes and views; the newest that Baseplate works with.
+        "pyramid>=1.10.8,<2",
+        # Tables and statements; the newest that Baseplate works with.
+        "sqlalchemy>=1.4.54,<2",
+        # PostgreSQL's driver, the one that SQLAlchemy 1.4 and gevent work best with; this
+        # build brings its own libpq and needs no compiler.
+        "psycopg2-binary>=2.9.10",
+        # Lets that driver wait without stopping the event loop.
+        "psycogreen>=1.0.2",
+        # Validation of what comes in, and JSON for what goes out.
+        "pydantic>=2.10",
+        # The event loop, which both servers run on.
+        "gevent>=24.10.1",
+        # The server for production: several workers, graceful restarts.
+        "gunicorn[gevent]>=23",
+        # Baseplate 2.7 and Pyramid 1.10 import pkg_resources, which 81 takes away.
+        "setuptools<81",
+    ],
+)
