@@ -1,0 +1,260 @@
+"""The delivery desk: where packages are decided of, and everything is recorded.
+
+All that changes anything takes this road: requests that arrive together form a group;
+the desk reads what is known, decides in the order of arrival, and writes once, in one
+transaction.
+"""
+
+import random
+from collections import Counter as Tally
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
+
+from baseplate import Span
+from baseplate.clients import ContextFactory
+from baseplate.lib import config
+from sqlalchemy.engine import Connection
+
+from galaxy_express import records
+from galaxy_express.database import Database, TransactionConflict
+from galaxy_express.delivery import Conflict, Decided, Decision, Outcome, Package, decide, replay
+from galaxy_express.group_commit import GroupCommit
+from galaxy_express.package_types import PackageTypeRegistry
+from galaxy_express.preferences import (
+    Preference,
+    Preferences,
+    PreferenceUpdate,
+    UpdatedPreferences,
+    apply_update,
+)
+from galaxy_express.settings import parse_settings, positive_integer
+
+# Enough that two writers seldom share one; few enough that a sum over them costs nothing.
+SHARDS = 64
+
+# Each time that a transaction has to be run again, the one that it met has got through.
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Packages to decide of, in order, and how many more were refused beside them."""
+
+    packages: Sequence[Package] = ()
+    refused: int = 0
+
+
+Write = Submission | PreferenceUpdate
+Answer = list[Outcome] | UpdatedPreferences
+
+
+class DeliveryDesk:
+    """Decides and records, in transactions on a database."""
+
+    def __init__(self, database: Database, package_types: PackageTypeRegistry) -> None:
+        self._database = database
+        self._package_types = package_types
+        self._shard = random.randrange(SHARDS)
+
+    def commit(self, writes: Sequence[Write]) -> list[Answer]:
+        """Do all of the writes, as one after the other, in one transaction.
+
+        :returns: the answer to each: to a submission an outcome for each of its
+            packages, to an update the preferences in force.
+        :raises galaxy_express.database.DatabaseUnavailable: nothing was recorded.
+        """
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._transact(writes)
+            except TransactionConflict:
+                continue
+        return self._transact(writes)
+
+    def _transact(self, writes: Sequence[Write]) -> list[Answer]:
+        with self._database.writing() as connection:
+            group = _Group(self._package_types)
+            group.read(connection, writes)
+            for write in writes:
+                group.decide(write)
+            group.record(self._database, connection)
+            answers = [group.answer(write) for write in writes]
+            totals = _totals(writes, answers)
+            records.add_to_totals(self._database, connection, self._shard, totals)
+        return answers
+
+
+class _Group:
+    """What is known of the packages and recipients of a group of writes, and changes by it."""
+
+    def __init__(self, package_types: PackageTypeRegistry) -> None:
+        self._package_types = package_types
+        self._decisions: dict[str, Decision] = {}
+        self._new: dict[str, Decision] = {}
+        self._preferences: dict[str, Preferences] = {}
+        self._changed: dict[tuple[str, str], Preference] = {}
+        self._updated: deque[UpdatedPreferences] = deque()
+
+    def read(self, connection: Connection, writes: Iterable[Write]) -> None:
+        """Find out what is known already."""
+        packages: list[Package] = []
+        updated: set[str] = set()
+        for write in writes:
+            if isinstance(write, PreferenceUpdate):
+                updated.add(write.recipient_id)
+            else:
+                packages.extend(write.packages)
+        self._decisions |= records.find_decisions(connection, {p.package_id for p in packages})
+        self._preferences |= records.find_preferences(connection, updated, to_update=True)
+        self._preferences |= records.find_preferences(
+            connection,
+            {p.recipient_id for p in packages if p.package_id not in self._decisions} - updated,
+        )
+
+    def decide(self, write: Write) -> None:
+        """Decide of one write, knowing those before it."""
+        if isinstance(write, PreferenceUpdate):
+            self._update(write)
+            return
+        for package in write.packages:
+            if package.package_id not in self._decisions:
+                decision = decide(package, self._is_wanted(package))
+                self._decisions[package.package_id] = self._new[package.package_id] = decision
+
+    def _is_wanted(self, package: Package) -> bool:
+        said = self._preferences[package.recipient_id].get(package.package_type)
+        package_type = self._package_types[package.package_type]
+        return package_type.is_wanted(said.wanted if said else None)
+
+    def _update(self, update: PreferenceUpdate) -> None:
+        before = self._preferences[update.recipient_id]
+        answer = apply_update(update, before)
+        self._preferences[update.recipient_id] = answer.preferences
+        self._updated.append(answer)
+        for package_type, preference in answer.preferences.items():
+            if preference != before.get(package_type):
+                self._changed[update.recipient_id, package_type] = preference
+
+    def record(self, database: Database, connection: Connection) -> None:
+        """Write what is new. A decision that another instance has made in the meantime
+        takes the place of ours."""
+        records.record_preferences(database, connection, self._changed)
+        recorded = records.record_decisions(database, connection, self._new.values())
+        lost = self._new.keys() - recorded
+        self._decisions |= records.find_decisions(connection, lost)
+        for package_id in lost:
+            del self._new[package_id]
+
+    def answer(self, write: Write) -> Answer:
+        """The answer to a write; to be asked for in the order of the writes."""
+        if isinstance(write, PreferenceUpdate):
+            return self._updated.popleft()
+        return [self._outcome(package) for package in write.packages]
+
+    def _outcome(self, package: Package) -> Outcome:
+        new = self._new.pop(package.package_id, None)
+        if new is not None:
+            return Decided(new, replayed=False)
+        return replay(package, self._decisions[package.package_id])
+
+
+def _totals(writes: Iterable[Write], answers: Iterable[Answer]) -> Tally[records.CounterKey]:
+    totals: Tally[records.CounterKey] = Tally()
+    for write, answer in zip(writes, answers, strict=True):
+        if isinstance(write, PreferenceUpdate):
+            continue
+        if write.refused:
+            totals[records.REJECTED] += write.refused
+        for outcome in cast(list[Outcome], answer):
+            if isinstance(outcome, Conflict):
+                totals[records.REJECTED] += 1
+            elif not outcome.replayed:
+                decision = outcome.decision
+                totals[decision.status.value, decision.package.package_type] += 1
+    return totals
+
+
+class DeskClient:
+    """The delivery desk as a request sees it, with a span for each thing that it does."""
+
+    def __init__(
+        self, database: Database, queue: GroupCommit[Write, Answer], name: str, span: Span
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._name = name
+        self._span = span
+
+    def send(self, package: Package) -> Outcome:
+        """Decide of a package, or find out what was decided.
+
+        :raises galaxy_express.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.group_commit.Overloaded: as above, or the outcome is unknown.
+        """
+        with self._span.make_child(f"{self._name}.send"):
+            with self._database.reading() as connection:
+                earlier = records.find_decision(connection, package.package_id)
+            if earlier is not None and package.is_retry_of(earlier.package):
+                return Decided(earlier, replayed=True)
+            (outcome,) = cast(list[Outcome], self._queue.submit(Submission([package])))
+            return outcome
+
+    def send_batch(self, packages: Sequence[Package], refused: int) -> list[Outcome]:
+        """Decide of packages, in order.
+
+        :param refused: how many items of the batch were refused, to be counted.
+        :raises: what :py:meth:`send` raises.
+        """
+        with self._span.make_child(f"{self._name}.send_batch"):
+            return cast(list[Outcome], self._queue.submit(Submission(packages, refused)))
+
+    def refuse(self) -> None:
+        """Count a request that was refused.
+
+        :raises: what :py:meth:`send` raises.
+        """
+        with self._span.make_child(f"{self._name}.refuse"):
+            self._queue.submit(Submission(refused=1))
+
+    def update_preferences(self, update: PreferenceUpdate) -> UpdatedPreferences:
+        """Record a recipient's preferences, unless newer ones are in force.
+
+        :raises: what :py:meth:`send` raises.
+        """
+        with self._span.make_child(f"{self._name}.update_preferences"):
+            return cast(UpdatedPreferences, self._queue.submit(update))
+
+
+class DeskContextFactory(ContextFactory):
+    """Puts a :py:class:`DeskClient` on the context of each request.
+
+    :param app_config: its keys ``desk.*`` are the limits of the queue.
+    :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
+    """
+
+    def __init__(
+        self, app_config: config.RawConfig, database: Database, package_types: PackageTypeRegistry
+    ) -> None:
+        settings = parse_settings(
+            app_config,
+            "desk",
+            {
+                "max_group": config.Optional(positive_integer, 1000),
+                "max_queued": config.Optional(positive_integer, 10_000),
+                "timeout": config.Optional(config.Timespan, timedelta(seconds=10)),
+            },
+        )
+        self._database = database
+        self._queue: GroupCommit[Write, Answer] = GroupCommit(
+            DeliveryDesk(database, package_types).commit,
+            weigh=lambda write: max(1, len(getattr(write, "packages", ()))),
+            max_group=settings.max_group,
+            max_queued=settings.max_queued,
+            timeout=settings.timeout,
+        )
+
+    def make_object_for_context(self, name: str, span: Span) -> DeskClient:
+        """See :py:class:`baseplate.clients.ContextFactory`."""
+        return DeskClient(self._database, self._queue, name, span)

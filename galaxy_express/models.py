@@ -1,0 +1,119 @@
+"""What is stored: packages as they were decided, preferences in force, and counters."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from baseplate.lib.config import RawConfig
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    MetaData,
+    SmallInteger,
+    Text,
+    inspect,
+)
+from sqlalchemy.orm import declarative_base
+from sqlalchemy.types import TypeDecorator
+
+from galaxy_express.database import database_from_config
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class UtcTimestamp(TypeDecorator[datetime]):
+    """An aware datetime, kept as whole microseconds since 1970 in UTC.
+
+    Eight bytes that order and compare alike in every database, from year 1 to 9999.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
+        """Aware datetime in, microseconds out."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:
+        """Microseconds in, datetime in UTC out."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+# Compared byte by byte: opaque text has no language, and an index that depends on the
+# operating system's collation would be corrupted by an upgrade of it.
+OpaqueText = Text().with_variant(Text(collation="C"), "postgresql")
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    }
+)
+Base: Any = declarative_base(metadata=metadata)
+
+
+class Package(Base):
+    """A package and what was decided of it: written once, never changed.
+
+    That ``package_id`` is unique is what makes a decision happen once, so the
+    database itself enforces it.
+    """
+
+    __tablename__ = "packages"
+    __table_args__ = (CheckConstraint("status IN ('delivered', 'dropped')", name="status"),)
+
+    package_id = Column(OpaqueText, primary_key=True)
+    sender_id = Column(OpaqueText, nullable=False)
+    recipient_id = Column(OpaqueText, nullable=False)
+    package_type = Column(OpaqueText, nullable=False)
+    timestamp = Column(UtcTimestamp, nullable=False)
+    status = Column(OpaqueText, nullable=False)
+
+
+class Preference(Base):
+    """What one recipient said last of one package type."""
+
+    __tablename__ = "preferences"
+
+    recipient_id = Column(OpaqueText, primary_key=True)
+    package_type = Column(OpaqueText, primary_key=True)
+    wanted = Column(Boolean, nullable=False)
+    timestamp = Column(UtcTimestamp, nullable=False)
+
+
+class Counter(Base):
+    """A running total, in as many parts as there are shards.
+
+    Each writer adds to the rows of its own shard, so that no row is a lock for which
+    all writers queue; a total is the sum over the shards. ``package_type`` is empty
+    for requests that were rejected, since those never became a package.
+    """
+
+    __tablename__ = "counters"
+
+    shard = Column(SmallInteger, primary_key=True, autoincrement=False)
+    outcome = Column(OpaqueText, primary_key=True)
+    package_type = Column(OpaqueText, primary_key=True)
+    value = Column(BigInteger, nullable=False)
+
+
+def missing_tables(connection: Any) -> list[str]:
+    """The names of the tables that the database lacks; empty when the schema is there."""
+    return sorted(set(metadata.tables) - set(inspect(connection).get_table_names()))
+
+
+def create_schema(app_config: RawConfig) -> None:
+    """Create the tables that aren't there yet (a script for ``baseplate-script``)."""
+    with database_from_config(app_config).creating() as connection:
+        metadata.create_all(connection)
+
+
+def drop_schema(app_config: RawConfig) -> None:
+    """Drop the tables, and with them everything stored (a script for ``baseplate-script``)."""
+    with database_from_config(app_config).creating() as connection:
+        metadata.drop_all(connection)

@@ -1,0 +1,42 @@
+"""What ``baseplate-shell`` opens with."""
+
+import os
+from typing import Any
+
+import baseplate.server
+from sqlalchemy import func, select
+
+from galaxy_express import models
+
+
+def setup(env: dict[str, Any], banner: dict[str, str]) -> None:
+    """Put the models and a way to query them at hand.
+
+    :param env: the names that the shell will know, to be added to.
+    :param banner: a line of explanation for each.
+    """
+    env |= {"models": models, "select": select, "func": func, "query": _query(env["context"])}
+    banner |= {
+        "models": "Package, Preference, Counter",
+        "query": "query(select(models.Package.status, func.count()).group_by('status'))",
+    }
+    if not _is_writable(baseplate.server._get_shell_log_path()):
+        # Baseplate keeps a log of the shell where only root may write.
+        baseplate.server._get_shell_log_path = lambda: os.devnull
+
+
+def _query(context: Any) -> Any:
+    def query(statement: Any) -> list[Any]:
+        """Run a SELECT and return its rows."""
+        with context.database.reading() as connection:
+            return list(connection.execute(statement))
+
+    return query
+
+
+def _is_writable(path: str) -> bool:
+    try:
+        with open(path, "a", encoding="utf-8"):
+            return True
+    except OSError:
+        return False
