@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from baseplate.lib import config
 from sqlalchemy import Table, bindparam, create_engine, event, exc, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.engine import URL, Compiled, Connection, Engine, make_url
+from sqlalchemy.pool import NullPool
 
 from galaxy_express.settings import parse_settings, positive_integer
 
@@ -36,30 +37,48 @@ class TransactionConflict(DatabaseUnavailable):
     """The transaction met another one, was rolled back, and may be run again at once."""
 
 
+@dataclass(frozen=True, eq=False)
+class Upsert:
+    """How to insert rows into a table, or update those whose primary key is taken.
+
+    :param update: takes the row that could not be inserted, as columns, and gives the
+        new values of the row that is there.
+    :param only_if: takes the same, and gives the condition on which to update.
+    """
+
+    table: Table
+    update: Callable[[Any], Row]
+    only_if: Callable[[Any], Any] | None = None
+
+    def on_conflict(self, insert: Any) -> Any:
+        """Add to an INSERT what to do when a primary key is taken."""
+        return insert.on_conflict_do_update(
+            index_elements=list(self.table.primary_key),
+            set_=self.update(insert.excluded),
+            where=None if self.only_if is None else self.only_if(insert.excluded),
+        )
+
+
 class Database:
     """A database with a schema, read by many and, in each process, written by one at a time.
 
     Its two subclasses hold what differs between SQLite and PostgreSQL.
 
-    :param reader: for reads; a statement sees what is committed when it starts.
     :param writer: for transactions that write.
     """
 
-    def __init__(self, reader: Engine, writer: Engine) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def __str__(self) -> str:
-        return repr(self._writer.url)  # masks a password
+    def __init__(self, writer: Engine) -> None:
+        self._dialect = writer.dialect
+        self._write_connection = _KeptConnection(writer)
+        self._statements: dict[object, Compiled] = {}
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection to read from.
+        """A connection to read from; each statement sees what is committed when it starts.
 
         :raises DatabaseUnavailable: see there.
         """
-        with self._faults_named(), self._reader.connect() as connection:
-            yield connection
+        raise NotImplementedError
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -68,7 +87,11 @@ class Database:
         :raises DatabaseUnavailable: see there.
         :raises TransactionConflict: if the whole transaction may be run again.
         """
-        with self._faults_named(), self._writer.begin() as connection:
+        with (
+            self._faults_named(),
+            self._write_connection.used() as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def creating(self) -> AbstractContextManager[Connection]:
@@ -76,9 +99,8 @@ class Database:
         return self.writing()
 
     def close(self) -> None:
-        """Close the pooled connections."""
-        self._reader.dispose()
-        self._writer.dispose()
+        """Close all connections."""
+        self._write_connection.close()
 
     def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
         """Insert those rows whose primary key, of one column, isn't taken.
@@ -87,37 +109,21 @@ class Database:
         """
         raise NotImplementedError
 
-    def upsert(
-        self,
-        connection: Connection,
-        table: Table,
-        rows: Sequence[Row],
-        update: Callable[[Any], Row],
-        only_if: Callable[[Any], Any] | None = None,
-    ) -> None:
+    def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
         """Insert rows, or update those whose primary key is taken.
 
-        :param update: takes the row that could not be inserted, as columns, and gives
-            the new values of the row that is there.
-        :param only_if: takes the same, and gives the condition on which to update.
         :raises TransactionConflict: if a row was left as it is, because of a write that
             this transaction could not see when it decided to make its own.
         """
-        statement = self._insert(table)
-        statement = statement.on_conflict_do_update(
-            index_elements=list(table.primary_key),
-            set_=update(statement.excluded),
-            where=None if only_if is None else only_if(statement.excluded),
-        )
-        self._execute_upsert(connection, table, statement, rows)
-
-    def _execute_upsert(
-        self, connection: Connection, table: Table, statement: Any, rows: Sequence[Row]
-    ) -> None:
         raise NotImplementedError
 
-    def _insert(self, table: Table) -> Any:
-        raise NotImplementedError
+    def _compiled(self, table: Table, key: object, make: Callable[[], Any]) -> Compiled:
+        # SQLAlchemy 1.4 caches no statement with ON CONFLICT, and compiling one takes
+        # several times as long as running it.
+        if key not in self._statements:
+            names = [column.name for column in table.columns]
+            self._statements[key] = make().compile(dialect=self._dialect, column_keys=names)
+        return self._statements[key]
 
     def _translate(self, error: exc.DBAPIError) -> Any:
         raise NotImplementedError
@@ -128,9 +134,36 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise self._translate(error) from error
-        except (exc.TimeoutError, exc.DisconnectionError, OSError) as error:
-            # Of the pool: none is free, or the file is another; or of the lock file.
+        except (exc.TimeoutError, OSError) as error:  # of the pool, or of a file
             raise DatabaseUnavailable(str(error)) from error
+
+
+class _KeptConnection:
+    """A connection that stays open between uses, which follow one another.
+
+    To take it from a pool each time would cost more than a read of one row.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def used(self) -> Iterator[Connection]:
+        """The connection, made if need be. After a fault the next use makes another."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            yield self._connection
+        except exc.DBAPIError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; the next use makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class SQLiteDatabase(Database):
@@ -147,71 +180,59 @@ class SQLiteDatabase(Database):
     def __init__(self, path: Path, lock_timeout: timedelta) -> None:
         self._path = path.absolute()
         self._lock_timeout = lock_timeout
-        super().__init__(
-            reader=self._make_engine("rw", isolation_level="AUTOCOMMIT"),
-            writer=self._make_engine("rw"),
+        self._file = self._identify()
+        self._read_connection = _KeptConnection(
+            self._make_engine("rw", isolation_level="AUTOCOMMIT")
         )
-        event.listen(self._writer, "begin", self._begin_immediate)
-
-    def _make_engine(self, mode: str, **options: Any) -> Engine:
-        # By default SQLAlchemy opens a file anew for every checkout, and closing the
-        # last connection checkpoints the log.
-        engine = create_engine(
-            URL.create(
-                "sqlite",
-                database=f"file:{quote(str(self._path))}",
-                query={"mode": mode, "uri": "true"},
-            ),
-            future=True,
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=-1,
-            connect_args={
-                "timeout": self._lock_timeout.total_seconds(),
-                "check_same_thread": False,
-            },
-            **options,
-        )
-        event.listen(engine, "connect", self._on_connect)
-        event.listen(engine, "checkout", self._on_checkout)
-        return engine
+        writer = self._make_engine("rw")
+        event.listen(writer, "begin", _begin_immediate)
+        super().__init__(writer)
 
     def __str__(self) -> str:
         return f"sqlite:///{self._path}"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See :py:meth:`Database.reading`. It may not be left to wait for anything else."""
+        with self._faults_named(), self._same_file(), self._read_connection.used() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """See :py:meth:`Database.writing`."""
         # Processes take turns by a lock on a file beside the database. SQLite alone
         # would poll, ever more slowly, while the process that has the lock takes it
-        # again; its own lock is still what keeps the data right.
+        # again. Its own lock is still what keeps the data right.
         with self._faults_named(), open(f"{self._path}-turn", "ab") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
-            with self._writer.begin() as connection:
+            with self._same_file(), super().writing() as connection:
                 yield connection
 
     @contextmanager
     def creating(self) -> Iterator[Connection]:
         """See :py:meth:`Database.creating`."""
-        engine = self._make_engine("rwc")
-        with self._faults_named(), engine.begin() as connection:
+        with self._faults_named(), self._make_engine("rwc").begin() as connection:
             yield connection
-        engine.dispose()
+
+    def close(self) -> None:
+        """See :py:meth:`Database.close`."""
+        super().close()
+        self._read_connection.close()
 
     def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Database.insert_new`."""
         # The caller looked for the keys under the write lock that this transaction has
         # had since it began, so no row can be there that it hasn't seen.
-        connection.execute(self._insert(table), rows)
+        statement = self._compiled(table, table, lambda: sqlite.insert(table))
+        connection.execute(statement, rows)
         (key,) = table.primary_key
         return {row[key.name] for row in rows}
 
-    def _insert(self, table: Table) -> Any:
-        return sqlite.insert(table)
-
-    def _execute_upsert(
-        self, connection: Connection, table: Table, statement: Any, rows: Sequence[Row]
-    ) -> None:
+    def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Database.upsert`."""
+        statement = self._compiled(
+            upsert.table, upsert, lambda: upsert.on_conflict(sqlite.insert(upsert.table))
+        )
         connection.execute(statement, rows)
 
     def _translate(self, error: exc.DBAPIError) -> Any:
@@ -220,33 +241,56 @@ class SQLiteDatabase(Database):
             return DatabaseUnavailable(str(error.orig))
         return error
 
-    def _on_connect(self, connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # or the driver begins transactions by itself
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            # In pages of 4 KiB: checkpoints four times as rare insert almost twice as fast.
-            "wal_autocheckpoint=10000",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        record.info["file"] = self._file()
+    def _make_engine(self, mode: str, **options: Any) -> Engine:
+        url = URL.create(
+            "sqlite",
+            database=f"file:{quote(str(self._path))}",
+            query={"mode": mode, "uri": "true"},
+        )
+        timeout = self._lock_timeout.total_seconds()
+        engine = create_engine(
+            url,
+            future=True,
+            connect_args={"timeout": timeout, "check_same_thread": False},
+            **options,
+        )
+        event.listen(engine, "connect", _set_pragmas)
+        return engine
 
-    def _on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:
-        # A deleted file stays writable to those who have it open, and all would be lost.
-        if record.info["file"] != self._file():
-            raise exc.DisconnectionError(f"{self._path} was replaced")
+    @contextmanager
+    def _same_file(self) -> Iterator[None]:
+        # Who has a file open can still write to it when it has been deleted or replaced,
+        # and all that would be lost.
+        if self._file != self._identify():
+            self.close()
+            self._file = self._identify()
+        yield
+        if self._file != self._identify():
+            raise DatabaseUnavailable(f"{self._path} was replaced")
 
-    def _file(self) -> tuple[int, int] | None:
+    def _identify(self) -> tuple[int, int] | None:
         try:
             stat = os.stat(self._path)
         except FileNotFoundError:
             return None
         return stat.st_dev, stat.st_ino
 
-    @staticmethod
-    def _begin_immediate(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+def _set_pragmas(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # or the driver begins transactions by itself
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        # In pages of 4 KiB. To checkpoint ten times less often than by default is to
+        # insert almost twice as fast.
+        "wal_autocheckpoint=10000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class PostgreSQLDatabase(Database):
@@ -277,7 +321,6 @@ class PostgreSQLDatabase(Database):
             return create_engine(
                 url,
                 future=True,
-                pool_timeout=connect_timeout.total_seconds(),
                 connect_args={
                     "application_name": application_name,
                     "connect_timeout": max(1, round(connect_timeout.total_seconds())),
@@ -289,29 +332,46 @@ class PostgreSQLDatabase(Database):
                 **options,
             )
 
-        super().__init__(
-            reader=make_engine(isolation_level="AUTOCOMMIT", pool_size=pool_size, max_overflow=0),
-            writer=make_engine(isolation_level="READ COMMITTED", pool_size=1, max_overflow=0),
+        self._url = url
+        self._reader = make_engine(
+            isolation_level="AUTOCOMMIT",
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=connect_timeout.total_seconds(),
         )
+        super().__init__(make_engine(isolation_level="READ COMMITTED", poolclass=NullPool))
+
+    def __str__(self) -> str:
+        return repr(self._url)  # masks a password
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See :py:meth:`Database.reading`."""
+        with self._faults_named(), self._reader.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """See :py:meth:`Database.close`."""
+        super().close()
+        self._reader.dispose()
 
     def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Database.insert_new`."""
-        (key,) = table.primary_key
-        statement = self._insert(table).on_conflict_do_nothing().returning(key)
+        statement = self._compiled(
+            table,
+            table,
+            lambda: _insert_arrays(table).on_conflict_do_nothing().returning(*table.primary_key),
+        )
         return set(connection.execute(statement, _columns(table, rows)).scalars())
 
-    def _insert(self, table: Table) -> Any:
-        # One array for each column, whatever the number of rows: SQLAlchemy compiles it
-        # once, and it may have RETURNING, which an executemany() may not.
-        names = [column.name for column in table.columns]
-        arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
-        rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
-        return postgresql.insert(table).from_select(names, select(rows))
-
-    def _execute_upsert(
-        self, connection: Connection, table: Table, statement: Any, rows: Sequence[Row]
-    ) -> None:
-        statement = statement.returning(*table.primary_key)
+    def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Database.upsert`."""
+        table = upsert.table
+        statement = self._compiled(
+            table,
+            upsert,
+            lambda: upsert.on_conflict(_insert_arrays(table)).returning(*table.primary_key),
+        )
         written = connection.execute(statement, _columns(table, rows)).all()
         if len(written) < len(rows):
             raise TransactionConflict(f"another transaction wrote to {table.name} first")
@@ -325,6 +385,15 @@ class PostgreSQLDatabase(Database):
         ):
             return DatabaseUnavailable(str(error.orig))
         return error
+
+
+def _insert_arrays(table: Table) -> Any:
+    # One array for each column, so that the statement is the same for any number of rows,
+    # and may have RETURNING.
+    names = [column.name for column in table.columns]
+    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
+    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
+    return postgresql.insert(table).from_select(names, select(rows))
 
 
 def _columns(table: Table, rows: Sequence[Row]) -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ from sqlalchemy import and_, bindparam, func, literal, or_, select
 from sqlalchemy.engine import Connection
 
 from galaxy_express import models
-from galaxy_express.database import Database
+from galaxy_express.database import Database, Upsert
 from galaxy_express.delivery import Decision, Package, Status
 from galaxy_express.preferences import Preference
 
@@ -28,6 +28,16 @@ _preferences_of = select(_preferences).where(
     _preferences.c.recipient_id.in_(bindparam("recipient_ids", expanding=True))
 )
 _preferences_of_locked = _preferences_of.order_by(*_preferences.primary_key).with_for_update()
+_preference_upsert = Upsert(
+    _preferences,
+    update=lambda new: {"wanted": new.wanted, "timestamp": new.timestamp},
+    # Preference.supersedes, once more, in SQL.
+    only_if=lambda new: or_(
+        new.timestamp > _preferences.c.timestamp,
+        and_(new.timestamp == _preferences.c.timestamp, _preferences.c.wanted, ~new.wanted),
+    ),
+)
+_counter_upsert = Upsert(_counters, update=lambda new: {"value": _counters.c.value + new.value})
 _totals = select(
     _counters.c.outcome, _counters.c.package_type, func.sum(_counters.c.value)
 ).group_by(_counters.c.outcome, _counters.c.package_type)
@@ -113,7 +123,7 @@ def record_preferences(
         return
     database.upsert(
         connection,
-        _preferences,
+        _preference_upsert,
         [
             {
                 "recipient_id": recipient_id,
@@ -123,17 +133,6 @@ def record_preferences(
             }
             for (recipient_id, package_type), preference in changed.items()
         ],
-        update=lambda new: {"wanted": new.wanted, "timestamp": new.timestamp},
-        only_if=_supersedes,
-    )
-
-
-def _supersedes(new: Any) -> Any:
-    # Preference.supersedes, once more, in SQL
-    old = _preferences.c
-    return or_(
-        new.timestamp > old.timestamp,
-        and_(new.timestamp == old.timestamp, old.wanted, ~new.wanted),
     )
 
 
@@ -149,12 +148,7 @@ def add_to_totals(
         for (outcome, package_type), increment in increments.items()
     ]
     if rows:
-        database.upsert(
-            connection,
-            _counters,
-            rows,
-            update=lambda new: {"value": _counters.c.value + new.value},
-        )
+        database.upsert(connection, _counter_upsert, rows)
 
 
 def read_totals(connection: Connection) -> dict[CounterKey, int]:
