@@ -1,0 +1,114 @@
+"""The worker of gunicorn: its own gevent worker, with manners."""
+
+import os
+import time
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.workers.ggevent import GeventWorker
+
+
+class _Idle(gevent.Timeout):
+    """The time in which a connection has no request; it ends in silence when it is up."""
+
+    def __init__(self, worker: "GalaxyExpressWorker") -> None:
+        super().__init__(worker.cfg.keepalive, exception=False)
+        self._idle = worker.idle
+
+    def __enter__(self) -> "_Idle":
+        self._idle[self] = gevent.getcurrent()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        self._idle.pop(self, None)
+        ended: bool | None = super().__exit__(*raised)
+        return ended
+
+
+class GalaxyExpressWorker(GeventWorker):
+    """A gevent worker in which connections share, and which leaves without a fuss.
+
+    - Connections take turns. A greenlet goes on for as long as it needn't wait, so a
+      connection that always has a request ready would be served again and again, while
+      others wait for seconds.
+    - When there are as many connections as there may be, the one that has been idle for
+      longest makes room for others.
+    - When told to stop, it first says that it isn't ready any more, for as long as a load
+      balancer needs to notice. Then it takes no more connections, hangs up those that are
+      idle, and ends as soon as the requests under way are answered.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: The idle connections, the one that has been so for longest first.
+        self.idle: dict[_Idle, gevent.Greenlet] = {}
+        self._connections = Pool(self.worker_connections)
+        self._stopping = Event()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        servers = [self._serve(listener) for listener in self.sockets]
+        while not self._stopping.wait(1):
+            self.notify()
+        deadline = time.monotonic() + self.cfg.graceful_timeout - self._drain_seconds() - 1
+        for server in servers:
+            server.close()
+        while self._connections and time.monotonic() < deadline:
+            self._hang_up(*self.idle)
+            self.notify()
+            self._connections.join(timeout=0.1)
+        if self._connections:
+            self.log.warning("%s requests are cut off", len(self._connections))
+            self._connections.kill()
+
+    def _serve(self, listener: Any) -> StreamServer:
+        listener.setblocking(True)
+
+        def handle(client: Any, address: Any) -> None:
+            self.handle(listener, client, address)
+
+        server = StreamServer(listener, handle=handle, spawn=self._connections)
+        # Enough for newcomers not to wait while others are served, and few enough for the
+        # other workers to get their share.
+        server.max_accept = 2
+        server.start()
+        return server
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """Begin to stop, at SIGTERM."""
+        # Not imported before gevent has patched what it imports.
+        from baseplate.server import SERVER_STATE, ServerLifecycle
+
+        SERVER_STATE.state = ServerLifecycle.SHUTTING_DOWN
+        gevent.spawn_later(self._drain_seconds(), self._stop)
+
+    def _stop(self) -> None:
+        self.alive = False  # from now on, each answer is its connection's last
+        self._stopping.set()
+
+    def _drain_seconds(self) -> float:
+        return float(os.environ["GALAXY_EXPRESS_DRAIN_SECONDS"])
+
+    def timeout_ctx(self) -> _Idle:
+        """The context in which gunicorn waits for a request."""
+        if self._connections.full() and self.idle:
+            self._hang_up(next(iter(self.idle)))
+        return _Idle(self)
+
+    def _hang_up(self, *idle: _Idle) -> None:
+        for connection in idle:
+            gevent.get_hub().loop.run_callback(self._end, connection)
+
+    def _end(self, connection: _Idle) -> None:
+        greenlet = self.idle.pop(connection, None)
+        if greenlet is not None:  # or a request came in the meantime
+            greenlet.throw(connection)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Handle a request, then let the other connections have their turn."""
+        super().handle_request(listener_name, req, sock, addr)
+        gevent.sleep(0)
