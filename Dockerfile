@@ -1,0 +1,51 @@
+# Two images: `production`, the default, holds what the service needs to run and no more;
+# `development` holds the tools, and works on source that is mounted (docker-compose.yml).
+
+FROM python:3.13-slim AS base
+# The warning: Baseplate and Pyramid import it, and setuptools is pinned for them.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning" \
+    GALAXY_EXPRESS_DATABASE_URL=sqlite:////data/galaxy_express.db
+# 1000 is most developers' own uid: what is written into their source stays theirs.
+RUN useradd --uid 1000 --create-home galaxy \
+    && install --directory --owner=galaxy --group=galaxy /data
+WORKDIR /app
+EXPOSE 9090
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
+    CMD ["baseplate-healthcheck", "wsgi", "127.0.0.1:9090"]
+
+
+FROM base AS dependencies
+# `make` looks into the environment for a copy of what was installed.
+COPY requirements.txt /opt/venv/
+RUN python -m venv /opt/venv \
+    && pip install --no-cache-dir --disable-pip-version-check --requirement /opt/venv/requirements.txt
+
+
+FROM base AS development
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends curl make \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=dependencies --chown=galaxy:galaxy /opt/venv /opt/venv
+USER galaxy
+COPY --chown=galaxy:galaxy requirements-dev.txt /opt/venv/
+RUN pip install --no-cache-dir --disable-pip-version-check --requirement /opt/venv/requirements-dev.txt
+# The mounted source may be another's, so what the tools keep goes elsewhere.
+ENV VENV=/opt/venv \
+    COVERAGE_FILE=/tmp/coverage \
+    HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
+    MYPY_CACHE_DIR=/tmp/mypy \
+    PYTEST_ADDOPTS="-o cache_dir=/tmp/pytest" \
+    PYTHONPYCACHEPREFIX=/tmp/pycache \
+    RUFF_CACHE_DIR=/tmp/ruff
+CMD ["baseplate-serve", "--bind", "0.0.0.0:9090", "--reload", "configs/development.ini"]
+
+
+FROM base AS production
+COPY --from=dependencies /opt/venv /opt/venv
+COPY configs ./configs
+COPY galaxy_express ./galaxy_express
+USER galaxy
+# Prometheus's metrics.
+EXPOSE 6060
+CMD ["gunicorn", "--config", "configs/gunicorn.conf.py"]
