@@ -1,7 +1,9 @@
 """gunicorn's settings for production: `gunicorn --config configs/gunicorn.conf.py`."""
 
 import os
+import shutil
 import tempfile
+from typing import Any
 
 wsgi_app = "galaxy_express.wsgi:application('configs/production.ini')"
 bind = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
@@ -22,10 +24,54 @@ os.environ.setdefault("GALAXY_EXPRESS_DRAIN_SECONDS", "5")
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # It would be a file in the home folder, which a user without rights may not have.
 control_socket_disable = True
-# Standard error; there is no access log, since metrics tell more for less.
-errorlog = "-"
-accesslog = None
 
-# Prometheus adds up the workers' figures from files in this folder.
+# gunicorn's own lines go to standard error, as JSON like those of the workers. There is
+# no access log: metrics tell more for less.
+accesslog = None
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.jsonlogger.JsonFormatter",
+            "fmt": "%(levelname)s %(message)s %(name)s %(process)d",
+            "rename_fields": {"levelname": "level"},
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"level": "INFO", "handlers": []},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False},
+        "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+    },
+}
+
+# Prometheus adds up the workers' figures from files in a folder, a set for each worker.
+_PREFIX = "galaxy_express_metrics_"
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="galaxy_express_metrics_")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=_PREFIX)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Number the worker. It goes on with the files of the last one of that number."""
+    taken = {other.number for other in server.WORKERS.values()}
+    worker.number = next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Tell Baseplate the worker's number."""
+    os.environ["MULTIPROCESS_WORKER_ID"] = str(worker.number)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a worker that has gone out of the figures that are of the moment."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.number)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the folder that was made at start."""
+    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    if os.path.basename(folder).startswith(_PREFIX):
+        shutil.rmtree(folder)

@@ -6,6 +6,7 @@ is no timer. (DeWitt et al., "Implementation Techniques for Main Memory Database
 Systems", 1984.)
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -14,6 +15,8 @@ from typing import Generic, TypeVar
 import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
+
+from galaxy_express import metrics
 
 Write = TypeVar("Write")
 Answer = TypeVar("Answer")
@@ -121,7 +124,11 @@ class GroupCommit(Generic[Write, Answer]):
         return group
 
     def _answer(self, group: list[_Ticket[Write, Answer]]) -> None:
+        begun = time.perf_counter()
         self._thread.apply(self._commit_group, (group,))
+        seconds = time.perf_counter() - begun
+        metrics.set_queue_length(self._queued)
+        metrics.observe_commit(len(group), seconds, success=group[0].error is None)
         for ticket in group:
             ticket.answered.set()
 

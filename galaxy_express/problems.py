@@ -19,6 +19,7 @@ from pyramid.response import Response
 
 from galaxy_express.database import DatabaseUnavailable
 from galaxy_express.group_commit import Overloaded
+from galaxy_express.request_ids import current_request_id
 from galaxy_express.responses import json_response
 from galaxy_express.schemas import FieldError, Invalid, Malformed, Refused, TooLarge
 
@@ -59,6 +60,7 @@ class Problem(TypedDict):
     title: str
     status: int
     detail: str
+    request_id: NotRequired[str]
     errors: NotRequired[list[FieldError]]
 
 
@@ -80,7 +82,9 @@ def refusal_problem(refusal: Refused) -> Problem:
 
 
 def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
-    """Answer with a problem."""
+    """Answer with a problem, and the id of the request that met it."""
+    if request_id := current_request_id():
+        body = Problem(**body, request_id=request_id)
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
 
 
@@ -98,7 +102,8 @@ def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
 
     def view(request: Request) -> Response:
         return problem_response(
-            problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path has {allow}"), ("Allow", allow)
+            problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path only takes {allow}"),
+            ("Allow", allow),
         )
 
     return view

@@ -1,0 +1,66 @@
+"""What the service counts and times, for Prometheus.
+
+Labels are bounded: a package type is one that is registered, or empty for a send that
+was rejected, since that has no type that could be trusted.
+"""
+
+from functools import cache
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SENDS = Counter(
+    "galaxy_express_sends_total",
+    "Packages submitted, by what came of them",
+    ["outcome", "package_type"],
+)
+_PREFERENCE_UPDATES = Counter(
+    "galaxy_express_preference_updates_total",
+    "Preference updates, by whether all of it is in force (applied) or not (stale)",
+    ["result"],
+)
+_COMMIT_SECONDS = Histogram(
+    "galaxy_express_commit_seconds",
+    "Time to commit a group of writes, by whether it succeeded",
+    ["success"],
+    buckets=[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+)
+_COMMIT_WRITES = Histogram(
+    "galaxy_express_commit_writes",
+    "Writes in a group that was committed",
+    buckets=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
+)
+_QUEUED_PACKAGES = Gauge(
+    "galaxy_express_queued_packages",
+    "Packages (and other writes, each as one) that wait for a commit",
+    multiprocess_mode="livesum",
+)
+
+# To look labels up costs several times as much as to count.
+_sends = cache(_SENDS.labels)
+_updates = cache(_PREFERENCE_UPDATES.labels)
+_seconds = cache(_COMMIT_SECONDS.labels)
+
+
+def count_send(outcome: str, package_type: str = "") -> None:
+    """Count a package that was submitted.
+
+    :param outcome: ``delivered``, ``dropped``, ``replayed``, ``conflicting`` or ``rejected``.
+    """
+    _sends(outcome, package_type).inc()
+
+
+def count_preference_update(applied: bool) -> None:
+    """Count a preference update."""
+    _updates("applied" if applied else "stale").inc()
+
+
+def observe_commit(writes: int, seconds: float, success: bool) -> None:
+    """Note a group of writes, and how long its commit took, in seconds."""
+    _seconds(str(success).lower()).observe(seconds)
+    if success:
+        _COMMIT_WRITES.observe(writes)
+
+
+def set_queue_length(packages: int) -> None:
+    """Note how much waits for a commit."""
+    _QUEUED_PACKAGES.set(packages)
