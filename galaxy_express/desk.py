@@ -5,6 +5,7 @@ the desk reads what is known, decides in the order of arrival, and writes once, 
 transaction.
 """
 
+import logging
 import random
 from collections import Counter as Tally
 from collections import deque
@@ -18,7 +19,7 @@ from baseplate.clients import ContextFactory
 from baseplate.lib import config
 from sqlalchemy.engine import Connection
 
-from galaxy_express import records
+from galaxy_express import metrics, records
 from galaxy_express.database import Database, TransactionConflict
 from galaxy_express.delivery import Conflict, Decided, Decision, Outcome, Package, decide, replay
 from galaxy_express.group_commit import GroupCommit
@@ -31,6 +32,8 @@ from galaxy_express.preferences import (
     apply_update,
 )
 from galaxy_express.settings import parse_settings, positive_integer
+
+logger = logging.getLogger(__name__)
 
 # Enough that two writers seldom share one; few enough that a sum over them costs nothing.
 SHARDS = 64
@@ -76,7 +79,7 @@ class DeliveryDesk:
     def _transact(self, writes: Sequence[Write]) -> list[Answer]:
         with self._database.writing() as connection:
             group = _Group(self._package_types)
-            group.read(connection, writes)
+            group.read(self._database, connection, writes)
             for write in writes:
                 group.decide(write)
             group.record(self._database, connection)
@@ -97,8 +100,8 @@ class _Group:
         self._changed: dict[tuple[str, str], Preference] = {}
         self._updated: deque[UpdatedPreferences] = deque()
 
-    def read(self, connection: Connection, writes: Iterable[Write]) -> None:
-        """Find out what is known already."""
+    def read(self, database: Database, connection: Connection, writes: Iterable[Write]) -> None:
+        """Find out what is known already, and keep others from changing it."""
         packages: list[Package] = []
         updated: set[str] = set()
         for write in writes:
@@ -106,12 +109,11 @@ class _Group:
                 updated.add(write.recipient_id)
             else:
                 packages.extend(write.packages)
+        if updated:
+            database.lock(connection, updated)
         self._decisions |= records.find_decisions(connection, {p.package_id for p in packages})
-        self._preferences |= records.find_preferences(connection, updated, to_update=True)
-        self._preferences |= records.find_preferences(
-            connection,
-            {p.recipient_id for p in packages if p.package_id not in self._decisions} - updated,
-        )
+        new = {p.recipient_id for p in packages if p.package_id not in self._decisions}
+        self._preferences |= records.find_preferences(connection, updated | new)
 
     def decide(self, write: Write) -> None:
         """Decide of one write, knowing those before it."""
@@ -194,12 +196,19 @@ class DeskClient:
         :raises galaxy_express.group_commit.Overloaded: as above, or the outcome is unknown.
         """
         with self._span.make_child(f"{self._name}.send"):
-            with self._database.reading() as connection:
-                earlier = records.find_decision(connection, package.package_id)
-            if earlier is not None and package.is_retry_of(earlier.package):
-                return Decided(earlier, replayed=True)
-            (outcome,) = cast(list[Outcome], self._queue.submit(Submission([package])))
+            outcome = self._find_replay(package)
+            if outcome is None:
+                (outcome,) = self._submit(Submission([package]))
+            _count(package, outcome)
             return outcome
+
+    def _find_replay(self, package: Package) -> Outcome | None:
+        # A retry doesn't queue with what is to be written.
+        with self._database.reading() as connection:
+            earlier = records.find_decision(connection, package.package_id)
+        if earlier is None or not package.is_retry_of(earlier.package):
+            return None
+        return replay(package, earlier)
 
     def send_batch(self, packages: Sequence[Package], refused: int) -> list[Outcome]:
         """Decide of packages, in order.
@@ -208,7 +217,12 @@ class DeskClient:
         :raises: what :py:meth:`send` raises.
         """
         with self._span.make_child(f"{self._name}.send_batch"):
-            return cast(list[Outcome], self._queue.submit(Submission(packages, refused)))
+            outcomes = self._submit(Submission(packages, refused))
+            for package, outcome in zip(packages, outcomes, strict=True):
+                _count(package, outcome)
+            for _ in range(refused):
+                metrics.count_send("rejected")
+            return outcomes
 
     def refuse(self) -> None:
         """Count a request that was refused.
@@ -216,7 +230,11 @@ class DeskClient:
         :raises: what :py:meth:`send` raises.
         """
         with self._span.make_child(f"{self._name}.refuse"):
-            self._queue.submit(Submission(refused=1))
+            self._submit(Submission(refused=1))
+            metrics.count_send("rejected")
+
+    def _submit(self, submission: Submission) -> list[Outcome]:
+        return cast(list[Outcome], self._queue.submit(submission))
 
     def update_preferences(self, update: PreferenceUpdate) -> UpdatedPreferences:
         """Record a recipient's preferences, unless newer ones are in force.
@@ -224,7 +242,23 @@ class DeskClient:
         :raises: what :py:meth:`send` raises.
         """
         with self._span.make_child(f"{self._name}.update_preferences"):
-            return cast(UpdatedPreferences, self._queue.submit(update))
+            updated = cast(UpdatedPreferences, self._queue.submit(update))
+            metrics.count_preference_update(updated.applied)
+            return updated
+
+
+def _count(package: Package, outcome: Outcome) -> None:
+    if isinstance(outcome, Conflict):
+        metrics.count_send("conflicting", package.package_type)
+        logger.warning(
+            "Package %r of sender %r is in conflict with an earlier one of the same id",
+            package.package_id,
+            package.sender_id,
+        )
+    elif outcome.replayed:
+        metrics.count_send("replayed", package.package_type)
+    else:
+        metrics.count_send(outcome.decision.status.value, package.package_type)
 
 
 class DeskContextFactory(ContextFactory):

@@ -1,9 +1,11 @@
 """What is stored: packages as they were decided, preferences in force, and counters."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from baseplate.lib.config import RawConfig
+from baseplate.lib.config import ConfigurationError, RawConfig
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -17,7 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import declarative_base
 from sqlalchemy.types import TypeDecorator
 
-from galaxy_express.database import database_from_config
+from galaxy_express.database import DatabaseUnavailable
+from galaxy_express.dialects import database_from_config
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -108,12 +111,36 @@ def missing_tables(connection: Any) -> list[str]:
 
 
 def create_schema(app_config: RawConfig) -> None:
-    """Create the tables that aren't there yet (a script for ``baseplate-script``)."""
-    with database_from_config(app_config).creating() as connection:
+    """Create the tables that aren't there yet (a script for ``baseplate-script``).
+
+    :raises SystemExit: with a sentence, if a setting is wrong or the database unavailable.
+    """
+    with _administering(app_config) as connection:
         metadata.create_all(connection)
 
 
 def drop_schema(app_config: RawConfig) -> None:
-    """Drop the tables, and with them everything stored (a script for ``baseplate-script``)."""
-    with database_from_config(app_config).creating() as connection:
+    """Drop the tables, and with them everything stored (a script for ``baseplate-script``).
+
+    :raises SystemExit: as :py:func:`create_schema` does.
+    """
+    with _administering(app_config) as connection:
         metadata.drop_all(connection)
+
+
+@contextmanager
+def _administering(app_config: RawConfig) -> Iterator[Any]:
+    try:
+        database = database_from_config(app_config)
+    except ConfigurationError as error:
+        raise SystemExit(f"The configuration is wrong: {error}") from error
+    try:
+        with database.creating() as connection:
+            yield connection
+    except DatabaseUnavailable as fault:
+        raise SystemExit(
+            f"The database {database} is unavailable: {fault}. "
+            "Is it there, and may it (a file: and its folder) be written to?"
+        ) from fault
+    finally:
+        database.close()

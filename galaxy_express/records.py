@@ -27,7 +27,6 @@ _decisions = select(_packages).where(
 _preferences_of = select(_preferences).where(
     _preferences.c.recipient_id.in_(bindparam("recipient_ids", expanding=True))
 )
-_preferences_of_locked = _preferences_of.order_by(*_preferences.primary_key).with_for_update()
 _preference_upsert = Upsert(
     _preferences,
     update=lambda new: {"wanted": new.wanted, "timestamp": new.timestamp},
@@ -93,18 +92,13 @@ def record_decisions(
 
 
 def find_preferences(
-    connection: Connection, recipient_ids: Collection[str], *, to_update: bool = False
+    connection: Connection, recipient_ids: Collection[str]
 ) -> dict[str, dict[str, Preference]]:
-    """What each of the recipients said, by recipient and name of package type.
-
-    :param to_update: whether to keep others from updating it until the transaction ends.
-    """
+    """What each of the recipients said, by recipient and name of package type."""
     found: dict[str, dict[str, Preference]] = {recipient: {} for recipient in recipient_ids}
     if found:
-        statement = _preferences_of_locked if to_update else _preferences_of
-        for recipient_id, package_type, wanted, timestamp in connection.execute(
-            statement, {"recipient_ids": list(found)}
-        ):
+        rows = connection.execute(_preferences_of, {"recipient_ids": list(found)})
+        for recipient_id, package_type, wanted, timestamp in rows:
             found[recipient_id][package_type] = Preference(wanted, timestamp)
     return found
 
