@@ -8,11 +8,12 @@ setup(
     description="Decides, exactly once for each package, to deliver it or to drop it.",
     python_requires=">=3.11",
     packages=find_packages(include=["galaxy_express", "galaxy_express.*"]),
-    package_data={"galaxy_express": ["py.typed"]},
+    package_data={"galaxy_express": ["py.typed", "static/*"]},
     install_requires=[
-        # The framework of the service: spans, metrics, configuration, serving. The later
-        # 2.7.1 brings a hundred megabytes of packages that are of no use here.
-        "baseplate[pyramid,sql]==2.7.0",
+        # The framework of the service: spans, metrics, configuration, serving, and reports
+        # of errors to Sentry if $SENTRY_DSN says where. The later 2.7.1 brings a hundred
+        # megabytes of packages that are of no use here.
+        "baseplate[pyramid,sentry,sql]==2.7.0",
         # Routes and views; the newest that Baseplate works with.
         "pyramid>=1.10.8,<2",
         # Tables and statements; the newest that Baseplate works with.
@@ -24,6 +25,11 @@ setup(
         "psycogreen>=1.0.2",
         # Validation of what comes in, and JSON for what goes out.
         "pydantic>=2.10",
+        # Typed dictionaries that pydantic can describe before Python 3.12.
+        "typing-extensions>=4.12",
+        # Ships Swagger UI, so that /docs needs no internet; of the packages that do and
+        # are kept up to date, the one that brings no other web framework.
+        "mkdocs-swagger-ui-tag>=0.8.1",
         # The event loop, which both servers run on.
         "gevent>=24.10.1",
         # The server for production: several workers, graceful restarts.

@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     PlainValidator,
     StringConstraints,
     TypeAdapter,
@@ -23,9 +24,12 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import WithDefaultSchema
+from typing_extensions import TypedDict
 
-from galaxy_express.delivery import Decision, Package
+from galaxy_express.delivery import Decision, Package, Status
 from galaxy_express.package_types import PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preferences, PreferenceUpdate
 from galaxy_express.records import REJECTED, CounterKey
@@ -79,6 +83,7 @@ Identifier = Annotated[
         # Neither control characters (Unicode Cc) nor white space at either end.
         pattern=r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
     ),
+    Field(description="Opaque text, without control characters or white space at an end."),
 ]
 _identifier = TypeAdapter(Identifier)
 
@@ -120,7 +125,21 @@ def format_timestamp(timestamp: datetime) -> str:
 Timestamp = Annotated[
     datetime,
     PlainValidator(parse_timestamp),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "pattern": f"^{_RFC3339.pattern}$",
+            "description": "RFC 3339 with an offset, in the years 1 to 9999 in UTC; "
+            "digits beyond microseconds are cut.",
+        }
+    ),
+]
+TimestampInUtc = Annotated[
+    str,
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "description": "RFC 3339 in UTC, with Z."}
+    ),
 ]
 
 
@@ -149,7 +168,11 @@ class _PackageBody(_Body):
 
 class _UpdateBody(_Body):
     timestamp: Timestamp
-    recipient_id: Annotated[Identifier, AfterValidator(_must_equal_path)] = ""
+    recipient_id: Annotated[
+        Identifier,
+        AfterValidator(_must_equal_path),
+        Field(description="May be left out; otherwise the recipient_id of the path."),
+    ] = ""
 
 
 # What goes out
@@ -158,13 +181,22 @@ class _UpdateBody(_Body):
 class DecisionBody(TypedDict):
     """What was decided of a package."""
 
-    package_id: str
-    status: str
-    reason: str | None
-    sender_id: str
-    recipient_id: str
+    package_id: Identifier
+    status: Annotated[str, WithJsonSchema({"type": "string", "enum": list(Status)})]
+    reason: Annotated[
+        str | None,
+        WithJsonSchema(
+            {
+                "type": ["string", "null"],
+                "enum": ["recipient_declined", None],
+                "description": "Why it was dropped.",
+            }
+        ),
+    ]
+    sender_id: Identifier
+    recipient_id: Identifier
     package_type: str
-    timestamp: str
+    timestamp: TimestampInUtc
 
 
 class TypeTotals(TypedDict):
@@ -204,11 +236,15 @@ class Schemas:
         self._package_types = package_types
         known_type: Any = Literal[package_types.names]
         self._package_body = create_model(
-            "Package", __base__=_PackageBody, package_type=(known_type, ...)
+            "Package",
+            __base__=_PackageBody,
+            __doc__="A package to decide of.",
+            package_type=(known_type, ...),
         )
         self._update_body = create_model(
             "PreferenceUpdate",
             __base__=_UpdateBody,
+            __doc__="A recipient's new preferences. One that is left out stays as it is.",
             **{t.preference_field: _preference_field(t) for t in package_types},
         )
 
@@ -294,6 +330,57 @@ class Schemas:
             "by_type": by_type,
         }
 
+    def json_schemas(self, ref_template: str) -> dict[str, Any]:
+        """The JSON Schemas of all bodies and of their parts, by name.
+
+        :param ref_template: how one refers to another, with ``{model}`` for its name.
+        """
+        fields: dict[str, Any] = {"recipient_id": Identifier}
+        fields |= {t.preference_field: bool for t in self._package_types}
+        fields["updated_at"] = (TimestampInUtc | None, Field(description=_UPDATED_AT))
+        preferences = create_model(
+            "PreferencesBody",
+            __doc__="A recipient's preferences in force, defaults included.",
+            **fields,
+        )
+        updated_preferences = create_model(
+            "UpdatedPreferencesBody",
+            __base__=preferences,
+            __doc__="A recipient's preferences in force after an update.",
+            applied=(bool, Field(description=_APPLIED)),
+        )
+        models: list[Any] = [self._package_body, self._update_body, DecisionBody]
+        models += [preferences, updated_preferences, StatisticsBody]
+        _, definitions = TypeAdapter.json_schemas(
+            [(model, "validation", TypeAdapter(model)) for model in models],
+            ref_template=ref_template,
+            schema_generator=_PlainJsonSchema,
+        )
+        schemas: dict[str, Any] = definitions["$defs"]
+        by_type = schemas["StatisticsBody"]["properties"]["by_type"]
+        by_type["properties"] = dict.fromkeys(
+            self._package_types.names, by_type["additionalProperties"]
+        )
+        by_type["required"] = list(self._package_types.names)
+        return schemas
+
+
+_UPDATED_AT = "The newest timestamp of an update that is in force; null where none is."
+_APPLIED = "Whether all that the update named is in force, with its value and timestamp."
+
+
+class _PlainJsonSchema(GenerateJsonSchema):
+    """JSON Schema without titles, which repeat the names, and without defaults, which
+    here stand for what was left out, and can't be sent."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        """Never."""
+        return False
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """What is inside."""
+        return self.generate_inner(schema["schema"])
+
 
 def is_identifier(text: str) -> bool:
     """Whether the text could be the id of anything."""
@@ -308,7 +395,9 @@ def _preference_field(package_type: PackageType) -> Any:
     annotation: Any = bool
     if not package_type.declinable:
         annotation = Annotated[
-            bool, AfterValidator(_must_be_wanted), WithJsonSchema({"const": True})
+            bool,
+            AfterValidator(_must_be_wanted),
+            WithJsonSchema({"type": "boolean", "const": True}),
         ]
     return (annotation, ... if package_type.required_in_updates else None)
 

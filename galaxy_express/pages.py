@@ -1,0 +1,128 @@
+"""What a browser is shown: the dashboard, the API description, and a page to try it on."""
+
+import json
+from hashlib import sha256
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+
+from galaxy_express.problems import method_not_allowed, not_found
+
+_STATIC = files("galaxy_express") / "static"
+_SWAGGER_UI = files("mkdocs_swagger_ui_tag") / "swagger-ui"
+_FILES = {
+    **{file.name: file for file in _STATIC.iterdir()},
+    "swagger-ui.css": _SWAGGER_UI / "stylesheets" / "swagger-ui.css",
+    "swagger-ui-bundle.js": _SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js",
+}
+
+_MEDIA_TYPES = {
+    "css": "text/css",
+    "html": "text/html",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+}
+
+_HEADERS = {
+    # All that a page loads comes from here, nothing is inline, and no other page frames it.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # It may be kept, but each use asks whether it is still the same.
+    "Cache-Control": "no-cache",
+}
+
+
+class Pages:
+    """The views.
+
+    :param description: the API description, an OpenAPI document.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self._description = description
+
+    def read_home(self, request: Request) -> Response:
+        """``GET /``: the dashboard for browsers, and a list of the endpoints for the rest."""
+        offers = request.accept.acceptable_offers(["application/json", "text/html"])
+        if offers and offers[0][0] == "text/html":
+            response = _file(request, "dashboard.html")
+        else:
+            response = _json(request, self._endpoints(), indent=2)
+        response.vary = ["Accept"]
+        return response
+
+    def read_docs(self, request: Request) -> Response:
+        """``GET /docs``: the API description as a page on which to try it."""
+        return _file(request, "docs.html")
+
+    def read_description(self, request: Request) -> Response:
+        """``GET /openapi.json``: the API description."""
+        return _json(request, self._description)
+
+    def read_static(self, request: Request) -> Response:
+        """``GET /static/{name}``: what the pages are made of."""
+        name = request.matchdict["name"]
+        return _file(request, name) if name in _FILES else not_found(request)
+
+    def _endpoints(self) -> dict[str, Any]:
+        endpoints = {
+            f"{method.upper()} {path}": operation["summary"]
+            for path, operations in self._description["paths"].items()
+            for method, operation in operations.items()
+            if method != "parameters"
+        }
+        pages = {
+            "GET /": "See the totals move, in a browser",
+            "GET /docs": "Try every endpoint, in a browser",
+            "GET /openapi.json": "Read how every endpoint is used (OpenAPI 3.1)",
+        }
+        return {"service": self._description["info"]["title"], "endpoints": endpoints | pages}
+
+
+def _file(request: Request, name: str) -> Response:
+    return _response(request, _FILES[name].read_bytes(), _MEDIA_TYPES[name.rpartition(".")[2]])
+
+
+def _json(request: Request, value: object, indent: int | None = None) -> Response:
+    content = json.dumps(value, indent=indent).encode() + b"\n"
+    return _response(request, content, "application/json")
+
+
+def _response(request: Request, content: bytes, media_type: str) -> Response:
+    etag = sha256(content).hexdigest()
+    if etag in request.if_none_match:
+        response = Response(status=HTTPStatus.NOT_MODIFIED, content_type=None)
+    else:
+        response = Response(content, content_type=media_type)
+    response.headers.update(_HEADERS)
+    response.etag = etag
+    return response
+
+
+def add_pages(configurator: Configurator, description: dict[str, Any]) -> None:
+    """Add the pages to the application.
+
+    :param description: the API description, an OpenAPI document.
+    """
+    pages = Pages(description)
+    for name, pattern, view in (
+        ("read_home", "/", pages.read_home),
+        ("read_docs", "/docs", pages.read_docs),
+        ("read_description", "/openapi.json", pages.read_description),
+        ("read_static", "/static/{name}", pages.read_static),
+    ):
+        configurator.add_route(name, pattern, request_method="GET")
+        configurator.add_view(view, route_name=name)
+        configurator.add_route(f"not_allowed {pattern}", pattern)
+        configurator.add_view(
+            method_not_allowed(["GET", "HEAD"]), route_name=f"not_allowed {pattern}"
+        )
