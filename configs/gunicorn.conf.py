@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from typing import Any
 
@@ -59,7 +60,8 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Tell Baseplate the worker's number."""
+    """Tell Baseplate the worker's number, and let the worker be ended while it starts."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the master's, until it sets its own
     os.environ["MULTIPROCESS_WORKER_ID"] = str(worker.number)
 
 

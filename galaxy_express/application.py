@@ -13,6 +13,7 @@ from galaxy_express.api_description import describe_api
 from galaxy_express.database import Database, DatabaseContextFactory, DatabaseUnavailable
 from galaxy_express.desk import DeskContextFactory
 from galaxy_express.dialects import database_from_config
+from galaxy_express.metrics import bound_labels
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.pages import add_pages
@@ -41,6 +42,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
 
     configurator = Configurator()
     configurator.include(BaseplateConfigurator(baseplate).includeme)
+    bound_labels(configurator)
     identify_requests(configurator)
     answer_with_problems(configurator)
     schemas = Schemas(package_types)

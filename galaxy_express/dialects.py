@@ -124,7 +124,7 @@ class SQLiteDatabase(Database):
     def _translate(self, error: exc.DBAPIError) -> Any:
         # A damaged file is a plain DatabaseError, the base class of the others.
         if isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError:
-            return DatabaseUnavailable(str(error.orig))
+            return DatabaseUnavailable(_in_a_line(error))
         return error
 
     def _make_engine(self, mode: str, **options: Any) -> Engine:
@@ -223,7 +223,7 @@ class PostgreSQLDatabase(Database):
         super().__init__(make_engine(isolation_level="READ COMMITTED", poolclass=NullPool))
 
     def __str__(self) -> str:
-        return repr(self._url)  # with *** for the password
+        return repr(self._url.set(query={}))  # with *** for the password
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -276,11 +276,11 @@ class PostgreSQLDatabase(Database):
     def _translate(self, error: exc.DBAPIError) -> Any:
         code = getattr(error.orig, "pgcode", None)
         if code in _MAY_BE_RUN_AGAIN:
-            return TransactionConflict(str(error.orig))
+            return TransactionConflict(_in_a_line(error))
         if code == _UNDEFINED_TABLE or isinstance(
             error, (exc.OperationalError, exc.InterfaceError, exc.InternalError)
         ):
-            return DatabaseUnavailable(str(error.orig))
+            return DatabaseUnavailable(_in_a_line(error))
         return error
 
 
@@ -300,6 +300,10 @@ def _columns(table: Table, rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {column.name: [row[column.name] for row in rows] for column in table.columns}
 
 
+def _in_a_line(error: exc.DBAPIError) -> str:
+    return " ".join(str(error.orig).split())
+
+
 _lock_names = text(
     "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash"
     " FROM unnest(:names) AS name ORDER BY hash) AS hashes"
@@ -310,6 +314,9 @@ _UNDEFINED_TABLE = "42P01"
 _MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
 
 
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg2")
+
+
 def _database_url(value: str) -> URL:
     if value.startswith("$"):
         raise ValueError(f"the environment variable {value} is not set")
@@ -318,8 +325,8 @@ def _database_url(value: str) -> URL:
     except exc.ArgumentError as error:
         raise ValueError("not a URL such as sqlite:///galaxy_express.db") from error
     backend = url.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
-        raise ValueError(f"the database must be sqlite or postgresql, not {backend}")
+    if url.drivername not in _DRIVERS:
+        raise ValueError(f"the URL must begin with sqlite or postgresql, not {url.drivername}")
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise ValueError("SQLite must be in a file: each connection has a memory of its own")
     return url

@@ -138,9 +138,6 @@ def _administering(app_config: RawConfig) -> Iterator[Any]:
         with database.creating() as connection:
             yield connection
     except DatabaseUnavailable as fault:
-        raise SystemExit(
-            f"The database {database} is unavailable: {fault}. "
-            "Is it there, and may it (a file: and its folder) be written to?"
-        ) from fault
+        raise SystemExit(f"The database {database} is unavailable: {fault}") from fault
     finally:
         database.close()

@@ -3,11 +3,23 @@
 import socket
 from typing import Any
 
-from baseplate.server import wsgi
-from gevent.server import StreamServer
+from baseplate.server import SERVER_STATE, ServerLifecycle, wsgi
+from gevent.pywsgi import WSGIHandler, WSGIServer
 
 
-def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> StreamServer:
+class _Handler(WSGIHandler):
+    """gevent's, which at shutdown would go on with connections that are kept alive until it
+    is killed in the middle of an answer."""
+
+    def read_request(self, raw_requestline: str) -> Any:
+        """Read a request; when shutting down, the connection's last."""
+        is_valid = super().read_request(raw_requestline)
+        if SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN:
+            self.close_connection = True
+        return is_valid
+
+
+def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> WSGIServer:
     """Make Baseplate's WSGI server; a server factory for the ``[server:main]`` section.
 
     gevent sends the headers and the body of an answer apart. On a connection that is kept
@@ -16,4 +28,6 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return wsgi.make_server(server_config, listener, app)
+    server = wsgi.make_server(server_config, listener, app)
+    server.handler_class = _Handler
+    return server

@@ -5,6 +5,7 @@ from urllib.parse import parse_qsl, quote
 
 from baseplate.server import SERVER_STATE, ServerLifecycle
 from baseplate.thrift.ttypes import IsHealthyProbe
+from gunicorn.http.errors import ParseException
 from pyramid.request import Request
 from pyramid.response import Response
 
@@ -122,11 +123,14 @@ class GalaxyExpressService:
 
 
 def _read_body(request: Request, limit: int) -> bytes:
-    if (request.content_length or 0) <= limit:
+    length = request.content_length
+    if length is None or length <= limit:
         try:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
-        except OSError as error:  # from the server: bad chunks, or the client has gone
-            raise Malformed("the body can't be read to its end") from error
+        except (OSError, ParseException) as error:  # of gevent's server, of gunicorn
+            raise Malformed("the body has chunks that are malformed") from error
+        if length is not None and len(body) < length:
+            raise Malformed("the body ended early")
         if len(body) <= limit:
             return body
     raise TooLarge(f"the body is larger than {limit} bytes")

@@ -1,22 +1,33 @@
 """The worker of gunicorn: its own gevent worker, with manners."""
 
 import os
+import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.ggevent import GeventWorker
+
+# How long a client that has been answered may take to end the connection.
+LINGER_SECONDS = 2
 
 
 class _Idle(gevent.Timeout):
-    """The time in which a connection has no request; it ends in silence when it is up."""
+    """The time in which a connection has no request; it ends in silence when it is up.
 
-    def __init__(self, worker: "GalaxyExpressWorker") -> None:
-        super().__init__(worker.cfg.keepalive, exception=False)
-        self._idle = worker.idle
+    :param seconds: the longest that it may last.
+    :param idle: where it is noted as long as it lasts.
+    """
+
+    def __init__(self, seconds: float, idle: "dict[_Idle, gevent.Greenlet]") -> None:
+        super().__init__(seconds, exception=False)
+        self._idle = idle
+        self.since = time.monotonic()
 
     def __enter__(self) -> "_Idle":
         self._idle[self] = gevent.getcurrent()
@@ -58,7 +69,9 @@ class GalaxyExpressWorker(GeventWorker):
         for server in servers:
             server.close()
         while self._connections and time.monotonic() < deadline:
-            self._hang_up(*self.idle)
+            # Who has only just come, or been answered, may be about to send a request.
+            a_second_ago = time.monotonic() - 1
+            self._hang_up(*(idle for idle in self.idle if idle.since < a_second_ago))
             self.notify()
             self._connections.join(timeout=0.1)
         if self._connections:
@@ -80,6 +93,8 @@ class GalaxyExpressWorker(GeventWorker):
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
         """Begin to stop, at SIGTERM."""
+        if not self.booted:
+            os._exit(0)
         # Not imported before gevent has patched what it imports.
         from baseplate.server import SERVER_STATE, ServerLifecycle
 
@@ -93,25 +108,64 @@ class GalaxyExpressWorker(GeventWorker):
     def _drain_seconds(self) -> float:
         return float(os.environ["GALAXY_EXPRESS_DRAIN_SECONDS"])
 
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Handle a connection."""
+        gevent.getcurrent().client = client
+        super().handle(listener, client, addr)
+
     def timeout_ctx(self) -> _Idle:
         """The context in which gunicorn waits for a request."""
         if self._connections.full() and self.idle:
             self._hang_up(next(iter(self.idle)))
-        return _Idle(self)
+        return _Idle(self.cfg.keepalive, self.idle)
 
     def _hang_up(self, *idle: _Idle) -> None:
         for connection in idle:
             gevent.get_hub().loop.run_callback(self._end, connection)
 
     def _end(self, connection: _Idle) -> None:
-        greenlet = self.idle.pop(connection, None)
-        if greenlet is not None:  # or a request came in the meantime
+        greenlet = self.idle.get(connection)
+        if greenlet is not None and not _has_something(greenlet.client):
+            del self.idle[connection]
             greenlet.throw(connection)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """Handle a request, then let the other connections have their turn."""
         loop = gevent.get_hub().loop
         turn = loop.iteration
-        super().handle_request(listener_name, req, sock, addr)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+            if not _is_at_its_end(req.body):
+                raise StopIteration  # gunicorn's way to say that the connection ends
+        except StopIteration:
+            _linger(sock)
+            raise
         if loop.iteration == turn:  # it never waited
             gevent.sleep(0)
+
+
+def _has_something(client: Any) -> bool:
+    # Not by gevent's recv(), which would wait.
+    try:
+        client._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at_its_end(body: Any) -> bool:
+    with (
+        gevent.Timeout(LINGER_SECONDS, exception=False),
+        suppress(OSError, ParseException),
+    ):
+        return not body.read(1)
+    return False
+
+
+def _linger(sock: Any) -> None:
+    # To close a connection that has something unread resets it, and the client may not
+    # get to read its answer (RFC 9112, section 9.6).
+    with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
