@@ -18,6 +18,7 @@ The map of the house::
     pages           what a person may look at, described in api_description
     metrics         what is counted; request_ids, what makes a request findable
     settings        configuration, read strictly; shell, the same for a person
+    audit, demo     whether what is stored is right; something to look at
     server          how it is served: by baseplate-serve, or by gunicorn (wsgi, worker)
 """
 

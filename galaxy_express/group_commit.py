@@ -85,7 +85,9 @@ class GroupCommit(Generic[Write, Answer]):
             raise Overloaded("too many writes are waiting")
         self._queue.append(ticket)
         self._queued += ticket.weight
-        if not self._committing:
+        if self._committing:
+            metrics.set_queue_length(self._queued)
+        else:
             self._committing = True
             gevent.spawn(self._commit_all)
         try:

@@ -138,6 +138,9 @@ def _administering(app_config: RawConfig) -> Iterator[Any]:
         with database.creating() as connection:
             yield connection
     except DatabaseUnavailable as fault:
-        raise SystemExit(f"The database {database} is unavailable: {fault}") from fault
+        raise SystemExit(
+            f"The database {database} is unavailable: {fault}"
+            " (is it there, and may it, or the folder of its file, be written to?)"
+        ) from fault
     finally:
         database.close()

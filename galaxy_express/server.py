@@ -1,4 +1,4 @@
-"""The server of ``baseplate-serve``: Baseplate's own, without its delay."""
+"""The server of ``baseplate-serve``: Baseplate's own, without its delay, and stricter."""
 
 import socket
 from typing import Any
@@ -8,14 +8,36 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 
 class _Handler(WSGIHandler):
-    """gevent's, which at shutdown would go on with connections that are kept alive until it
-    is killed in the middle of an answer."""
+    """gevent's handler of a connection, which at shutdown would go on with those that are
+    kept alive, until it is killed in the middle of an answer."""
+
+    close_connection: bool
+
+    def MessageClass(self, *args: Any) -> Any:  # noqa: N802, as gevent calls it
+        """Parse the head of a request.
+
+        :raises ValueError: if it doesn't say in exactly one way where the body ends, as
+            RFC 9112, section 6.3, has it; gevent answers 400.
+        """
+        head = super().MessageClass(*args)
+        lengths = head.get_all("content-length", [])
+        codings = head.get_all("transfer-encoding", [])
+        if (
+            len(lengths) + len(codings) > 1
+            or any(not (length.isascii() and length.isdigit()) for length in lengths)
+            or any(coding.lower() != "chunked" for coding in codings)
+            or head.defects
+        ):
+            raise ValueError("it is not clear where the body ends")
+        return head
 
     def read_request(self, raw_requestline: str) -> Any:
-        """Read a request; when shutting down, the connection's last."""
+        """Read the head of a request, and see whether it is the connection's last."""
         is_valid = super().read_request(raw_requestline)
-        if SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN:
-            self.close_connection = True
+        is_shutting_down = SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN
+        # After a malformed chunk it isn't clear where the next request would begin.
+        is_chunked = "transfer-encoding" in self.headers
+        self.close_connection = self.close_connection or is_shutting_down or is_chunked
         return is_valid
 
 

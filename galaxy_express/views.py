@@ -127,7 +127,7 @@ def _read_body(request: Request, limit: int) -> bytes:
     if length is None or length <= limit:
         try:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
-        except (OSError, ParseException) as error:  # of gevent's server, of gunicorn
+        except (OSError, ValueError, ParseException) as error:  # of gevent, of gunicorn
             raise Malformed("the body has chunks that are malformed") from error
         if length is not None and len(body) < length:
             raise Malformed("the body ended early")
