@@ -15,17 +15,20 @@ export GALAXY_EXPRESS_DATABASE_URL ?= sqlite:///galaxy_express.db
 export PYTHONWARNINGS := ignore:pkg_resources is deprecated:UserWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint format shell migratedb dropdb resetdb requirements wheel clean install install-dev
+.PHONY: help run serve test lint format bench bench-growth demo torture shell migratedb dropdb resetdb auditdb requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-run: install migratedb ## Serve on port 9090 for development, and restart when code changes.
+run: install check-port migratedb ## Serve on port 9090 for development, and restart when code changes.
 	$(BIN)/baseplate-serve --bind $(BIND) --reload $(CONFIG)
 
 serve: CONFIG = configs/production.ini
-serve: install migratedb ## Serve on port 9090 as in production: gunicorn, several workers.
+serve: install check-port migratedb ## Serve on port 9090 as in production: gunicorn, several workers.
 	$(BIN)/gunicorn --config configs/gunicorn.conf.py
+
+check-port: install
+	@$(call free-port,$(BIND))
 
 test: install-dev ## Run the tests; the whole package must be covered.
 	$(BIN)/coverage erase
@@ -42,6 +45,18 @@ format: install-dev ## Put the code into the style that lint asks for.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: install-dev ## Measure how fast it is (OPTIONS=--help tells more).
+	$(BIN)/python -m tests.bench $(OPTIONS)
+
+bench-growth: install-dev ## Measure what ten million packages change (OPTIONS=--help).
+	$(BIN)/python -m tests.bench.growth $(OPTIONS)
+
+demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
+	$(BIN)/python -m galaxy_express.demo http://$(BIND) $(OPTIONS)
+
+torture: install-dev ## Attack it for ten minutes: kills, faults, floods (OPTIONS=--help).
+	$(BIN)/python -m pytest tests/torture --torture $(OPTIONS)
+
 shell: install ## Open a Python shell with the models and a database connection.
 	$(BIN)/baseplate-shell $(CONFIG)
 
@@ -53,6 +68,9 @@ dropdb: install ## Drop the tables, and with them everything stored.
 
 resetdb: dropdb migratedb ## Start anew with empty tables.
 
+auditdb: install ## Recompute the totals, compare them with the counters, look for damage.
+	$(BIN)/baseplate-script $(CONFIG) galaxy_express.audit:audit_database
+
 requirements: install-dev ## Pin the newest versions of everything in setup.py and requirements-dev.in.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate --no-header \
 		setup.py --output-file requirements.txt
@@ -60,7 +78,7 @@ requirements: install-dev ## Pin the newest versions of everything in setup.py a
 		--constraint requirements.txt requirements-dev.in --output-file requirements-dev.txt
 
 wheel: install-dev ## Build a wheel into dist/.
-	$(BIN)/uv build --quiet --wheel --no-build-isolation
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python
 
 clean: ## Remove the virtual environment and everything that was built.
 	rm -rf $(VENV) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -75,11 +93,24 @@ install-dev: install
 define install
 cmp -s $(1) $(VENV)/$(1) || { \
 	echo "Installing $(1) ..."; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(1) && cp $(1) $(VENV)/$(1); \
+	if $(BIN)/python -m pip install --disable-pip-version-check --requirement $(1) >$(VENV)/pip.log 2>&1; then \
+		cp $(1) $(VENV)/$(1); \
+	elif grep -qi 'failed.*posix.ipc' $(VENV)/pip.log; then \
+		echo "Python 3.14 needs a C compiler and Python's headers to build the package posix-ipc: install them, or use Python 3.13 (make PYTHON=python3.13, after make clean)." >&2; exit 1; \
+	else \
+		tail -n 20 $(VENV)/pip.log >&2; echo "Installing $(1) failed; all of pip's output is in $(VENV)/pip.log." >&2; exit 1; \
+	fi; \
+}
+endef
+
+# Stops if something listens on the port already; the servers would share it in silence.
+define free-port
+$(BIN)/python -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1].rpartition(":")[2]))) == 0)' $(1) || { \
+	echo "Something listens on $(1) already: stop it, or choose another port (BIND=127.0.0.1:9191)." >&2; exit 1; \
 }
 endef
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found; install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Python 3.11 or newer is needed, and none was found; install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Making the virtual environment $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
