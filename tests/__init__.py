@@ -1,0 +1,1 @@
+"""The tests: pure rules, real databases, the whole application, real servers."""

@@ -1,0 +1,91 @@
+"""What a sender, a recipient and Zap do, and the bodies that they send."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+from webtest import TestApp, TestRequest, TestResponse
+
+PACKAGE = {
+    "timestamp": "2142-03-01T12:00:00Z",
+    "sender_id": "zap",
+    "recipient_id": "leela",
+    "package_id": "pkg-1",
+    "package_type": "personal",
+}
+DECISION = {
+    "package_id": "pkg-1",
+    "status": "delivered",
+    "reason": None,
+    "sender_id": "zap",
+    "recipient_id": "leela",
+    "package_type": "personal",
+    "timestamp": "2142-03-01T12:00:00Z",
+}
+UPDATE = {
+    "timestamp": "2142-03-01T12:00:00Z",
+    "personal_preference": True,
+    "marketing_preference": False,
+}
+
+#: Whatever the answer is.
+ANY = "*"
+
+
+def send(app: TestApp, status: int | str = 201, **changes: object) -> TestResponse:
+    """Send a package, which is ``PACKAGE`` but for the changes."""
+    return post(app, "/packages", PACKAGE | changes, status)
+
+
+def send_batch(app: TestApp, *items: object, status: int | str = 200) -> TestResponse:
+    """Send a batch."""
+    return post(app, "/packages/batch", list(items), status)
+
+
+def post(app: TestApp, path: str, body: object, status: int | str) -> TestResponse:
+    """Post a body: bytes as they are, anything else as JSON."""
+    return app.post(path, _content(body), status=status)
+
+
+def read(app: TestApp, package_id: str, status: int | str = 200) -> TestResponse:
+    """Read the decision on a package."""
+    return app.get(f"/packages/{quote(package_id, safe='')}", status=status)
+
+
+def update(
+    app: TestApp, body: object, recipient_id: str = "leela", status: int | str = 200
+) -> TestResponse:
+    """Update a recipient's preferences: bytes as they are, anything else as JSON."""
+    return app.put(preferences_of(recipient_id), _content(body), status=status)
+
+
+def preferences_of(recipient_id: str) -> str:
+    """The path of a recipient's preferences."""
+    return f"/recipients/{quote(recipient_id, safe='')}/preferences"
+
+
+def totals(app: TestApp) -> tuple[int, int, int]:
+    """How much was delivered, dropped, and rejected."""
+    body = app.get("/statistics").json
+    return body["packages_delivered"], body["packages_dropped"], body["requests_rejected"]
+
+
+def problem(answer: TestResponse) -> dict[str, Any]:
+    """The problem that an answer is, without the id of its request."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json
+    assert body["status"] == answer.status_int
+    assert body.pop("request_id") == answer.headers["X-Request-ID"]
+    return body
+
+
+def send_in_chunks(app: TestApp, method: str, path: str, content: bytes) -> TestResponse:
+    """Send a body without saying how long it is."""
+    request = TestRequest.blank(path, method=method, body=content)
+    del request.environ["CONTENT_LENGTH"]
+    request.environ["HTTP_TRANSFER_ENCODING"] = "chunked"
+    return app.do_request(request, status=ANY)
+
+
+def _content(body: object) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()

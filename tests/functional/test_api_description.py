@@ -1,0 +1,270 @@
+"""The API description: valid, complete, and true."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from baseplate.server import SERVER_STATE, ServerLifecycle
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from webtest import TestApp, TestResponse
+
+from galaxy_express.api_description import describe_api
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
+from galaxy_express.schemas import Schemas
+from tests.backends import Backend
+from tests.conftest import MakeApp
+from tests.functional.client import (
+    PACKAGE,
+    post,
+    preferences_of,
+    problem,
+    read,
+    send,
+    send_batch,
+    update,
+)
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+EXPRESS = PackageType("express", declinable=False)
+GIFT = PackageType("gift", wanted_by_default=False)
+OBLIGATORY = PackageTypeRegistry([EXPRESS])
+
+
+def describe(package_types: PackageTypeRegistry) -> dict[str, Any]:
+    """The description of a service with these package types."""
+    return describe_api(package_types, Schemas(package_types))
+
+
+@pytest.fixture
+def description(app: TestApp) -> dict[str, Any]:
+    """The description that the service gives of itself."""
+    answer = app.get("/openapi.json")
+    assert answer.headers["Content-Type"] == JSON
+    body: dict[str, Any] = answer.json
+    return body
+
+
+REGISTRIES = pytest.mark.parametrize(
+    "package_types",
+    [PACKAGE_TYPES, PackageTypeRegistry([*PACKAGE_TYPES, EXPRESS, GIFT]), OBLIGATORY],
+    ids=["of today", "more", "only one"],
+)
+
+
+@REGISTRIES
+def test_it_is_valid(package_types: PackageTypeRegistry) -> None:
+    """The description is OpenAPI 3.1, whatever package types there are."""
+    description = describe(package_types)
+    assert description["openapi"].startswith("3.1.")
+    OpenAPIV31SpecValidator(description).validate()
+
+
+def operations(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each operation, by method and path."""
+    for path, item in description["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield f"{method.upper()} {path}", operation
+
+
+def contents(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each schema with its examples, by where it is."""
+    named = [
+        *operations(description),
+        ("problem", {"responses": description["components"]["responses"]}),
+    ]
+    for where, operation in named:
+        bodies = {"request": operation.get("requestBody", {})} | operation["responses"]
+        for name, body in bodies.items():
+            for media_type, content in body.get("content", {}).items():
+                yield f"{where} {name} {media_type}", content
+
+
+@REGISTRIES
+def test_all_that_comes_and_goes_has_examples(package_types: PackageTypeRegistry) -> None:
+    """Each body has an example, and each example fits the schema that it stands beside."""
+    description = describe(package_types)
+    count = 0
+    for where, content in contents(description):
+        assert content["examples"], where
+        schema = content["schema"] | {"components": description["components"]}
+        for name, example in content["examples"].items():
+            errors = list(OAS31Validator(schema).iter_errors(example["value"]))
+            assert not errors, (where, name)
+            count += 1
+    assert count > 20
+
+
+@pytest.mark.parametrize(
+    ("operation", "statuses"),
+    [
+        ("POST /packages", "200 201 400 405 409 413 422 500 503"),
+        ("POST /packages/batch", "200 400 405 413 422 500 503"),
+        ("GET /packages/batch", "200 404 405 500 503"),
+        ("GET /packages/{package_id}", "200 404 405 500 503"),
+        ("PUT /recipients/{recipient_id}/preferences", "200 400 405 413 422 500 503"),
+        ("GET /recipients/{recipient_id}/preferences", "200 405 422 500 503"),
+        ("GET /statistics", "200 405 500 503"),
+        ("GET /health", "200 405 500 503"),
+    ],
+)
+def test_every_status_is_described(operation: str, statuses: str) -> None:
+    """Each operation tells every status that it can be answered with, and no other."""
+    found = dict(operations(describe(PACKAGE_TYPES)))[operation]
+    assert " ".join(sorted(found["responses"])) == statuses
+
+
+def test_every_operation_is_described(description: dict[str, Any], app: TestApp) -> None:
+    """There is an operation for each method that a path says that it has."""
+    for path in description["paths"]:
+        allowed = app.delete(path, status=405).headers["Allow"].split(", ")
+        described = {method.upper() for method in description["paths"][path]} - {"PARAMETERS"}
+        assert described == set(allowed) - {"HEAD"}
+
+
+def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
+    description: dict[str, Any], app: TestApp
+) -> None:
+    """Whoever types the examples of the requests sees the examples of the answers."""
+    found = dict(operations(description))
+
+    def request(operation: str, name: str) -> Any:
+        return found[operation]["requestBody"]["content"][JSON]["examples"][name]["value"]
+
+    def answer(operation: str, status: int, name: str) -> Any:
+        content = found[operation]["responses"][str(status)]["content"][JSON]
+        return content["examples"][name]["value"]
+
+    put, get = (f"{method} /recipients/{{recipient_id}}/preferences" for method in ("PUT", "GET"))
+    assert update(app, request(put, "update")).json == answer(put, 200, "applied")
+    assert app.get(preferences_of("leela")).json == answer(get, 200, "preferences")
+
+    wanted, unwanted = (request("POST /packages", name) for name in ("wanted", "unwanted"))
+    for status in (201, 200):
+        for package, decision in ((wanted, "delivered"), (unwanted, "dropped")):
+            sent = send(app, status, **package)
+            assert sent.json == answer("POST /packages", status, decision)
+    for package, decision in ((wanted, "delivered"), (unwanted, "dropped")):
+        decided = read(app, package["package_id"])
+        assert decided.json == answer("GET /packages/{package_id}", 200, decision)
+
+    results = send_batch(app, *request("POST /packages/batch", "batch"))
+    assert results.json == answer("POST /packages/batch", 200, "results")
+    assert app.get("/health").json is answer("GET /health", 200, "healthy")
+
+
+class Mistakes:
+    """What brings about each problem of which there is an example, named as it is there."""
+
+    def __init__(
+        self, make_app: MakeApp, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        create_schema(backend.config)
+        self._app = make_app()
+        self._backend = backend
+        self._monkeypatch = monkeypatch
+
+    def empty_400(self) -> TestResponse:
+        """A send without a body."""
+        return post(self._app, "/packages", b"", 400)
+
+    def unknown_404(self) -> TestResponse:
+        """A package that nobody sent."""
+        return read(self._app, "pkg-1", 404)
+
+    def method_405(self) -> TestResponse:
+        """A method that nothing has."""
+        return self._app.delete("/statistics", status=405)
+
+    def conflict_409(self) -> TestResponse:
+        """One id for two packages."""
+        send(self._app)
+        return send(self._app, 409, sender_id="nibbler")
+
+    def large_413(self) -> TestResponse:
+        """A body that is a byte too large."""
+        return post(self._app, "/packages", b" " * (64 * 1024 + 1), 413)
+
+    def fields_422(self) -> TestResponse:
+        """A package with a wrong field and one that is missing."""
+        package = {name: value for name, value in PACKAGE.items() if name != "package_id"}
+        return post(self._app, "/packages", package | {"timestamp": "tomorrow"}, 422)
+
+    def recipient_422(self) -> TestResponse:
+        """A recipient who can't be."""
+        return self._app.get(preferences_of(" "), status=422)
+
+    def batch_422(self) -> TestResponse:
+        """A batch with an item too many."""
+        return send_batch(self._app, *range(1001), status=422)
+
+    def fault_500(self) -> TestResponse:
+        """A fault of the code."""
+        self._backend.refuse_inserts("packages")
+        return send(self._app, 500)
+
+    def database_503(self) -> TestResponse:
+        """A database that is away."""
+        with self._backend.away():
+            return self._app.get("/statistics", status=503)
+
+    def shutdown_503(self) -> TestResponse:
+        """A service that is going down."""
+        self._monkeypatch.setattr(SERVER_STATE, "state", ServerLifecycle.SHUTTING_DOWN)
+        return self._app.get("/health", status=503)
+
+
+PROBLEMS = [
+    (status, name)
+    for status, response in describe(PACKAGE_TYPES)["components"]["responses"].items()
+    for name in response["content"][PROBLEM]["examples"]
+]
+
+
+@pytest.mark.parametrize(("status", "name"), PROBLEMS)
+def test_each_problem_is_as_in_its_example(
+    make_app: MakeApp,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    name: str,
+) -> None:
+    """Who makes the mistake gets the problem of the example, with the headers described."""
+    response = describe(PACKAGE_TYPES)["components"]["responses"][status]
+    example = response["content"][PROBLEM]["examples"][name]["value"]
+    make_mistake: Callable[[], TestResponse] = getattr(
+        Mistakes(make_app, backend, monkeypatch), f"{name}_{status}"
+    )
+    answer = make_mistake()
+    assert problem(answer) == {key: example[key] for key in example if key != "request_id"}
+    assert set(response["headers"]) <= set(answer.headers)
+
+
+def test_a_registered_type_appears_by_itself(make_app: MakeApp) -> None:
+    """A type that is added to the registry is in the description, with no other edit."""
+    app = make_app(package_types=PackageTypeRegistry([*PACKAGE_TYPES, EXPRESS, GIFT]))
+    schemas = app.get("/openapi.json").json["components"]["schemas"]
+    package_type = schemas["Package"]["properties"]["package_type"]
+    assert package_type["enum"] == ["personal", "marketing", "express", "gift"]
+
+    update = schemas["PreferenceUpdate"]
+    assert update["properties"]["gift_preference"] == {"type": "boolean"}
+    assert update["properties"]["express_preference"] == {"type": "boolean", "const": True}
+    assert set(update["required"]) == {"timestamp", "personal_preference", "marketing_preference"}
+
+    preferences = {"personal", "marketing", "express", "gift"}
+    for name in ("PreferencesBody", "UpdatedPreferencesBody"):
+        assert {f"{type_}_preference" for type_ in preferences} <= set(schemas[name]["required"])
+    by_type = schemas["StatisticsBody"]["properties"]["by_type"]
+    assert set(by_type["required"]) == set(by_type["properties"]) == preferences
+
+
+def test_what_may_be_left_out_has_no_default() -> None:
+    """Nothing is described as a value to send that the service would refuse."""
+    update = describe(PACKAGE_TYPES)["components"]["schemas"]["PreferenceUpdate"]
+    assert all("default" not in field for field in update["properties"].values())
+    assert "recipient_id" not in update["required"]

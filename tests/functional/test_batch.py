@@ -1,0 +1,185 @@
+"""``POST /packages/batch``."""
+
+import pytest
+from webtest import TestApp
+
+from tests.functional.client import (
+    DECISION,
+    PACKAGE,
+    UPDATE,
+    post,
+    problem,
+    read,
+    send,
+    send_batch,
+    totals,
+    update,
+)
+
+
+def package(package_id: str, **changes: object) -> dict[str, object]:
+    """A package of the id."""
+    return PACKAGE | {"package_id": package_id} | changes
+
+
+def test_one_result_for_each_in_order(app: TestApp) -> None:
+    """The answer is 200 with an array of decisions, as single sends would be answered."""
+    update(app, UPDATE)
+    answer = send_batch(app, package("a"), package("b", package_type="marketing"), package("c"))
+    assert answer.status == "200 OK"
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json == [
+        DECISION | {"package_id": "a"},
+        DECISION
+        | {
+            "package_id": "b",
+            "package_type": "marketing",
+            "status": "dropped",
+            "reason": "recipient_declined",
+        },
+        DECISION | {"package_id": "c"},
+    ]
+    assert [read(app, package_id).json for package_id in "abc"] == answer.json
+
+
+def test_an_empty_batch(app: TestApp) -> None:
+    """Nothing is answered with nothing."""
+    assert send_batch(app).body == b"[]"
+
+
+def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
+    """An item that is refused is told so in its place, with pointers relative to the item."""
+    answer = send_batch(app, package("a"), package("", colour="red"), 5, package("b"))
+    assert answer.json == [
+        DECISION | {"package_id": "a"},
+        {
+            "status": "rejected",
+            "problem": {
+                "type": "about:blank",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "detail": "the body breaks the rules for some fields",
+                "errors": [
+                    {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
+                    {"pointer": "#/colour", "detail": "is not a field that is known here"},
+                ],
+            },
+        },
+        {
+            "status": "rejected",
+            "problem": {
+                "type": "about:blank",
+                "title": "Bad Request",
+                "status": 400,
+                "detail": "a JSON object is needed",
+            },
+        },
+        DECISION | {"package_id": "b"},
+    ]
+
+
+@pytest.mark.parametrize("item", [None, True, 5, 1.5, "pkg-1", [], [PACKAGE]])
+def test_an_item_that_is_not_an_object(app: TestApp, item: object) -> None:
+    """Whatever isn't an object is refused in its place."""
+    (result,) = send_batch(app, item).json
+    assert result["status"] == "rejected"
+    assert result["problem"]["status"] == 400
+
+
+def test_an_id_twice_is_a_retry(app: TestApp) -> None:
+    """The same id a second time is answered with the first decision, as later retries are."""
+    first, second = send_batch(
+        app, package("a"), package("a", timestamp="2142-03-02T00:00:00Z")
+    ).json
+    assert first == second == DECISION | {"package_id": "a"}
+    assert send(app, status=200, package_id="a").json == first
+    assert send_batch(app, package("a")).json == [first]
+    assert totals(app) == (1, 0, 0)
+
+
+def test_a_conflict_in_a_batch(app: TestApp) -> None:
+    """A conflict is told in its place, with an earlier send or within the batch."""
+    send(app, package_id="a")
+    conflict = {
+        "status": "rejected",
+        "problem": {
+            "type": "about:blank",
+            "title": "Conflict",
+            "status": 409,
+            "detail": "this package_id was used before, for another sender, recipient or type of"
+            " package",
+        },
+    }
+    assert send_batch(
+        app,
+        package("a", sender_id="nixon"),
+        package("b"),
+        package("b", recipient_id="fry"),
+        package("c"),
+    ).json == [
+        conflict,
+        DECISION | {"package_id": "b"},
+        conflict,
+        DECISION | {"package_id": "c"},
+    ]
+    assert totals(app) == (3, 0, 2)
+
+
+def test_a_refused_item_has_not_used_its_id(app: TestApp) -> None:
+    """An item that was refused can be sent anew, even in the same batch."""
+    rejected, decided = send_batch(app, package("a", sender_id=None), package("a")).json
+    assert rejected["status"] == "rejected"
+    assert decided == DECISION | {"package_id": "a"}
+
+
+def test_a_thousand_packages(app: TestApp) -> None:
+    """As much as a thousand packages go into a batch."""
+    answer = send_batch(app, *(package(str(number)) for number in range(1000)))
+    assert [result["package_id"] for result in answer.json] == [str(n) for n in range(1000)]
+    assert totals(app) == (1000, 0, 0)
+
+
+def test_more_than_a_thousand_items(app: TestApp) -> None:
+    """One more is too many, and none is decided of."""
+    answer = send_batch(app, package("a"), *range(1000), status=422)
+    assert problem(answer) == {
+        "type": "about:blank",
+        "title": "Unprocessable Content",
+        "status": 422,
+        "detail": "a batch has at most 1000 items, not 1001",
+    }
+    read(app, "a", status=404)
+
+
+@pytest.mark.parametrize("body", [PACKAGE, {}, "pkg-1", 5, None, b"", b"[", b"\xff"])
+def test_a_batch_that_is_no_array(app: TestApp, body: object) -> None:
+    """What isn't a JSON array is 400."""
+    answer = post(app, "/packages/batch", body, 400)
+    assert problem(answer)["title"] == "Bad Request"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[%s, {"package_id": "a", "package_id": "b"}]',
+        b'[%s, [[{"a": {"b": 1, "b": 1}}]]]',
+        b"[%s, NaN]",
+        b"[%s, {]",
+    ],
+)
+def test_a_batch_that_can_not_be_read_is_refused_whole(app: TestApp, body: bytes) -> None:
+    """A key twice anywhere, like any fault of JSON, makes the whole body unreadable."""
+    content = body.replace(
+        b"%s",
+        b'{"timestamp": "2142-03-01T12:00:00Z", "sender_id": "zap",'
+        b' "recipient_id": "leela", "package_id": "pkg-1", "package_type": "personal"}',
+    )
+    post(app, "/packages/batch", content, 400)
+    read(app, "pkg-1", status=404)
+    assert totals(app) == (0, 0, 1)
+
+
+def test_a_package_called_batch(app: TestApp) -> None:
+    """``batch`` is an id like any other: it can be sent in a batch, and read."""
+    send_batch(app, package("batch"))
+    assert app.get("/packages/batch").json["package_id"] == "batch"

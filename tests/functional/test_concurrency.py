@@ -1,0 +1,70 @@
+"""Many requests at once to one application, as under a server of greenlets."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from gevent.pool import Pool
+from webtest import TestApp, TestResponse
+
+from tests.backends import Backend
+from tests.functional.client import ANY, PACKAGE, UPDATE, read, send, send_batch, totals, update
+
+
+def at_once(requests: Iterable[Callable[[], TestResponse]]) -> list[TestResponse]:
+    """Do all of the requests at the same time, and return the answers in their order."""
+    return list(Pool().map(lambda request: request(), requests))
+
+
+def test_one_package_many_times(app: TestApp) -> None:
+    """Of those who send one package at once one hears 201, all others 200 with the same body."""
+    answers = at_once([partial(send, app, ANY)] * 50)
+    assert Counter(answer.status_int for answer in answers) == {201: 1, 200: 49}
+    assert len({answer.body for answer in answers}) == 1
+    assert all(
+        ("Idempotent-Replayed" in answer.headers) == (answer.status_int == 200)
+        for answer in answers
+    )
+    assert totals(app) == (1, 0, 0)
+
+
+def test_one_id_for_many_packages(app: TestApp) -> None:
+    """Of those who send different packages under one id at once one is right."""
+    answers = at_once([partial(send, app, ANY, sender_id=str(n)) for n in range(20)])
+    assert Counter(answer.status_int for answer in answers) == {201: 1, 409: 19}
+    (first,) = (answer for answer in answers if answer.status_int == 201)
+    assert read(app, "pkg-1").body == first.body
+    assert totals(app) == (1, 0, 19)
+
+
+def test_everything_at_once(app: TestApp, app_backend: Backend) -> None:
+    """Sends, refusals, batches and updates that share a transaction each get their own answer."""
+    sends = [partial(send, app, package_id=f"s{n}") for n in range(30)]
+    refusals = [partial(send, app, 422, sender_id="")] * 5
+    batches = [
+        partial(send_batch, app, PACKAGE | {"package_id": f"b{n}"}, {}, PACKAGE) for n in range(5)
+    ]
+    updates = [partial(update, app, UPDATE, f"r{n}") for n in range(10)]
+    answers = at_once([*batches, *sends, *refusals, *updates])
+    sent = answers[5:35]
+    assert [answer.json["package_id"] for answer in sent] == [f"s{n}" for n in range(30)]
+    assert [answer.json[0]["package_id"] for answer in answers[:5]] == [f"b{n}" for n in range(5)]
+    assert [answer.json["recipient_id"] for answer in answers[40:]] == [f"r{n}" for n in range(10)]
+    assert totals(app) == (36, 0, 10)
+    assert app_backend.stored() == {("delivered", "personal"): 36}
+
+
+def test_what_was_sent_first_is_decided_first(app: TestApp) -> None:
+    """Requests are done in the order in which they came, whatever they are."""
+    requests: list[Callable[[], TestResponse]] = []
+    for number in range(20):
+        said = {
+            "timestamp": f"2142-03-01T12:00:{number:02}Z",
+            "personal_preference": number % 2 == 0,
+        }
+        requests += [
+            partial(update, app, UPDATE | said),
+            partial(send, app, package_id=str(number)),
+        ]
+    answers = at_once(requests)
+    assert [answer.json["status"] for answer in answers[1::2]] == ["delivered", "dropped"] * 10

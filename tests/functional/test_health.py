@@ -1,0 +1,110 @@
+"""``GET /health``: Baseplate's probes."""
+
+import logging
+
+import pytest
+from baseplate.server import SERVER_STATE, ServerLifecycle
+from webtest import TestApp
+
+from galaxy_express.models import create_schema, drop_schema
+from tests.backends import Backend
+from tests.conftest import MakeApp
+from tests.functional.client import problem
+
+# Whatever is asked for as Baseplate knows it, by name in any case, and by number.
+READINESS = ["", "?", "?type=readiness", "?type=READINESS", "?type=1", "?type=&x=1"]
+LIVENESS = ["?type=liveness", "?type=Liveness", "?type=2", "?x=1&type=liveness"]
+STARTUP = ["?type=startup", "?type=STARTUP", "?type=3"]
+# Baseplate takes readiness for what it doesn't know.
+UNKNOWN = ["?type=unknown", "?type=0", "?type=4", "?type=%FF", "?liveness", "?type=live"]
+
+ASKING_THE_DATABASE = [*READINESS, *UNKNOWN]
+ASKING_NOTHING = [*LIVENESS, *STARTUP]
+
+
+def test_all_is_well(app: TestApp) -> None:
+    """Every probe is answered 200 with true."""
+    for query in [*ASKING_THE_DATABASE, *ASKING_NOTHING]:
+        answer = app.get(f"/health{query}")
+        assert answer.status == "200 OK"
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.json is True
+
+
+@pytest.fixture
+def app_without_tables(backend: Backend, make_app: MakeApp) -> TestApp:
+    """An application whose database is there, and has no tables."""
+    create_schema(backend.config)
+    drop_schema(backend.config)
+    return make_app()
+
+
+def test_readiness_asks_the_database(app_without_tables: TestApp) -> None:
+    """Without a schema the service isn't ready: 503, to be asked again."""
+    for query in ASKING_THE_DATABASE:
+        answer = app_without_tables.get(f"/health{query}", status=503)
+        assert problem(answer) == {
+            "type": "about:blank",
+            "title": "Service Unavailable",
+            "status": 503,
+            "detail": "the database is unavailable; it is safe to try again",
+        }
+        assert answer.headers["Retry-After"] == "1"
+
+
+def test_liveness_asks_nothing(app_without_tables: TestApp) -> None:
+    """A service without a database lives, and a restart would mend nothing."""
+    for query in ASKING_NOTHING:
+        assert app_without_tables.get(f"/health{query}").json is True
+
+
+def test_a_schema_made_later_is_enough(backend: Backend, app_without_tables: TestApp) -> None:
+    """Once the tables are there the service is ready, without a restart."""
+    app_without_tables.get("/health", status=503)
+    create_schema(backend.config)
+    assert app_without_tables.get("/health").json is True
+
+
+def test_a_service_that_shuts_down_is_not_ready(
+    app: TestApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While requests under way are answered, no new ones should come."""
+    monkeypatch.setattr(SERVER_STATE, "state", ServerLifecycle.SHUTTING_DOWN)
+    answer = app.get("/health?type=readiness", status=503)
+    assert "shutting down" in problem(answer)["detail"]
+    assert app.get("/health?type=liveness").json is True
+
+
+def test_a_start_without_a_schema_says_so(
+    backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who starts the service without tables is told which are missing, and how to make them."""
+    create_schema(backend.config)
+    backend.rows("DROP TABLE counters")
+    with caplog.at_level(logging.ERROR):
+        make_app()
+    (record,) = caplog.records
+    assert "has no tables counters" in record.getMessage()
+    assert "make migratedb" in record.getMessage()
+
+
+def test_a_start_without_a_database_says_so(
+    backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who starts the service while the database is away is told so, and the service starts."""
+    create_schema(backend.config)
+    with backend.away(), caplog.at_level(logging.ERROR):
+        app = make_app()
+    (record,) = caplog.records
+    assert "is unavailable" in record.getMessage()
+    assert app.get("/health").json is True
+
+
+def test_a_start_with_a_schema_says_nothing_of_it(
+    backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where all is well there is no line of an error."""
+    create_schema(backend.config)
+    with caplog.at_level(logging.WARNING):
+        make_app()
+    assert caplog.records == []

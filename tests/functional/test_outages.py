@@ -1,0 +1,165 @@
+"""The database is away, locked or slow: 503, and a retry is safe."""
+
+import gevent
+import pytest
+from baseplate.observers.timeout import TimeoutBaseplateObserver
+from webtest import TestApp, TestResponse
+
+from galaxy_express.models import create_schema
+from tests.backends import Backend
+from tests.conftest import MakeApp, OpenDatabase
+from tests.functional.client import (
+    ANY,
+    DECISION,
+    PACKAGE,
+    UPDATE,
+    problem,
+    read,
+    send,
+    send_batch,
+    totals,
+    update,
+)
+
+# No test waits for long, and none goes on only because it waited for long enough.
+IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
+
+READS = ["/packages/pkg-0", "/recipients/leela/preferences", "/statistics", "/health"]
+
+
+@pytest.fixture
+def impatient_app(backend: Backend, make_app: MakeApp) -> TestApp:
+    """An application that has one package, and gives up soon."""
+    create_schema(backend.config)
+    app = make_app(IMPATIENT)
+    send(app, package_id="pkg-0")
+    return app
+
+
+def assert_unavailable(answer: TestResponse) -> None:
+    """It is 503, and says when to try again."""
+    assert problem(answer) == {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "the database is unavailable; it is safe to try again",
+    }
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_reads_while_the_database_is_away(backend: Backend, impatient_app: TestApp) -> None:
+    """Nothing can be read, and readiness says so, while liveness needs no database."""
+    with backend.away():
+        for path in READS:
+            assert_unavailable(impatient_app.get(path, status=503))
+        assert impatient_app.get("/health?type=liveness").json is True
+    for path in READS:
+        impatient_app.get(path, status=200)
+
+
+def test_writes_while_the_database_is_away(backend: Backend, impatient_app: TestApp) -> None:
+    """Nothing can be written, and what is sent again when it is back is decided once."""
+    with backend.away():
+        for _ in range(2):
+            assert_unavailable(send(impatient_app, status=503))
+            assert_unavailable(send_batch(impatient_app, PACKAGE, status=503))
+            assert_unavailable(update(impatient_app, UPDATE, status=503))
+    until_back(impatient_app)
+    assert totals(impatient_app) == (1, 0, 0)
+    assert read(impatient_app, "pkg-0").json == DECISION | {"package_id": "pkg-0"}
+    assert send(impatient_app).json == DECISION
+    assert update(impatient_app, UPDATE).json["applied"]
+    assert totals(impatient_app) == (2, 0, 0)
+
+
+def until_back(app: TestApp) -> None:
+    """Wait until the service has found out that its database is back."""
+    with gevent.Timeout(10):
+        while app.get("/health", status=ANY).status_int != 200:
+            gevent.sleep(0.01)
+
+
+def test_writes_while_the_database_is_locked(backend: Backend, impatient_app: TestApp) -> None:
+    """Who can't write in time gets 503, and nothing is recorded or counted."""
+    with backend.locked():
+        assert_unavailable(send(impatient_app, status=503))
+        assert_unavailable(send_batch(impatient_app, PACKAGE, {}, status=503))
+        assert_unavailable(update(impatient_app, UPDATE, status=503))
+        # There is nowhere to count that it was refused, so it wasn't.
+        assert_unavailable(send(impatient_app, status=503, sender_id=""))
+    assert totals(impatient_app) == (1, 0, 0)
+    assert impatient_app.get("/recipients/leela/preferences").json["updated_at"] is None
+    assert send(impatient_app).json == DECISION
+
+
+def test_writes_while_another_instance_hangs(
+    backend: Backend, make_app: MakeApp, open_database: OpenDatabase
+) -> None:
+    """Who would have to wait for an instance that hangs gets 503, and later what it decided."""
+    create_schema(backend.config)
+    app = make_app(IMPATIENT | {"desk.timeout": "100 milliseconds"})
+    with open_database().writing() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')"
+        )
+        problem(send(app, status=503))
+    assert send(app, status=200).json["status"] == "dropped"
+
+
+def test_reads_while_the_database_is_locked(backend: Backend, impatient_app: TestApp) -> None:
+    """What another process writes keeps nobody from reading, nor a retry from its answer."""
+    with backend.locked():
+        for path in READS:
+            impatient_app.get(path, status=200)
+        send(impatient_app, package_id="pkg-0", status=200)
+
+
+def test_a_database_that_takes_no_writes(backend: Backend, impatient_app: TestApp) -> None:
+    """While nothing can be written reads go on, and so do writes afterwards."""
+    with backend.read_only():
+        until_back(impatient_app)
+        assert_unavailable(send(impatient_app, status=503))
+        assert read(impatient_app, "pkg-0").json == DECISION | {"package_id": "pkg-0"}
+    until_back(impatient_app)
+    assert totals(impatient_app) == (1, 0, 0)
+
+
+def test_a_write_that_waits_too_long(backend: Backend, make_app: MakeApp) -> None:
+    """A write that has waited for its turn for the longest time is 503."""
+    create_schema(backend.config)
+    app = make_app({"desk.timeout": "50 milliseconds"})
+    with backend.locked():
+        answer = send(app, status=503)
+    assert problem(answer)["detail"] == (
+        "there is more to do than can be done; it is safe to try again"
+    )
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_more_than_may_wait(backend: Backend, make_app: MakeApp) -> None:
+    """Past the bound of the queue a request is 503 at once, and what waits is not lost."""
+    create_schema(backend.config)
+    app = make_app({"desk.max_queued": "3"})
+    with backend.locked():
+        under_way = gevent.spawn(send, app, package_id="under way")
+        gevent.sleep(0.05)
+        waiting = [gevent.spawn(send, app, package_id=str(number)) for number in range(3)]
+        gevent.sleep(0.05)
+        answer = send(app, status=503)
+        assert "more to do" in problem(answer)["detail"]
+        assert answer.headers["Retry-After"] == "1"
+    gevent.joinall([under_way, *waiting], timeout=10, raise_error=True)
+    assert totals(app) == (4, 0, 0)
+    assert send(app).json == DECISION
+
+
+def test_a_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> None:
+    """Baseplate's timeout is 503, and its observers hear of it."""
+    create_schema(backend.config)
+    app = make_app()
+    settings = {"server_timeout.default": "50 milliseconds"}
+    app.app.baseplate.register(TimeoutBaseplateObserver.from_config(settings))
+    with backend.locked():
+        answer = send(app, status=503)
+    assert problem(answer)["detail"] == "this took too long; it is safe to try again"
+    assert answer.headers["Retry-After"] == "1"

@@ -1,0 +1,138 @@
+"""The pages: who gets which, with what headers."""
+
+import pytest
+from webtest import TestApp
+
+from tests.functional.client import problem
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+TEXT = {
+    "/docs": "text/html",
+    "/openapi.json": "application/json",
+    "/static/dashboard.css": "text/css",
+    "/static/dashboard.js": "text/javascript",
+    "/static/docs.js": "text/javascript",
+    "/static/icon.svg": "image/svg+xml",
+    "/static/swagger-ui.css": "text/css",
+    "/static/swagger-ui-bundle.js": "text/javascript",
+}
+EVERYTHING = ["/", *TEXT]
+
+
+@pytest.mark.parametrize("accept", [BROWSER, "text/html", "text/html, */*;q=0.1"])
+def test_a_browser_gets_the_dashboard(app: TestApp, accept: str) -> None:
+    """Who would rather have HTML gets the page."""
+    answer = app.get("/", headers={"Accept": accept})
+    assert answer.content_type == "text/html"
+    assert answer.html.h1.text == "Galaxy Express"
+
+
+@pytest.mark.parametrize(
+    "accept", [None, "*/*", "application/json", "text/html;q=0.5, */*", "image/png", "nonsense;;"]
+)
+def test_all_others_get_a_list_of_the_endpoints(app: TestApp, accept: str | None) -> None:
+    """curl and its like get JSON that says what there is, and where to read on."""
+    answer = app.get("/", headers={} if accept is None else {"Accept": accept})
+    assert answer.content_type == "application/json"
+    endpoints = answer.json["endpoints"]
+    assert endpoints["POST /packages"] == "Send a package"
+    described = {
+        f"{method.upper()} {path}"
+        for path, item in app.get("/openapi.json").json["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert set(endpoints) == described | {"GET /", "GET /docs", "GET /openapi.json"}
+
+
+@pytest.mark.parametrize("accept", [BROWSER, "*/*"])
+def test_what_is_kept_of_the_home_page_depends_on_who_asks(app: TestApp, accept: str) -> None:
+    """A cache doesn't give the page of one to the other."""
+    assert app.get("/", headers={"Accept": accept}).headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize("path", TEXT)
+def test_content_types(app: TestApp, path: str) -> None:
+    """Each file says what it is, in UTF-8 where it is read as text."""
+    answer = app.get(path)
+    assert answer.content_type == TEXT[path]
+    assert answer.charset in ("UTF-8", None)
+    answer.body.decode("utf-8")
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_security_headers(app: TestApp, path: str) -> None:
+    """A browser is told to run nothing but what comes from here, and to frame nothing of it."""
+    headers = app.get(path, headers={"Accept": BROWSER}).headers
+    policy = dict(
+        part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_what_did_not_change_is_not_sent_again(app: TestApp, path: str) -> None:
+    """A browser keeps each file, and asks whether it is still the same."""
+    browser = {"Accept": BROWSER}
+    first = app.get(path, headers=browser)
+    assert first.headers["Cache-Control"] == "no-cache"
+    again = app.get(path, headers=browser | {"If-None-Match": first.headers["ETag"]}, status=304)
+    assert again.body == b""
+    other = app.get(path, headers=browser | {"If-None-Match": '"other"'})
+    assert other.body == first.body
+
+
+@pytest.mark.parametrize("range_", ["bytes=0-9", "bytes=99999999-", "nonsense"])
+def test_all_is_sent_whole(app: TestApp, range_: str) -> None:
+    """Who asks for a part gets all, which HTTP allows (RFC 9110, section 14.2)."""
+    assert app.get("/docs", headers={"Range": range_}).body == app.get("/docs").body
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_head(app: TestApp, path: str) -> None:
+    """HEAD is answered as GET is, without the body."""
+    head, get = app.head(path), app.get(path)
+    assert head.body == b""
+    for header in ("Content-Type", "Content-Length", "ETag"):
+        assert head.headers[header] == get.headers[header]
+
+
+@pytest.mark.parametrize("path", [*EVERYTHING, "/static/nothing"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_pages_are_only_read(app: TestApp, path: str, method: str) -> None:
+    """Any other method is 405, with those that there are."""
+    answer = app.request(path, method=method, body=b"{}", status=405)
+    assert answer.headers["Allow"] == "GET, HEAD"
+    problem(answer)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static",
+        "/static/",
+        "/static/nothing.css",
+        "/static/docs.html/",
+        "/static/../__init__.py",
+        "/static/..%2F__init__.py",
+        "/static/%2E%2E/__init__.py",
+        "/static/..%5C__init__.py",
+        "/static//etc/passwd",
+        "/static/%2Fetc%2Fpasswd",
+        "/static/dashboard.css%00",
+        "/static/%FF",
+        "/docs/",
+        "/docs%0A",
+        "/openapi.json/",
+        "/openapi.json%0A",
+        "/static/icon.svg%0A",
+        "/%0A",
+        "/favicon.ico",
+    ],
+)
+def test_nothing_else_is_there(app: TestApp, path: str) -> None:
+    """A path that leads to none of the files, or out of them, is 404 like any other."""
+    assert problem(app.get(path, status=404))["detail"] == "there is nothing at this path"

@@ -1,0 +1,217 @@
+"""``PUT`` and ``GET /recipients/{recipient_id}/preferences``."""
+
+import pytest
+from webtest import TestApp
+
+from tests.functional.client import UPDATE, preferences_of, problem, send, totals, update
+
+DEFAULTS = {
+    "recipient_id": "leela",
+    "personal_preference": True,
+    "marketing_preference": True,
+    "updated_at": None,
+}
+
+
+def said(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
+    """An update, so many minutes after noon."""
+    return {
+        "timestamp": f"2142-03-01T12:{minute:02}:00Z",
+        "personal_preference": personal,
+        "marketing_preference": marketing,
+    }
+
+
+def in_force(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
+    """Leela's preferences, as they are answered."""
+    return {
+        "recipient_id": "leela",
+        "personal_preference": personal,
+        "marketing_preference": marketing,
+        "updated_at": f"2142-03-01T12:{minute:02}:00Z",
+    }
+
+
+def test_a_recipient_nobody_has_heard_of_wants_everything(app: TestApp) -> None:
+    """Before any update the defaults are in force: 200, never 404."""
+    answer = app.get("/recipients/leela/preferences")
+    assert answer.status == "200 OK"
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json == DEFAULTS
+    assert list(answer.json) == list(DEFAULTS)
+
+
+def test_a_recipient_of_packages_has_said_nothing(app: TestApp) -> None:
+    """To be sent something is not to say something."""
+    send(app)
+    assert app.get("/recipients/leela/preferences").json == DEFAULTS
+
+
+def test_an_update_is_answered_with_what_is_in_force(app: TestApp) -> None:
+    """The answer is 200 with the preferences in force, and that this update is applied."""
+    answer = update(app, UPDATE)
+    assert answer.status == "200 OK"
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.json == in_force(0, True, False) | {"applied": True}
+    assert list(answer.json) == [*DEFAULTS, "applied"]
+
+
+def test_what_is_in_force_is_read_back(app: TestApp) -> None:
+    """Reading gives the same, but says nothing of an update."""
+    update(app, UPDATE)
+    assert app.get("/recipients/leela/preferences").json == in_force(0, True, False)
+
+
+def test_a_newer_update_replaces(app: TestApp) -> None:
+    """The newest is in force."""
+    update(app, said(1, True, False))
+    assert update(app, said(2, False, True)).json == in_force(2, False, True) | {"applied": True}
+
+
+def test_an_older_update_changes_nothing(app: TestApp) -> None:
+    """An update that arrives late is 200 with what is in force, and isn't applied."""
+    update(app, said(2, True, False))
+    answer = update(app, said(1, False, True))
+    assert answer.json == in_force(2, True, False) | {"applied": False}
+    assert app.get("/recipients/leela/preferences").json == in_force(2, True, False)
+
+
+def test_a_microsecond_is_enough(app: TestApp) -> None:
+    """Updates are ordered to the microsecond, and in whatever offset they are stamped."""
+    update(app, said(0, True, True) | {"timestamp": "2142-03-01T12:00:00.000001Z"})
+    late = said(0, False, False) | {"timestamp": "2142-03-01T13:00:00+01:00"}
+    assert not update(app, late).json["applied"]
+    newer = said(0, False, False) | {"timestamp": "2142-03-01T11:00:00.000002-01:00"}
+    assert update(app, newer).json["applied"]
+
+
+def test_at_equal_timestamps_a_decline_wins(app: TestApp) -> None:
+    """Of two updates of one timestamp what is declined in either is declined, in any order."""
+    for recipient_id, updates in (
+        ("leela", [said(0, True, False), said(0, False, True)]),
+        ("fry", [said(0, False, True), said(0, True, False)]),
+    ):
+        first, second = (update(app, body, recipient_id).json for body in updates)
+        assert first["applied"]
+        assert not second["applied"]
+        assert (second["personal_preference"], second["marketing_preference"]) == (False, False)
+
+
+def test_an_exact_repeat_is_answered_as_the_first(app: TestApp) -> None:
+    """Until a newer update arrives a repeat gets the very answer of the first time."""
+    first = update(app, UPDATE)
+    assert update(app, UPDATE).body == first.body
+    update(app, said(1, True, True))
+    assert update(app, UPDATE).json == in_force(1, True, True) | {"applied": False}
+
+
+def test_what_is_superseded_in_part_is_not_applied(app: TestApp) -> None:
+    """An update is applied if all that it names is in force with its timestamp."""
+    update(app, said(0, True, True))
+    update(app, said(0, False, True))
+    assert update(app, said(0, True, True)).json["applied"] is False
+    assert update(app, said(0, False, True)).json["applied"] is True
+
+
+def test_preferences_are_each_recipients_own(app: TestApp) -> None:
+    """What one recipient says is nothing to another."""
+    update(app, UPDATE)
+    assert app.get("/recipients/fry/preferences").json == DEFAULTS | {"recipient_id": "fry"}
+
+
+def test_a_declined_type_is_dropped_from_then_on(app: TestApp) -> None:
+    """The next package after an opt-out is dropped, the next after an opt-in isn't."""
+    statuses = []
+    for minute, wanted in enumerate([True, False, True]):
+        update(app, said(minute, wanted, True))
+        statuses.append(send(app, package_id=str(minute)).json["status"])
+    assert statuses == ["delivered", "dropped", "delivered"]
+
+
+def test_the_recipient_may_be_repeated_in_the_body(app: TestApp) -> None:
+    """A body may name the recipient, if it is that of the path."""
+    assert update(app, UPDATE | {"recipient_id": "leela"}).json["applied"]
+    answer = update(app, UPDATE | {"recipient_id": "fry"}, status=422)
+    assert problem(answer) == {
+        "type": "about:blank",
+        "title": "Unprocessable Content",
+        "status": 422,
+        "detail": "the body breaks the rules for a field",
+        "errors": [{"pointer": "#/recipient_id", "detail": "must be the recipient_id of the path"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "recipient_id",
+    ["a/b", "100%", "\U0001f680", "two words", "..", "a/preferences", "preferences", "x" * 255],
+)
+def test_any_recipient(app: TestApp, recipient_id: str) -> None:
+    """Whatever can be an id can be percent-encoded in the path, and repeated in the body."""
+    updated = update(app, UPDATE | {"recipient_id": recipient_id}, recipient_id).json
+    assert updated["recipient_id"] == recipient_id
+    assert app.get(preferences_of(recipient_id)).json == {
+        key: value for key, value in updated.items() if key != "applied"
+    }
+    send(app, recipient_id=recipient_id, package_type="marketing")
+    assert totals(app) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/recipients//preferences",
+        "/recipients/%20/preferences",
+        "/recipients/leela%20/preferences",
+        "/recipients/leela%0A/preferences",
+        "/recipients/%C2%A0leela/preferences",
+        "/recipients/%00/preferences",
+        "/recipients/" + "x" * 256 + "/preferences",
+        "/recipients/%FF/preferences",
+        "/recipients/%ED%A0%80/preferences",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_an_id_that_could_not_be_valid(app: TestApp, path: str, method: str) -> None:
+    """What can't be the id of a recipient is 422, to read as to update."""
+    answer = app.request(path, method=method, body=b"{}", status=422)
+    body = problem(answer)
+    assert body["title"] == "Unprocessable Content"
+    assert "recipient_id of the path" in body["detail"]
+    assert "errors" not in body
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "true", "false", [], {}])
+def test_a_boolean_is_a_boolean(app: TestApp, value: object) -> None:
+    """Only true and false are preferences."""
+    answer = update(app, UPDATE | {"marketing_preference": value}, status=422)
+    assert problem(answer)["errors"] == [
+        {"pointer": "#/marketing_preference", "detail": "must be true or false"}
+    ]
+
+
+def test_an_invalid_update(app: TestApp) -> None:
+    """All faults are told at once, and nothing is changed by what was right."""
+    answer = update(app, {"marketing_preference": False, "freight_preference": True}, status=422)
+    assert problem(answer)["errors"] == [
+        {"pointer": "#/timestamp", "detail": "is required"},
+        {"pointer": "#/personal_preference", "detail": "is required"},
+        {"pointer": "#/freight_preference", "detail": "is not a field that is known here"},
+    ]
+    assert app.get("/recipients/leela/preferences").json == DEFAULTS
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"a": 1, "a": 1}', b"\xff"])
+def test_a_malformed_update(app: TestApp, body: bytes) -> None:
+    """What isn't a JSON object of one reading is 400."""
+    assert problem(update(app, body, status=400))["title"] == "Bad Request"
+    assert app.get("/recipients/leela/preferences").json == DEFAULTS
+
+
+def test_updates_are_never_counted(app: TestApp) -> None:
+    """Neither an update nor a refused one moves any figure of the statistics."""
+    update(app, UPDATE)
+    update(app, UPDATE)
+    update(app, b"{", status=400)
+    update(app, {}, status=422)
+    update(app, b" " * 65_537, status=413)
+    assert totals(app) == (0, 0, 0)

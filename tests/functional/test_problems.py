@@ -1,0 +1,364 @@
+"""Errors of HTTP, and faults of ours: a problem on every path."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from baseplate import Baseplate, BaseplateObserver, RequestContext, ServerSpan, SpanObserver
+from gunicorn.http.errors import InvalidChunkSize
+from webtest import TestApp, TestRequest
+
+from galaxy_express.models import create_schema
+from tests.backends import Backend
+from tests.conftest import MakeApp
+from tests.functional.client import (
+    ANY,
+    PACKAGE,
+    UPDATE,
+    post,
+    problem,
+    read,
+    send,
+    send_in_chunks,
+    totals,
+    update,
+)
+
+PATHS = {
+    "/packages": {"POST"},
+    "/packages/batch": {"GET", "HEAD", "POST"},
+    "/packages/pkg-1": {"GET", "HEAD"},
+    "/packages/a/b": {"GET", "HEAD"},
+    "/recipients/leela/preferences": {"GET", "HEAD", "PUT"},
+    "/statistics": {"GET", "HEAD"},
+    "/health": {"GET", "HEAD"},
+}
+METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/Packages",
+        "/packages/",
+        "//packages",
+        "/statistics/",
+        "/statistics/personal",
+        "/health/",
+        "/recipients",
+        "/recipients/leela",
+        "/recipients/leela/preferences/",
+        "/recipients/leela/preferences/personal",
+        "/%00",
+        "/%FF",
+        "/health%20",
+    ],
+)
+def test_nothing_at_this_path(app: TestApp, path: str) -> None:
+    """A path that leads to nothing is 404 for every method."""
+    for method in METHODS - {"HEAD"}:
+        assert problem(app.request(path, method=method, status=404)) == {
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "there is nothing at this path",
+        }
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/statistics%0A"),
+        ("GET", "/health%0A"),
+        ("POST", "/packages%0A"),
+        ("PUT", "/recipients/leela/preferences%0A"),
+    ],
+)
+def test_a_line_feed_is_part_of_a_path(app: TestApp, method: str, path: str) -> None:
+    """A path with a line feed at its end is another path, at which there is nothing."""
+    assert app.request(path, method=method, body=b"{}", status=ANY).status_int == 404
+
+
+@pytest.mark.parametrize("path", list(PATHS))
+def test_a_method_that_a_path_does_not_have(app: TestApp, path: str) -> None:
+    """A wrong method is 405, with those that there are."""
+    for method in METHODS - PATHS[path] - {"HEAD"}:
+        answer = app.request(path, method=method, body=b"{}", status=405)
+        body = problem(answer)
+        assert set(answer.headers["Allow"].split(", ")) == PATHS[path]
+        assert (body["type"], body["title"]) == ("about:blank", "Method Not Allowed")
+        assert answer.headers["Allow"] in body["detail"]
+
+
+def test_head_where_there_is_no_get(app: TestApp) -> None:
+    """HEAD is 405 where there is nothing to get, and like all answers to HEAD has no body."""
+    answer = app.head("/packages", status=405)
+    assert answer.headers["Allow"] == "POST"
+    assert answer.body == b""
+
+
+@pytest.mark.parametrize(
+    "path", ["/packages/pkg-1", "/recipients/leela/preferences", "/statistics", "/health"]
+)
+def test_head_where_there_is_a_get(app: TestApp, path: str) -> None:
+    """HEAD is answered as GET is, without the body."""
+    send(app)
+    head, get = app.head(path), app.get(path)
+    assert head.status == get.status
+    assert head.body == b""
+    for header in ("Content-Type", "Content-Length"):
+        assert head.headers[header] == get.headers[header]
+
+
+def test_head_of_nothing(app: TestApp) -> None:
+    """HEAD of a package that nobody sent is 404."""
+    assert app.head("/packages/pkg-1", status=404).body == b""
+
+
+LIMITS = pytest.mark.parametrize(
+    ("method", "path", "limit"),
+    [
+        ("POST", "/packages", 64 * 1024),
+        ("PUT", "/recipients/leela/preferences", 64 * 1024),
+        ("POST", "/packages/batch", 1024 * 1024),
+    ],
+)
+
+
+@LIMITS
+@pytest.mark.parametrize("chunked", [False, True], ids=["at once", "chunked"])
+def test_a_body_over_the_limit(
+    app: TestApp, method: str, path: str, limit: int, chunked: bool
+) -> None:
+    """A body that is too large is 413, however it is sent."""
+    content = b" " * (limit + 1)
+    if chunked:
+        answer = send_in_chunks(app, method, path, content)
+    else:
+        answer = app.request(path, method=method, body=content, status=ANY)
+    assert problem(answer) == {
+        "type": "about:blank",
+        "title": "Content Too Large",
+        "status": 413,
+        "detail": f"the body is larger than {limit} bytes",
+    }
+
+
+@LIMITS
+@pytest.mark.parametrize("chunked", [False, True], ids=["at once", "chunked"])
+def test_a_body_at_the_limit(
+    app: TestApp, method: str, path: str, limit: int, chunked: bool
+) -> None:
+    """A body of just the limit is read, and is 200 or 201 if it is right."""
+    valid = {
+        "/packages": b'{"timestamp": "2142-03-01T12:00:00Z", "sender_id": "zap", "recipient_id":'
+        b' "leela", "package_id": "pkg-1", "package_type": "personal"}',
+        "/recipients/leela/preferences": b'{"timestamp": "2142-03-01T12:00:00Z",'
+        b' "personal_preference": true, "marketing_preference": true}',
+        "/packages/batch": b"[]",
+    }
+    content = valid[path].ljust(limit)
+    if chunked:
+        answer = send_in_chunks(app, method, path, content)
+    else:
+        answer = app.request(path, method=method, body=content, status=ANY)
+    assert answer.status_int in (200, 201)
+
+
+def test_a_length_over_the_limit_is_refused_unread(app: TestApp) -> None:
+    """A body that is announced to be too large is refused before it arrives."""
+
+    class Unreadable(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise AssertionError("it was read")
+
+    request = TestRequest.blank("/packages", method="POST")
+    request.environ["CONTENT_LENGTH"] = "1000000000000"
+    request.environ["wsgi.input"] = Unreadable()
+    assert app.do_request(request, status=413).status_int == 413
+
+
+@pytest.mark.parametrize("fault", [OSError("bad chunk size"), InvalidChunkSize(b"zz")])
+def test_chunks_that_are_none(app: TestApp, fault: Exception) -> None:
+    """What the servers raise for malformed chunks, and for a client that has gone, is 400."""
+
+    class BreakingOff(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise fault
+
+    request = TestRequest.blank("/packages", method="POST")
+    request.environ["wsgi.input"] = BreakingOff()
+    answer = app.do_request(request, status=400)
+    assert problem(answer)["detail"] == "the body has chunks that are malformed"
+    assert totals(app) == (0, 0, 1)
+
+
+def test_a_body_that_ends_early(app: TestApp) -> None:
+    """A body shorter than it was announced to be is 400, even if it is right as far as it goes."""
+    content = json.dumps(PACKAGE).encode()
+    request = TestRequest.blank("/packages", method="POST", body=content)
+    request.environ["CONTENT_LENGTH"] = str(len(content) + 1)
+    answer = app.do_request(request, status=400)
+    assert problem(answer)["detail"] == "the body ended early"
+    assert totals(app) == (0, 0, 1)
+
+
+@pytest.fixture
+def unchecked_app(app: TestApp) -> TestApp:
+    """The same application, for requests that no good server would let through."""
+    return TestApp(app.app, lint=False)
+
+
+@pytest.mark.parametrize("length", ["", "abc", "-1", "1e3"])
+def test_a_length_that_is_none(unchecked_app: TestApp, length: str) -> None:
+    """A Content-Length that is no number is no reason for a fault of ours."""
+    request = TestRequest.blank("/packages", method="POST")
+    request.environ["CONTENT_LENGTH"] = length
+    assert unchecked_app.do_request(request, status=ANY).status_int == 400
+
+
+@pytest.mark.parametrize("path", list(PATHS))
+def test_a_method_that_nobody_knows(unchecked_app: TestApp, path: str) -> None:
+    """A method that HTTP doesn't have is 405 like any other."""
+    answer = unchecked_app.request(path, method="BREW", status=405)
+    assert set(answer.headers["Allow"].split(", ")) == PATHS[path]
+
+
+class Observer(BaseplateObserver, SpanObserver):
+    """Watches as Sentry, metrics and tracing do.
+
+    :ivar spans: the names of the spans of requests, and of what they did.
+    :ivar errors: the exceptions that ended the spans of requests.
+    """
+
+    def __init__(self, baseplate: Baseplate) -> None:
+        self.spans: list[str] = []
+        self.errors: list[BaseException] = []
+        baseplate.register(self)
+
+    def on_server_span_created(self, context: RequestContext, server_span: ServerSpan) -> None:
+        """Watch a request."""
+        self.spans.append(server_span.name)
+        server_span.register(self)
+
+    def on_child_span_created(self, span: Any) -> None:
+        """Note what a request does."""
+        self.spans.append(span.name)
+
+    def on_finish(self, exc_info: Any) -> None:
+        """Note what a request failed of."""
+        if exc_info:
+            self.errors.append(exc_info[1])
+
+
+@pytest.fixture
+def broken_app(backend: Backend, make_app: MakeApp) -> TestApp:
+    """An application of which a request makes something happen that nobody has thought of."""
+    create_schema(backend.config)
+    app = make_app()
+    # A timestamp that no version of the service could have written.
+    backend.rows(
+        "INSERT INTO packages VALUES"
+        " ('pkg-0', 'zap', 'leela', 'personal', 9000000000000000000, 'delivered')"
+    )
+    return app
+
+
+def test_a_fault_of_ours(broken_app: TestApp) -> None:
+    """What nobody has thought of is 500, and tells the client nothing of what it is."""
+    answer = read(broken_app, "pkg-0", status=500)
+    assert problem(answer) == {
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "detail": "something went wrong on our side",
+    }
+    assert "Retry-After" not in answer.headers
+
+
+def test_a_fault_of_ours_is_seen_by_observers(
+    broken_app: TestApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Baseplate's observers see the exception itself, and the log has it."""
+    observer = Observer(broken_app.app.baseplate)
+    read(broken_app, "pkg-0", status=500)
+    (error,) = observer.errors
+    assert isinstance(error, OverflowError)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info
+    assert record.exc_info[1] is error
+
+
+def test_a_fault_of_ours_leaves_others_alone(broken_app: TestApp) -> None:
+    """The next request is served as if nothing had been."""
+    read(broken_app, "pkg-0", status=500)
+    send(broken_app)
+    assert read(broken_app, "pkg-1").json["status"] == "delivered"
+
+
+@pytest.mark.parametrize("table", ["packages", "counters"])
+def test_a_fault_of_ours_in_a_write(backend: Backend, make_app: MakeApp, table: str) -> None:
+    """A write that fails for a reason unknown is 500, seen by observers, and leaves nothing."""
+    create_schema(backend.config)
+    app = make_app()
+    observer = Observer(app.app.baseplate)
+    backend.refuse_inserts(table)
+    problem(send(app, status=500))
+    assert len(observer.errors) == 1
+    assert backend.stored() == backend.counted() == {}
+
+
+def test_what_a_client_did_wrong_is_no_fault(app: TestApp) -> None:
+    """Observers hear of no error where a request is refused."""
+    observer = Observer(app.app.baseplate)
+    try:
+        send(app)
+        send(app, status=409, sender_id="nixon")
+        send(app, status=422, sender_id="")
+        post(app, "/packages", b"", 400)
+        post(app, "/packages", b" " * 65_537, 413)
+        read(app, "pkg-2", status=404)
+        app.get("/nowhere", status=404)
+        app.get("/packages/%FF", status=404)
+        app.put("/packages", status=405)
+    finally:
+        app.app.baseplate.observers.remove(observer)
+    assert observer.errors == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "spans"),
+    [
+        ("POST", "/packages", PACKAGE, {"send_package", "desk.send"}),
+        ("POST", "/packages/batch", [PACKAGE], {"send_batch", "desk.send_batch"}),
+        ("POST", "/packages", {}, {"send_package", "desk.refuse"}),
+        (
+            "PUT",
+            "/recipients/leela/preferences",
+            UPDATE,
+            {"update_preferences", "desk.update_preferences"},
+        ),
+        ("GET", "/packages/pkg-1", None, {"read_package", "database.read"}),
+        ("GET", "/recipients/leela/preferences", None, {"read_preferences", "database.read"}),
+        ("GET", "/statistics", None, {"read_statistics", "database.read"}),
+        ("GET", "/health", None, {"is_healthy", "database.read"}),
+        ("GET", "/health?type=liveness", None, {"is_healthy"}),
+    ],
+)
+def test_spans_tell_what_a_request_does(
+    app: TestApp, method: str, path: str, body: object, spans: set[str]
+) -> None:
+    """Each request has a span of the name of its view, and one for work in the database."""
+    observer = Observer(app.app.baseplate)
+    try:
+        if method == "GET":
+            app.get(path, status=ANY)
+        elif method == "PUT":
+            update(app, body)
+        else:
+            post(app, path, body, ANY)
+    finally:
+        app.app.baseplate.observers.remove(observer)
+    assert set(observer.spans) == spans

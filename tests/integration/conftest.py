@@ -1,0 +1,25 @@
+"""Fixtures: desks on a database with empty tables."""
+
+from collections.abc import Callable
+
+import pytest
+
+from galaxy_express.database import Database
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.package_types import PACKAGE_TYPES
+from tests.conftest import OpenDatabase
+
+#: Makes a desk with a connection of its own, as another process would.
+MakeDesk = Callable[[], DeliveryDesk]
+
+
+@pytest.fixture
+def desk(database: Database) -> DeliveryDesk:
+    """A desk of a service that knows today's types."""
+    return DeliveryDesk(database, PACKAGE_TYPES)
+
+
+@pytest.fixture
+def make_desk(database: Database, open_database: OpenDatabase) -> MakeDesk:
+    """Make desks on the database, which has its tables."""
+    return lambda: DeliveryDesk(open_database(), PACKAGE_TYPES)

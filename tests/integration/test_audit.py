@@ -1,0 +1,190 @@
+"""The audit finds nothing wrong where nothing is, and everything that was tampered with."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from galaxy_express import records
+from galaxy_express.audit import audit, audit_database
+from galaxy_express.database import Database
+from galaxy_express.desk import DeliveryDesk
+from tests.backends import Backend, SQLiteBackend
+from tests.integration.values import in_words, package, say, send, update
+
+INSERT = (
+    "INSERT INTO packages"
+    " (package_id, sender_id, recipient_id, package_type, timestamp, status) VALUES "
+)
+
+
+@pytest.fixture(autouse=True)
+def _history(desk: DeliveryDesk) -> None:
+    """Two packages delivered, one dropped, one conflict, two requests refused."""
+    send(desk, package("a"), package("b"), package("a", sender_id="mom"), refused=2)
+    say(desk, update(personal=False))
+    send(desk, package("c"))
+
+
+def complaint(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the audit says of a database in which it finds something wrong."""
+    with pytest.raises(SystemExit) as exit_:
+        audit_database(backend.config)
+    assert exit_.value.code == 1
+    printed = capsys.readouterr().out
+    assert "Nothing is wrong" not in printed
+    return printed
+
+
+def test_nothing_is_wrong(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where all is well the audit says so, with the totals, and ends well."""
+    audit_database(backend.config)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["delivered", "personal", "2", "2"] in lines
+    assert ["dropped", "personal", "1", "1"] in lines
+    assert ["rejected", "3"] in lines
+    assert lines[-1] == ["Nothing", "is", "wrong."]
+
+
+ODD_SEND = (
+    "In packages, {} rows have ids or a timestamp that no send could have had, one of them"
+    " of package_id {!r}."
+)
+ODD_UPDATE = (
+    "In preferences, 1 rows have an id, a value or a timestamp that no update could have had,"
+    " one of them"
+)
+
+TAMPERED = {
+    "a counter": (
+        "UPDATE counters SET value = value + 1 WHERE outcome = 'dropped'",
+        "Of 'personal' packages, 1 are dropped, and the counters say 2.",
+    ),
+    "a counter that is gone": (
+        "DELETE FROM counters WHERE outcome = 'delivered'",
+        "Of 'personal' packages, 2 are delivered, and the counters say 0.",
+    ),
+    "a counter of nothing": (
+        "INSERT INTO counters VALUES (1, 'lost', 'personal', 7)",
+        "Of 'personal' packages, 0 are lost, and the counters say 7.",
+    ),
+    "a counter below zero": (
+        "INSERT INTO counters VALUES (99, 'rejected', '', -1)",
+        "In counters, 1 rows are below zero, one of them of shard 99.",
+    ),
+    "a package inserted": (
+        INSERT + "('d', 'zap', 'leela', 'personal', 0, 'delivered')",
+        "Of 'personal' packages, 3 are delivered, and the counters say 2.",
+    ),
+    "a package removed": (
+        "DELETE FROM packages WHERE package_id = 'a'",
+        "Of 'personal' packages, 1 are delivered, and the counters say 2.",
+    ),
+    "a decision changed": (
+        "UPDATE packages SET status = 'dropped' WHERE package_id = 'a'",
+        "Of 'personal' packages, 1 are delivered, and the counters say 2.",
+    ),
+    "an id that is too long": (
+        # 16 times 16 characters.
+        "UPDATE packages SET sender_id = replace('zzzzzzzzzzzzzzzz', 'z', '0123456789abcdef')",
+        ODD_SEND.format(3, "a"),
+    ),
+    "a timestamp beyond time": (
+        "UPDATE packages SET timestamp = 300000000000000000 WHERE package_id = 'b'",
+        ODD_SEND.format(1, "b"),
+    ),
+    "a recipient without a name": (
+        "UPDATE preferences SET recipient_id = ''",
+        f"{ODD_UPDATE} of recipient_id ''.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_tampered_with(
+    backend: Backend, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Whatever was done behind the service's back is named, and the audit ends badly."""
+    statement, sentence = TAMPERED[what]
+    backend.rows(statement)
+    assert sentence in complaint(backend, capsys).splitlines()
+
+
+def test_a_table_without_its_constraints(
+    backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that was made anew without its constraints is found out, with what they
+    would have kept out of it."""
+    backend.rows("ALTER TABLE packages RENAME TO old")
+    backend.rows("CREATE TABLE packages AS SELECT * FROM old")
+    backend.rows("DROP TABLE old")
+    backend.rows(INSERT + "('a', 'zap', 'leela', 'personal', 0, 'lost')")
+    printed = complaint(backend, capsys).splitlines()
+    assert "The table packages has lost its primary key." in printed
+    assert "The table packages has lost its constraint ck_packages_status." in printed
+    assert "In packages, the key ('a',) is there more than once." in printed
+    assert (
+        "In packages, 1 rows have a status that is neither delivered nor dropped,"
+        " one of them of package_id 'a'." in printed
+    )
+
+
+def test_a_table_that_is_missing(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a table there is no saying what is right."""
+    backend.rows("DROP TABLE counters")
+    assert "There is no table counters." in complaint(backend, capsys).splitlines()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_damaged_file(
+    backend: Backend, desk: DeliveryDesk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index that disagrees with its table is found by SQLite, and reported."""
+    assert isinstance(backend, SQLiteBackend)
+    send(desk, package("needle"))
+    backend.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = backend.path.read_bytes()
+    # The id is in the table, and once more in the index of the primary key.
+    place = content.rindex(b"needle")
+    backend.path.write_bytes(content[:place] + b"noodle" + content[place + 6 :])
+    assert "The file is damaged: " in complaint(backend, capsys)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_preference_that_is_neither(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """What SQLite takes for a boolean, and is none, is found out."""
+    backend.rows("UPDATE preferences SET wanted = 7")
+    assert ODD_UPDATE in complaint(backend, capsys)
+
+
+def test_a_database_that_is_away(backend: Backend) -> None:
+    """A database that can't be read is said to be so, in a sentence."""
+    with backend.away(), pytest.raises(SystemExit, match=r"^The database .* can't be read: "):
+        audit_database(backend.config)
+
+
+def test_a_wrong_configuration() -> None:
+    """A setting that is wrong is named."""
+    with pytest.raises(SystemExit, match=r"^The configuration is wrong: database\.url"):
+        audit_database({"database.url": "nowhere"})
+
+
+def test_beside_writes(database: Database, desk: DeliveryDesk) -> None:
+    """While the service writes, each audit sees rows and counters of the same moment, and
+    keeps no write waiting for its end."""
+    with ThreadPoolExecutor(1) as threads:
+        audits = threads.submit(lambda: [audit(database) for _ in range(20)])
+        number = 0
+        while not audits.done():
+            send(desk, package(f"more-{number}"), refused=1)
+            number += 1
+    assert [found.faults for found in audits.result()] == [[]] * 20
+    assert number > 0
+
+
+def test_a_snapshot_stays_as_it_is(database: Database, desk: DeliveryDesk) -> None:
+    """What is written during an audit is no part of it, and doesn't wait for its end."""
+    with database.snapshot() as connection:
+        before = records.read_totals(connection)
+        assert [in_words(outcome) for outcome in send(desk, package("d"))] == ["dropped"]
+        assert records.read_totals(connection) == before
+        assert records.find_decision(connection, "d") is None

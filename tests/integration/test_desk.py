@@ -1,0 +1,232 @@
+"""The desk: what it decides, and that it is all in the database when it says so."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
+
+from galaxy_express import records
+from galaxy_express.database import Database, DatabaseUnavailable
+from galaxy_express.delivery import Decided, Decision, Status
+from galaxy_express.desk import DeliveryDesk, Submission, Write
+from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
+from tests.backends import Backend
+from tests.integration.conftest import MakeDesk
+from tests.integration.values import NOON, at, in_words, outcomes, package, say, send, update
+
+
+def test_a_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) -> None:
+    """What the desk answers is in the database, as the row of the package and in a counter."""
+    (outcome,) = send(desk, package())
+    assert outcome == Decided(Decision(package(), Status.DELIVERED), replayed=False)
+    assert backend.rows(
+        "SELECT package_id, sender_id, recipient_id, package_type, status FROM packages"
+    ) == [("pkg-1", "zap", "leela", "personal", "delivered")]
+    assert backend.counted() == {("delivered", "personal"): 1}
+
+
+def test_a_decision_is_read_as_it_was_taken(database: Database, desk: DeliveryDesk) -> None:
+    """What was stored is read back without loss."""
+    odd = package("a/b \U0001f680 '100%'", "é", "e\u0301", "marketing", at(-1_000_000_000))
+    send(desk, odd)
+    with database.reading() as connection:
+        assert records.find_decision(connection, odd.package_id) == (
+            Decision(odd, Status.DELIVERED)
+        )
+        assert records.find_decision(connection, "pkg-1") is None
+
+
+@pytest.mark.parametrize("year", [1, 1969, 1970, 9999])
+def test_any_year_can_be_stored(database: Database, desk: DeliveryDesk, year: int) -> None:
+    """A timestamp of any year is read back to the microsecond."""
+    early = package(timestamp=NOON.replace(year=year, microsecond=1))
+    send(desk, early)
+    with database.reading() as connection:
+        decision = records.find_decision(connection, "pkg-1")
+    assert decision is not None
+    assert decision.package == early
+
+
+@pytest.mark.parametrize("other", ["PKG-1", "pkg-1x", "pkg", "pkg_1", "\uff50kg-1"])
+def test_ids_that_look_alike_are_different(desk: DeliveryDesk, other: str) -> None:
+    """Identifiers are compared as they are, in whatever order the database sorts them."""
+    assert [in_words(outcome) for outcome in send(desk, package(), package(other))] == [
+        "delivered",
+        "delivered",
+    ]
+
+
+def test_composed_and_decomposed_characters_are_different(desk: DeliveryDesk) -> None:
+    """Identifiers are never normalised."""
+    outcomes_ = send(desk, package("é"), package("e\u0301", sender_id="other"))
+    assert [in_words(outcome) for outcome in outcomes_] == ["delivered", "delivered"]
+
+
+def test_a_retry_gets_the_first_decision(backend: Backend, desk: DeliveryDesk) -> None:
+    """A retry is answered as the first, and nothing is stored or counted anew."""
+    first = send(desk, package())
+    say(desk, update(personal=False))
+    (again,) = send(desk, package(timestamp=at(5)))
+    assert isinstance(first[0], Decided)
+    assert again == Decided(first[0].decision, replayed=True)
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
+
+
+@pytest.mark.parametrize("field", ["sender_id", "recipient_id"])
+def test_a_conflict_is_counted_as_rejected(
+    backend: Backend, desk: DeliveryDesk, field: str
+) -> None:
+    """An id used for another package is a conflict, which leaves the first decision alone."""
+    send(desk, package())
+    other: dict[str, Any] = {field: "other"}
+    assert [in_words(outcome) for outcome in send(desk, package(**other))] == ["conflict"]
+    assert backend.stored() == {("delivered", "personal"): 1}
+    assert backend.counted() == {("delivered", "personal"): 1, ("rejected", ""): 1}
+
+
+def test_a_declined_type_is_dropped(backend: Backend, desk: DeliveryDesk) -> None:
+    """A package of a declined type is dropped, one of another type isn't."""
+    say(desk, update(marketing=False, personal=True))
+    sent = send(desk, package("a"), package("b", package_type="marketing"))
+    assert [in_words(outcome) for outcome in sent] == ["delivered", "dropped"]
+    assert (
+        backend.stored()
+        == backend.counted()
+        == {
+            ("delivered", "personal"): 1,
+            ("dropped", "marketing"): 1,
+        }
+    )
+
+
+def test_preferences_are_each_recipients_own(desk: DeliveryDesk) -> None:
+    """Whatever one recipient declines, others still get."""
+    say(desk, update(personal=False))
+    sent = send(desk, package("a"), package("b", recipient_id="fry"))
+    assert [in_words(outcome) for outcome in sent] == ["dropped", "delivered"]
+
+
+def test_the_moment_of_the_decision_counts(desk: DeliveryDesk) -> None:
+    """A package stamped before an opt-out, and decided after it, is dropped."""
+    say(desk, update(60, personal=False))
+    assert [in_words(o) for o in send(desk, package(timestamp=at(0)))] == ["dropped"]
+
+
+def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> None:
+    """One id several times in one submission is decided once, and then a retry or a conflict."""
+    sent = send(
+        desk,
+        package("a"),
+        package("b"),
+        package("a", timestamp=at(1)),
+        package("b", sender_id="other"),
+        package("a"),
+        refused=2,
+    )
+    assert [in_words(outcome) for outcome in sent] == [
+        "delivered",
+        "delivered",
+        "delivered again",
+        "conflict",
+        "delivered again",
+    ]
+    assert backend.stored() == {("delivered", "personal"): 2}
+    assert backend.counted() == {("delivered", "personal"): 2, ("rejected", ""): 3}
+
+
+def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> None:
+    """A package knows the updates before it in the group, and not those after it."""
+    answers = desk.commit(
+        [
+            Submission([package("a")]),
+            update(1, personal=False),
+            Submission([package("b"), package("a")]),
+            update(0, personal=True),
+            update(2, personal=True),
+            Submission([package("c"), package("b")]),
+        ]
+    )
+    first, declined, second, older, wanted, third = answers
+    assert [in_words(outcome) for outcome in outcomes(first)] == ["delivered"]
+    assert [in_words(outcome) for outcome in outcomes(second)] == ["dropped", "delivered again"]
+    assert [in_words(outcome) for outcome in outcomes(third)] == ["delivered", "dropped again"]
+    no, yes = Preference(False, at(1)), Preference(True, at(2))
+    assert declined == UpdatedPreferences({"personal": no}, applied=True)
+    assert older == UpdatedPreferences({"personal": no}, applied=False)
+    assert wanted == UpdatedPreferences({"personal": yes}, applied=True)
+    with database.reading() as connection:
+        assert records.find_preferences(connection, ["leela"]) == {"leela": {"personal": yes}}
+
+
+def test_a_request_that_was_refused_is_counted(backend: Backend, desk: DeliveryDesk) -> None:
+    """A refusal moves one counter, and there is no row for it."""
+    desk.commit([Submission(refused=1), Submission(refused=3)])
+    assert backend.stored() == {}
+    assert backend.counted() == {("rejected", ""): 4}
+
+
+def test_counters_go_on_from_where_they_were(backend: Backend, make_desk: MakeDesk) -> None:
+    """Desks of many processes, each with counters of its own, make one total."""
+    desks = [make_desk() for _ in range(10)]
+    for number in range(50):
+        send(desks[number % 10], package(str(number)))
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 50}
+    assert len(backend.rows("SELECT DISTINCT shard FROM counters")) > 1
+
+
+def test_preferences_are_stored_for_each_type(database: Database, desk: DeliveryDesk) -> None:
+    """What a recipient said of each type is there with its own timestamp."""
+    say(desk, update(0, personal=True, marketing=True))
+    say(desk, update(1, marketing=False))
+    with database.reading() as connection:
+        assert records.find_preferences(connection, ["leela", "fry"]) == {
+            "leela": {"personal": Preference(True, at(0)), "marketing": Preference(False, at(1))},
+            "fry": {},
+        }
+
+
+@pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
+def test_a_transaction_that_fails_leaves_nothing(
+    backend: Backend, desk: DeliveryDesk, table: str
+) -> None:
+    """Rows, counters and preferences are there together or not at all."""
+    send(desk, package("before"))
+    backend.refuse_inserts(table)
+    with pytest.raises(DBAPIError) as fault:
+        desk.commit([Submission([package("a")], refused=1), update(personal=False)])
+    assert not isinstance(fault.value, DatabaseUnavailable)
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
+    assert backend.rows("SELECT * FROM preferences") == []
+
+
+_packages = st.builds(
+    package,
+    package_id=st.sampled_from("abcde"),
+    sender_id=st.sampled_from("xy"),
+    recipient_id=st.sampled_from("rs"),
+    package_type=st.sampled_from(["personal", "marketing"]),
+)
+_writes = st.one_of(
+    st.builds(Submission, st.lists(_packages, max_size=5)),
+    st.builds(
+        PreferenceUpdate,
+        st.sampled_from("rs"),
+        st.integers(0, 2).map(at),
+        st.dictionaries(st.sampled_from(["personal", "marketing"]), st.booleans()),
+    ),
+)
+
+
+@settings(max_examples=40)
+@given(writes=st.lists(_writes, max_size=8))
+def test_a_group_is_as_good_as_one_by_one(
+    backend: Backend, desk: DeliveryDesk, writes: list[Write]
+) -> None:
+    """Any writes come to the same in one transaction as in one transaction each."""
+    backend.empty_tables()
+    together = desk.commit(writes), backend.contents(), backend.counted()
+    backend.empty_tables()
+    one_by_one = [answer for write in writes for answer in desk.commit([write])]
+    assert together == (one_by_one, backend.contents(), backend.counted())

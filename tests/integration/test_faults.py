@@ -1,0 +1,114 @@
+"""The database fails: nothing is recorded, and work goes on when it is back."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from galaxy_express import records
+from galaxy_express.database import Database, DatabaseUnavailable
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import create_schema, drop_schema
+from galaxy_express.package_types import PACKAGE_TYPES
+from tests.backends import Backend
+from tests.conftest import OpenDatabase
+from tests.integration.values import in_words, package, say, send, update
+
+IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
+
+
+@pytest.fixture
+def impatient_desk(database: Database, open_database: OpenDatabase) -> DeliveryDesk:
+    """A desk that waits for nobody for long."""
+    return DeliveryDesk(open_database(IMPATIENT), PACKAGE_TYPES)
+
+
+def test_without_tables(backend: Backend, open_database: OpenDatabase) -> None:
+    """Without a schema the database is unavailable, until the schema is made."""
+    create_schema(backend.config)
+    drop_schema(backend.config)
+    database = open_database()
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+        records.check_schema(connection)
+    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+        records.find_decision(connection, "pkg-1")
+    with pytest.raises(DatabaseUnavailable):
+        send(desk, package())
+    create_schema(backend.config)
+    with database.reading() as connection:
+        records.check_schema(connection)
+    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+
+
+@pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
+def test_each_table_is_checked(backend: Backend, database: Database, table: str) -> None:
+    """A schema that lacks any one table is no schema."""
+    backend.rows(f"DROP TABLE {table}")
+    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+        records.check_schema(connection)
+
+
+def test_while_it_is_away(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
+    """Neither reads nor writes can be done while the database is away."""
+    send(desk, package("before"))
+    with backend.away():
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+                records.check_schema(connection)
+            with pytest.raises(DatabaseUnavailable):
+                send(desk, package("meanwhile"))
+
+
+def test_when_it_is_back(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
+    """The same desk goes on where it was, with nothing lost and nothing added."""
+    send(desk, package("before"))
+    with backend.away():
+        with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+            records.check_schema(connection)
+        with pytest.raises(DatabaseUnavailable):
+            send(desk, package("meanwhile"))
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
+    sent = send(desk, package("before"), package("meanwhile"))
+    assert [in_words(outcome) for outcome in sent] == ["delivered again", "delivered"]
+    with database.reading() as connection:
+        assert records.read_totals(connection) == {("delivered", "personal"): 2}
+
+
+def test_a_lock_is_not_waited_for_without_end(
+    backend: Backend, impatient_desk: DeliveryDesk
+) -> None:
+    """Who waits for another program's lock gives up in time, and records nothing."""
+    with backend.locked():
+        with pytest.raises(DatabaseUnavailable):
+            send(impatient_desk, package())
+        with pytest.raises(DatabaseUnavailable):
+            say(impatient_desk, update(personal=False))
+    assert backend.stored() == backend.counted() == {}
+    assert [in_words(outcome) for outcome in send(impatient_desk, package())] == ["delivered"]
+
+
+def test_another_instance_is_not_waited_for_without_end(
+    database: Database, impatient_desk: DeliveryDesk
+) -> None:
+    """Who waits for another instance of the service, which hangs, gives up in time."""
+    with ThreadPoolExecutor(1) as threads, database.writing() as connection:
+        records.add_to_totals(database, connection, impatient_desk._shard, {records.REJECTED: 1})
+        waiting = threads.submit(send, impatient_desk, refused=1)
+        with pytest.raises(DatabaseUnavailable):
+            waiting.result(timeout=5)
+
+
+def test_a_database_that_takes_no_writes(
+    backend: Backend, database: Database, desk: DeliveryDesk
+) -> None:
+    """What can't be written is unavailable, while all can be read."""
+    send(desk, package("before"))
+    with backend.read_only():
+        with suppress(DatabaseUnavailable), database.reading():
+            pass  # the connections that there were may be found to be lost
+        with pytest.raises(DatabaseUnavailable):
+            send(desk, package("meanwhile"))
+        with database.reading() as connection:
+            assert records.find_decision(connection, "before") is not None
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}

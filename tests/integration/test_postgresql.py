@@ -1,0 +1,248 @@
+"""What is true of PostgreSQL alone."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from random import Random
+
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+
+from galaxy_express.database import (
+    Database,
+    DatabaseUnavailable,
+    TransactionConflict,
+)
+from galaxy_express.desk import ATTEMPTS, DeliveryDesk, Submission
+from galaxy_express.dialects import database_from_config
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES
+from tests.backends import Backend, PostgreSQLBackend
+from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
+from tests.integration.racing import at_once
+from tests.integration.values import in_words, package, send, update
+
+if SKIP_POSTGRESQL:
+    pytest.skip(NO_POSTGRESQL, allow_module_level=True)
+
+
+@pytest.fixture
+def backend(postgresql: PostgreSQLBackend) -> Backend:
+    """PostgreSQL alone."""
+    return postgresql
+
+
+THREADS = 6
+
+PREFERENCE = "INSERT INTO preferences (recipient_id, package_type, wanted, timestamp) VALUES "
+PREFERENCE_OF_A = PREFERENCE + "('a', 'personal', true, 0)"
+PREFERENCE_OF_B = PREFERENCE + "('b', 'personal', true, 0)"
+
+SETTINGS = {
+    "database.lock_timeout": "1500 milliseconds",
+    "database.statement_timeout": "2500 milliseconds",
+    "database.application_name": "nimbus",
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("lock_timeout", "1500ms"),
+        ("statement_timeout", "2500ms"),
+        ("application_name", "nimbus"),
+        ("transaction_isolation", "read committed"),
+    ],
+)
+def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value: str) -> None:
+    """What was configured holds for reads and for writes."""
+    database = open_database(SETTINGS)
+    for opened in (database.reading(), database.writing()):
+        with opened as connection:
+            assert connection.exec_driver_sql(f"SHOW {setting}").scalar() == value
+
+
+def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
+    """A statement that takes too long makes the database unavailable, not the service."""
+    database = open_database({"database.statement_timeout": "50 milliseconds"})
+    with pytest.raises(DatabaseUnavailable, match="timeout"), database.reading() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(10)")
+
+
+def test_reads_are_bounded(open_database: OpenDatabase) -> None:
+    """Who finds all connections in use gives up in time."""
+    database = open_database(
+        {"database.pool_size": "1", "database.connect_timeout": "50 milliseconds"}
+    )
+    with database.reading(), pytest.raises(DatabaseUnavailable), database.reading():
+        pass
+    with database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+
+
+def test_a_server_that_is_not_there() -> None:
+    """Where nobody listens the database is unavailable."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        database = database_from_config({"database.url": f"postgresql://127.0.0.1:{port}/none"})
+        with pytest.raises(DatabaseUnavailable), database.reading():
+            pass
+
+
+def test_a_database_that_is_not_there(backend: Backend) -> None:
+    """A server without the database is as good as none."""
+    url = make_url(backend.url).set(database="nowhere_to_be_found")
+    database = database_from_config({"database.url": url.render_as_string(hide_password=False)})
+    with pytest.raises(DatabaseUnavailable), database.writing():
+        pass
+
+
+def test_a_password_is_not_told() -> None:
+    """What the log says of a database leaves its password out."""
+    database = database_from_config({"database.url": "postgresql://leela:nibbler@host/name"})
+    assert "nibbler" not in str(database)
+    assert "host/name" in str(database)
+
+
+def test_rows_are_locked_in_the_order_of_their_keys(
+    backend: Backend, database: Database, desk: DeliveryDesk
+) -> None:
+    """A batch in any order locks its packages in one order, so that no two wait in a circle."""
+    insert = "INSERT INTO packages VALUES (%s, 'zap', 'leela', 'personal', 0, 'dropped')"
+    with ThreadPoolExecutor(1) as threads:
+        with backend.transaction() as first:
+            first.execute(insert, "m")
+            batch = threads.submit(send, desk, package("z"), package("m"), package("a"))
+            backend.wait_for_blocked_write()
+            with backend.transaction("ROLLBACK") as second:
+                second.execute("SET LOCAL lock_timeout = '100ms'")
+                second.execute(insert, "z")
+                with pytest.raises(psycopg2.errors.LockNotAvailable):
+                    second.execute(insert, "a")
+        assert [in_words(outcome) for outcome in batch.result()] == [
+            "delivered",
+            "dropped again",
+            "delivered",
+        ]
+
+
+def deadlocks(backend: Backend) -> int:
+    """How many deadlocks there were, once all that were in the database have left it."""
+    deadline = time.monotonic() + 5
+    while backend.rows(
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ):
+        assert time.monotonic() < deadline, "a connection was left open"
+        time.sleep(0.01)
+    ((number,),) = backend.rows(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
+    return int(number)
+
+
+def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> None:
+    """Instances that are sent the same in different orders at once never wait in a circle."""
+    create_schema(backend.config)
+    before = deadlocks(backend)
+
+    def work(desk: DeliveryDesk, recipients: list[str], order: Random) -> None:
+        updates = [
+            update(minute, recipient, personal=True, marketing=False)
+            for minute in range(THREADS)
+            for recipient in recipients
+        ]
+        order.shuffle(updates)
+        for start in range(0, len(updates), 10):
+            packages = [package(f"{start} {each}", recipient_id=each) for each in recipients]
+            order.shuffle(packages)
+            desk.commit([*updates[start : start + 10], Submission(packages)])
+
+    databases = [open_database() for _ in range(THREADS)]
+    desks = [DeliveryDesk(database, PACKAGE_TYPES) for database in databases]
+    for number in range(5):
+        recipients = [f"{number}-{n}" for n in range(10)]
+        at_once([partial(work, desk, recipients, Random(n)) for n, desk in enumerate(desks)])
+    for database in databases:
+        database.close()
+    assert deadlocks(backend) == before
+
+
+def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Database) -> None:
+    """A transaction that PostgreSQL ends for another's sake is told from one that can't be done."""
+    with ThreadPoolExecutor(1) as threads, backend.transaction("ROLLBACK") as other:
+        other.execute("SET LOCAL deadlock_timeout = '10s'")
+        other.execute(PREFERENCE_OF_A)
+
+        def lose() -> None:
+            with database.writing() as connection:
+                connection.exec_driver_sql("SET LOCAL deadlock_timeout = '10ms'")
+                connection.exec_driver_sql(PREFERENCE_OF_B)
+                threads.submit(other.execute, PREFERENCE_OF_B)
+                backend.wait_for_blocked_write()
+                connection.exec_driver_sql(PREFERENCE_OF_A)
+
+        with pytest.raises(TransactionConflict):
+            lose()
+
+
+def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:
+    """A transaction that meets another every time is given up after a number of attempts."""
+    with backend.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE attempts")  # counts what is rolled back, too
+        cursor.execute(
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM nextval('attempts'); RETURN NULL; END $$"
+        )
+        cursor.execute(
+            "CREATE TRIGGER lose BEFORE INSERT ON preferences FOR EACH ROW EXECUTE FUNCTION lose()"
+        )
+    with pytest.raises(DatabaseUnavailable):
+        desk.commit([Submission([package()]), update(personal=True)])
+    assert backend.rows("SELECT last_value FROM attempts") == [(ATTEMPTS,)]
+    assert backend.stored() == backend.counted() == {}
+
+
+def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database) -> None:
+    """What was written on a connection that is lost is gone, and the next one serves."""
+
+    def write(*statements: str) -> None:
+        with database.writing() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    with pytest.raises(DatabaseUnavailable):
+        write(PREFERENCE_OF_A, "SELECT pg_terminate_backend(pg_backend_pid())")
+    assert backend.rows("SELECT * FROM preferences") == []
+    write(PREFERENCE_OF_A)
+    assert len(backend.rows("SELECT * FROM preferences")) == 1
+
+
+def test_a_connection_lost_during_commit(backend: Backend, desk: DeliveryDesk) -> None:
+    """Whose connection is lost during COMMIT doesn't know the outcome; a retry finds it."""
+    with backend.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+        )
+        cursor.execute(
+            "CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON packages"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION leave()"
+        )
+    with pytest.raises(DatabaseUnavailable):
+        send(desk, package())
+    backend.rows("DROP TRIGGER leave ON packages")
+    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
+
+
+def test_the_order_of_an_index_is_that_of_bytes(backend: Backend, database: Database) -> None:
+    """No index depends on a language, which an upgrade of the system could change."""
+    collations = backend.rows(
+        "SELECT DISTINCT collation_name FROM information_schema.columns"
+        " WHERE table_schema = current_schema() AND data_type = 'text'"
+    )
+    assert collations == [("C",)]

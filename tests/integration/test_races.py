@@ -1,0 +1,118 @@
+"""Several processes on one database, as threads that share nothing but the database."""
+
+import random
+from collections import Counter
+from functools import partial
+
+from galaxy_express import records
+from galaxy_express.database import Database
+from galaxy_express.delivery import Decided, Outcome, Status
+from galaxy_express.desk import DeliveryDesk, Submission
+from galaxy_express.preferences import Preference
+from tests.backends import Backend
+from tests.integration.conftest import MakeDesk
+from tests.integration.racing import at_once
+from tests.integration.values import at, in_words, package, say, send, update
+
+THREADS = 6
+
+
+def test_one_package_is_decided_once(backend: Backend, make_desk: MakeDesk) -> None:
+    """Of those who send the same package at once one hears the decision first, all the same."""
+    desks = [make_desk() for _ in range(THREADS)]
+    for number in range(10):
+        same = package(str(number))
+        results = at_once([partial(send, desk, same) for desk in desks])
+        heard = Counter(in_words(outcome) for outcomes in results for outcome in outcomes)
+        assert heard == {"delivered": 1, "delivered again": THREADS - 1}
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 10}
+
+
+def test_one_id_stands_for_one_package(backend: Backend, make_desk: MakeDesk) -> None:
+    """Of different packages that are sent under one id at once one is decided of."""
+    desks = [make_desk() for _ in range(THREADS)]
+    for number in range(10):
+        packages = [package(str(number), sender_id=str(n)) for n in range(THREADS)]
+        results = at_once(
+            [partial(send, desk, each) for desk, each in zip(desks, packages, strict=True)]
+        )
+        heard = Counter(in_words(outcome) for outcomes in results for outcome in outcomes)
+        assert heard == {"delivered": 1, "conflict": THREADS - 1}
+    assert backend.stored() == {("delivered", "personal"): 10}
+    assert backend.counted() == {
+        ("delivered", "personal"): 10,
+        ("rejected", ""): 10 * (THREADS - 1),
+    }
+
+
+def test_batches_in_any_order(backend: Backend, make_desk: MakeDesk) -> None:
+    """The same packages in batches of different orders, among updates: one decision for each."""
+    recipients = ["leela", "fry", "amy"]
+    packages = [
+        package(f"pkg-{n}", recipient_id=recipients[n % 3], package_type="marketing")
+        for n in range(40)
+    ]
+
+    def work(desk: DeliveryDesk, order: random.Random) -> list[Outcome]:
+        heard: list[Outcome] = []
+        for minute in range(5):
+            heard += send(desk, *order.sample(packages, 30))
+            for recipient in order.sample(recipients, 3):
+                say(desk, update(minute, recipient, marketing=order.random() < 0.5, personal=True))
+        return heard
+
+    desks = [make_desk() for _ in range(THREADS)]
+    results = at_once([partial(work, desk, random.Random(n)) for n, desk in enumerate(desks)])
+
+    decisions: dict[str, set[Status]] = {}
+    firsts: Counter[str] = Counter()
+    for outcome in (outcome for heard in results for outcome in heard):
+        assert isinstance(outcome, Decided)
+        package_id = outcome.decision.package.package_id
+        decisions.setdefault(package_id, set()).add(outcome.decision.status)
+        firsts[package_id] += not outcome.replayed
+    assert all(len(statuses) == 1 for statuses in decisions.values())
+    assert set(firsts.values()) == {1}
+    assert backend.counted() == backend.stored()
+    assert sum(backend.counted().values()) == len(decisions)
+
+
+def test_updates_in_any_order(database: Database, make_desk: MakeDesk) -> None:
+    """Recipients whose updates arrive everywhere at once end with the newest in force."""
+    recipients = [str(n) for n in range(10)]
+    updates = [
+        update(minute, recipient, personal=minute % 2 == 0, marketing=minute % 3 == 0)
+        for recipient in recipients
+        for minute in range(THREADS)
+    ]
+
+    def work(desk: DeliveryDesk, order: random.Random) -> None:
+        mine = order.sample(updates, len(updates))
+        for start in range(0, len(mine), 10):
+            desk.commit(mine[start : start + 10])
+
+    at_once([partial(work, make_desk(), random.Random(n)) for n in range(THREADS)])
+    newest = at(THREADS - 1)
+    with database.reading() as connection:
+        assert records.find_preferences(connection, recipients) == {
+            recipient: {
+                "personal": Preference((THREADS - 1) % 2 == 0, newest),
+                "marketing": Preference((THREADS - 1) % 3 == 0, newest),
+            }
+            for recipient in recipients
+        }
+
+
+def test_counters_miss_nothing(backend: Backend, make_desk: MakeDesk) -> None:
+    """Counters that are moved by many at once add up."""
+
+    def work(desk: DeliveryDesk, number: int) -> None:
+        # A shard that all share, as two of many processes will.
+        desk._shard = 0
+        for n in range(10):
+            desk.commit([Submission([package(f"{number}-{n}")], refused=1)])
+
+    at_once([partial(work, make_desk(), n) for n in range(THREADS)])
+    total = 10 * THREADS
+    assert backend.stored() == {("delivered", "personal"): total}
+    assert backend.counted() == {("delivered", "personal"): total, ("rejected", ""): total}

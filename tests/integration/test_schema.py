@@ -1,0 +1,155 @@
+"""The tables: how they come and go, and what the database itself enforces."""
+
+import sqlite3
+from collections.abc import Callable
+
+import psycopg2
+import pytest
+from sqlalchemy import inspect
+from sqlalchemy.engine import Inspector
+
+from galaxy_express.database import Database
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import create_schema, drop_schema, metadata, missing_tables
+from tests.backends import Backend
+from tests.conftest import OpenDatabase
+from tests.integration.values import in_words, package, send
+
+TABLES = ["counters", "packages", "preferences"]
+
+INTEGRITY_ERRORS = (sqlite3.IntegrityError, psycopg2.IntegrityError)
+
+
+def missing(database: Database) -> list[str]:
+    """The tables that the database lacks."""
+    with database.reading() as connection:
+        return missing_tables(connection)
+
+
+def inspector(database: Database) -> Inspector:
+    """What the database tells of itself."""
+    with database.reading() as connection:
+        return inspect(connection.engine)
+
+
+def test_the_schema_is_created_and_dropped(backend: Backend, open_database: OpenDatabase) -> None:
+    """The tables are there once they are created, and gone once they are dropped."""
+    create_schema(backend.config)
+    assert missing(open_database()) == []
+    drop_schema(backend.config)
+    assert missing(open_database()) == TABLES
+
+
+def test_creating_it_again_is_harmless(backend: Backend, desk: DeliveryDesk) -> None:
+    """Creating the schema where it is leaves everything as it was."""
+    send(desk, package())
+    create_schema(backend.config)
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
+
+
+def test_dropping_it_again_is_harmless(backend: Backend) -> None:
+    """Dropping a schema that isn't there is no error."""
+    drop_schema(backend.config)
+    drop_schema(backend.config)
+
+
+SCRIPTS = pytest.mark.parametrize("script", [create_schema, drop_schema])
+Script = Callable[[dict[str, str]], None]
+
+
+@SCRIPTS
+def test_a_wrong_setting_ends_a_script(script: Script) -> None:
+    """Who administrates is told in a sentence which setting is wrong."""
+    with pytest.raises(SystemExit, match=r"^The configuration is wrong: .*database\.url"):
+        script({"database.url": "galaxy_express.db"})
+
+
+@SCRIPTS
+@pytest.mark.parametrize("url", ["sqlite:////nowhere/galaxy_express.db", "postgresql://[::1]:1/x"])
+def test_a_database_that_is_unavailable_ends_a_script(script: Script, url: str) -> None:
+    """Who administrates is told in a sentence that the database can't be reached."""
+    with pytest.raises(SystemExit, match=r"^The database .* is unavailable: "):
+        script({"database.url": url})
+
+
+def test_what_is_missing_is_created(backend: Backend, database: Database) -> None:
+    """A database with some of the tables is told to lack the others, and is given them."""
+    backend.rows("DROP TABLE counters")
+    assert missing(database) == ["counters"]
+    create_schema(backend.config)
+    assert missing(database) == []
+
+
+def test_after_dropping_and_creating_all_is_new(backend: Backend, desk: DeliveryDesk) -> None:
+    """A package that was known before the tables were dropped isn't any more."""
+    send(desk, package())
+    drop_schema(backend.config)
+    create_schema(backend.config)
+    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert backend.counted() == {("delivered", "personal"): 1}
+
+
+def test_a_package_id_is_unique_in_the_database_itself(
+    backend: Backend, desk: DeliveryDesk
+) -> None:
+    """Not even another program can store a second decision on a package."""
+    send(desk, package())
+    with pytest.raises(INTEGRITY_ERRORS):
+        backend.rows(
+            "INSERT INTO packages"
+            " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+            " VALUES ('pkg-1', 'a', 'b', 'c', 0, 'dropped')"
+        )
+
+
+def test_there_is_one_preference_for_each_recipient_and_type(
+    backend: Backend, database: Database
+) -> None:
+    """Preferences are rows keyed by recipient and type."""
+    insert = (
+        "INSERT INTO preferences (recipient_id, package_type, wanted, timestamp)"
+        " VALUES ('leela', 'personal', true, 0)"
+    )
+    backend.rows(insert)
+    with pytest.raises(INTEGRITY_ERRORS):
+        backend.rows(insert)
+
+
+def test_there_are_two_statuses(backend: Backend, database: Database) -> None:
+    """A package is delivered or dropped; the database takes no third."""
+    with pytest.raises(INTEGRITY_ERRORS):
+        backend.rows(
+            "INSERT INTO packages"
+            " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+            " VALUES ('pkg-1', 'a', 'b', 'c', 0, 'lost')"
+        )
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_nothing_may_be_null(database: Database, table: str) -> None:
+    """There is a value in every column."""
+    columns = inspector(database).get_columns(table)
+    assert [column["name"] for column in columns] == list(metadata.tables[table].columns.keys())
+    assert not any(column["nullable"] for column in columns)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_constraints_are_named_by_the_convention(database: Database, table: str) -> None:
+    """Each constraint has a name that it can be found by, in either database."""
+    tables = inspector(database)
+    assert tables.get_pk_constraint(table)["name"] == f"pk_{table}"
+    checks = [check["name"] for check in tables.get_check_constraints(table)]
+    assert checks == (["ck_packages_status"] if table == "packages" else [])
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("packages", ["package_id"]),
+        ("preferences", ["recipient_id", "package_type"]),
+        ("counters", ["shard", "outcome", "package_type"]),
+    ],
+)
+def test_the_keys_are_what_they_are_read_by(database: Database, table: str, key: list[str]) -> None:
+    """The columns of each primary key come in the order in which they are looked up."""
+    assert inspector(database).get_pk_constraint(table)["constrained_columns"] == key

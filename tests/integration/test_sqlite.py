@@ -1,0 +1,158 @@
+"""What is true of SQLite alone."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from galaxy_express import records
+from galaxy_express.database import Database, DatabaseUnavailable
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.dialects import database_from_config
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES
+from tests.backends import Backend, SQLiteBackend
+from tests.integration.values import in_words, package, send
+
+
+@pytest.fixture
+def backend(sqlite: SQLiteBackend) -> Backend:
+    """SQLite alone."""
+    return sqlite
+
+
+PRAGMAS = pytest.mark.parametrize(
+    ("pragma", "value"),
+    [
+        ("journal_mode", "wal"),
+        ("synchronous", 2),
+        ("foreign_keys", 1),
+        ("wal_autocheckpoint", 10_000),
+    ],
+)
+
+
+@PRAGMAS
+def test_pragmas_of_writes(database: Database, pragma: str, value: object) -> None:
+    """Whoever writes does so durably: what was committed was synced."""
+    with database.writing() as connection:
+        assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+
+
+@PRAGMAS
+def test_pragmas_of_reads(database: Database, pragma: str, value: object) -> None:
+    """Whoever reads has the same settings."""
+    with database.reading() as connection:
+        assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+
+
+def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
+    """A database that isn't there isn't made by asking it for something."""
+    database = database_from_config(sqlite.config)
+    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+        records.check_schema(connection)
+    with pytest.raises(DatabaseUnavailable), database.writing():
+        pass
+    assert not sqlite.path.exists()
+
+
+@pytest.mark.parametrize("name", ["with space", "100%", "a#b", "a&b=c", "é", "%20"])
+def test_any_path(tmp_path: Path, name: str) -> None:
+    """The file is the one that was named, whatever the name means in a URI."""
+    (tmp_path / name).mkdir()
+    backend = SQLiteBackend(tmp_path / name / "galaxy_express.db")
+    create_schema(backend.config)
+    assert backend.path.exists()
+
+
+def test_a_file_that_was_replaced(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
+) -> None:
+    """Whoever has the old file open goes on in the new one."""
+    send(desk, package())
+    with database.reading() as connection:
+        records.check_schema(connection)
+    for path in sqlite.path.parent.glob("*.db*"):
+        path.unlink()
+    create_schema(sqlite.config)
+    with database.reading() as connection:
+        assert records.find_decision(connection, "pkg-1") is None
+    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
+
+
+def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Database) -> None:
+    """What was written into a file that is gone by then was not recorded, and is said not to be."""
+
+    def write() -> None:
+        with database.writing() as connection:
+            records.add_to_totals(database, connection, 0, {records.REJECTED: 1})
+            sqlite.path.unlink()
+
+    with pytest.raises(DatabaseUnavailable, match="was replaced"):
+        write()
+
+
+def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
+    """A file that is no database is unavailable, until the right one is back."""
+    send(desk, package())
+    with sqlite.away():
+        sqlite.path.write_bytes(b"garbage" * 1000)
+        with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+            records.check_schema(connection)
+        with pytest.raises(DatabaseUnavailable):
+            send(desk, package())
+    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered again"]
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """No file of this process may become larger than the largest in a folder."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(path.stat().st_size for path in folder.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
+    """What finds no room on the disk is not recorded, and what was recorded can be read."""
+    send(desk, package("before"))
+    with full_disk(sqlite.path.parent):
+        with pytest.raises(DatabaseUnavailable):
+            send(desk, *(package(str(number)) for number in range(500)))
+        with database.reading() as connection:
+            assert records.find_decision(connection, "before") is not None
+    assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
+    assert [in_words(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
+
+
+def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDesk) -> None:
+    """A write is committed while someone is in the middle of reading."""
+    send(desk, package("a"))
+    with database.reading() as connection:
+        cursor = connection.exec_driver_sql("SELECT package_id FROM packages")
+        assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+        cursor.close()
+        assert records.find_decision(connection, "b") is not None
+
+
+def test_what_is_damaged_is_not_taken_for_a_mistake_of_ours(
+    sqlite: SQLiteBackend, database: Database
+) -> None:
+    """A page that was overwritten makes the database unavailable."""
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+    send(desk, *(package(str(number)) for number in range(100)))
+    with sqlite.cursor() as cursor:
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damaged = sqlite.path.with_suffix(".damaged")
+    content = bytearray(sqlite.path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    damaged.write_bytes(content)
+    damaged.rename(sqlite.path)
+    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
+        records.find_decision(connection, "1")

@@ -1,0 +1,56 @@
+"""The decision itself."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from galaxy_express.delivery import Conflict, Decided, Decision, Package, Status, decide, replay
+
+PACKAGE = Package("pkg-1", "zap", "leela", "personal", datetime(2142, 3, 1, 12, tzinfo=UTC))
+
+
+def test_a_wanted_package_is_delivered() -> None:
+    """Whoever wants the type gets the package."""
+    decision = decide(PACKAGE, wanted=True)
+    assert decision == Decision(PACKAGE, Status.DELIVERED)
+    assert decision.reason is None
+
+
+def test_an_unwanted_package_is_dropped() -> None:
+    """Whoever has declined the type doesn't get the package, and the decision says why."""
+    decision = decide(PACKAGE, wanted=False)
+    assert decision == Decision(PACKAGE, Status.DROPPED)
+    assert decision.reason == "recipient_declined"
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_retry_is_answered_with_the_first_decision(status: Status) -> None:
+    """Whatever was decided first is the answer to the same package."""
+    first = Decision(PACKAGE, status)
+    assert replay(PACKAGE, first) == Decided(first, replayed=True)
+
+
+def test_a_retry_may_bear_another_timestamp() -> None:
+    """A sender may stamp each attempt anew; the first timestamp is kept."""
+    first = Decision(PACKAGE, Status.DELIVERED)
+    again = replace(PACKAGE, timestamp=datetime(2143, 1, 1, tzinfo=UTC))
+    assert replay(again, first) == Decided(first, replayed=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PACKAGE, sender_id="nixon"),
+        replace(PACKAGE, recipient_id="fry"),
+        replace(PACKAGE, package_type="marketing"),
+    ],
+)
+def test_an_id_used_for_another_package_is_a_conflict(other: Package) -> None:
+    """The same id with another sender, recipient or type is another package."""
+    assert replay(other, Decision(PACKAGE, Status.DELIVERED)) == Conflict("pkg-1")
+
+
+def test_another_id_is_another_package() -> None:
+    """Packages that differ in nothing but their id are no retries of each other."""
+    assert not replace(PACKAGE, package_id="pkg-2").is_retry_of(PACKAGE)

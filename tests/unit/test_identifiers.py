@@ -1,0 +1,95 @@
+"""Identifiers: opaque text."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galaxy_express.schemas import is_identifier
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a",
+        "pkg-1",
+        "a/b",
+        "100%",
+        "%2F",
+        "a b",
+        "a\u00a0b",
+        "a\u2028b",
+        "..",
+        "batch",
+        "null",
+        "0",
+        "'; DROP TABLE packages; --",
+        "\U0001f680",
+        "\U0001f469\u200d\U0001f680",
+        "\u65e5\u672c",
+        "\u00e9",
+        "e\u0301",
+        "\ufeffa",
+        "\u200b",
+        "\uffff",
+        "\U0010ffff",
+        "x" * 255,
+        "\U0001f680" * 255,
+    ],
+)
+def test_any_text_is_an_identifier(text: str) -> None:
+    """Slashes, percent signs, white space inside and emoji go; length counts code points."""
+    assert is_identifier(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x" * 256,
+        "\U0001f680" * 256,
+        # White space at an end, of any kind that Unicode has.
+        " ",
+        " a",
+        "a ",
+        "\u00a0a",
+        "a\u00a0",
+        "\u1680a",
+        "a\u2003",
+        "\u2003",
+        "a\u2028",
+        "\u2029a",
+        "\u202fa",
+        "a\u205f",
+        "a\u3000",
+        # Control characters, anywhere.
+        "\0",
+        "a\0b",
+        "a\nb",
+        "a\n",
+        "\ta",
+        "a\x1fb",
+        "a\x7fb",
+        "a\x80b",
+        "a\x85b",
+        "a\x9f",
+        # Halves of characters.
+        "\ud83d",
+        "a\ude80b",
+        "\ud83d\ude80",
+    ],
+)
+def test_what_could_not_be_told_apart_or_stored_is_none(text: str) -> None:
+    """Empty or long text, white space at an end, control characters and lone surrogates don't."""
+    assert not is_identifier(text)
+
+
+@given(st.text(max_size=5) | st.text(min_size=254, max_size=257))
+def test_the_rule(text: str) -> None:
+    """The rule, said another way, holds for any text."""
+    assert is_identifier(text) == (
+        1 <= len(text) <= 255
+        and text == text.strip()
+        and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
+    )

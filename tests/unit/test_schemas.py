@@ -1,0 +1,437 @@
+"""Bodies in and out: strict reading, and every fault told at once."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
+from galaxy_express.preferences import Preference, PreferenceUpdate
+from galaxy_express.schemas import (
+    FieldError,
+    Invalid,
+    Malformed,
+    Schemas,
+    decision_body,
+)
+
+NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
+PACKAGE: dict[str, object] = {
+    "timestamp": "2142-03-01T12:00:00Z",
+    "sender_id": "zap",
+    "recipient_id": "leela",
+    "package_id": "pkg-1",
+    "package_type": "personal",
+}
+UPDATE: dict[str, object] = {
+    "timestamp": "2142-03-01T12:00:00Z",
+    "personal_preference": True,
+    "marketing_preference": False,
+}
+
+SCHEMAS = Schemas(PACKAGE_TYPES)
+MORE_SCHEMAS = Schemas(
+    PackageTypeRegistry(
+        [
+            *PACKAGE_TYPES,
+            PackageType("freight", wanted_by_default=False),
+            PackageType("tax", declinable=False),
+        ]
+    )
+)
+
+
+def parse_update(body: bytes) -> PreferenceUpdate:
+    """Read an update of Leela's."""
+    return SCHEMAS.parse_update(body, "leela")
+
+
+PARSERS = pytest.mark.parametrize(
+    "parse", [SCHEMAS.parse_package, SCHEMAS.parse_batch, parse_update]
+)
+OBJECT_PARSERS = pytest.mark.parametrize("parse", [SCHEMAS.parse_package, parse_update])
+Parse = Callable[[bytes], object]
+
+
+def to_json(value: object) -> bytes:
+    """A body."""
+    return json.dumps(value).encode()
+
+
+def faults(parse: Parse, body: bytes) -> list[FieldError]:
+    """What is wrong with a body."""
+    with pytest.raises(Invalid) as invalid:
+        parse(body)
+    return invalid.value.errors
+
+
+def faulty_fields(parse: Parse, value: object) -> list[str]:
+    """Where something is wrong with a body."""
+    return [error["pointer"] for error in faults(parse, to_json(value))]
+
+
+def test_a_package_is_read() -> None:
+    """A body becomes the value that it says."""
+    expected = Package("pkg-1", "zap", "leela", "personal", NOON)
+    assert SCHEMAS.parse_package(to_json(PACKAGE)) == expected
+
+
+def test_an_update_is_read() -> None:
+    """A body, and the recipient of the path, become the value that they say."""
+    expected = PreferenceUpdate("leela", NOON, {"personal": True, "marketing": False})
+    assert parse_update(to_json(UPDATE)) == expected
+
+
+def test_white_space_around_json_is_no_fault() -> None:
+    """JSON allows white space around a value."""
+    assert SCHEMAS.parse_package(b" \t\r\n" + to_json(PACKAGE) + b"\n") == (
+        SCHEMAS.parse_package(to_json(PACKAGE))
+    )
+
+
+def test_escapes_are_read() -> None:
+    """A character and its escape are the same, pairs of surrogates included."""
+    body = to_json(PACKAGE).replace(b'"zap"', rb'"\ud83d\ude80"')
+    assert SCHEMAS.parse_package(body).sender_id == "\U0001f680"
+
+
+@PARSERS
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "empty"),
+        (b" ", "not JSON"),
+        (b"{", "not JSON"),
+        (b"{}x", "not JSON"),
+        (b"{} {}", "not JSON"),
+        (b"{'a': 1}", "not JSON"),
+        (b'{"a": 1,}', "not JSON"),
+        (b'{"a": 01}', "not JSON"),
+        (b'{"a": .5}', "not JSON"),
+        (b'{"a": +1}', "not JSON"),
+        (b'{"a": 0x10}', "not JSON"),
+        (b'{"a": True}', "not JSON"),
+        (b"{a: 1}", "not JSON"),
+        (b"// {}", "not JSON"),
+        (b"a=1&b=2", "not JSON"),
+        (b"\0", "not JSON"),
+        (b'{"a": "\n"}', "not JSON"),
+        (b'{"a": "\t"}', "not JSON"),
+        (b'{"a": "\0"}', "not JSON"),
+        (b'{"a": "\\x41"}', "not JSON"),
+        (b'{"a": "\\ud8"}', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"\xff", "not UTF-8"),
+        (b'{"a": "\xe9"}', "not UTF-8"),
+        (b'{"a": "\xc0\xaf"}', "not UTF-8"),
+        (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
+        ("{}".encode("utf-16"), "not UTF-8"),
+        ("{}".encode("utf-16-le"), "not JSON"),
+        ("{}".encode("utf-32-be"), "not JSON"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": Infinity}', "Infinity"),
+        (b'{"a": -Infinity}', "-Infinity"),
+        (b'{"a": 1, "a": 1}', "the same key twice"),
+        (b'{"a": 1, "\\u0061": 2}', "the same key twice"),
+        (b'{"a": {"b": [{"c": 1, "c": 2}]}}', "the same key twice"),
+        (b'[[{"a": 1, "a": 1}]]', "the same key twice"),
+        (b"[" * 50_000, "nested too deeply"),
+        (b'{"a":' * 10_000, "nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "too many digits"),
+    ],
+)
+def test_malformed_json(parse: Parse, body: bytes, detail: str) -> None:
+    """A body that isn't JSON of exactly one reading is malformed, and the message says how."""
+    with pytest.raises(Malformed, match=detail):
+        parse(body)
+
+
+@OBJECT_PARSERS
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"true", b"null", b"1e999", b"[{}]"])
+def test_a_body_must_be_an_object(parse: Parse, body: bytes) -> None:
+    """JSON of another outer form is malformed too."""
+    with pytest.raises(Malformed, match="object"):
+        parse(body)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'"x"', b"1", b"null", to_json(PACKAGE)])
+def test_a_batch_must_be_an_array(body: bytes) -> None:
+    """A batch of another outer form is malformed, a single package included."""
+    with pytest.raises(Malformed, match="array"):
+        SCHEMAS.parse_batch(body)
+
+
+def test_the_place_of_a_syntax_error_is_told() -> None:
+    """Whoever wrote the body is led to the fault."""
+    with pytest.raises(Malformed, match=r"line 2, column 3"):
+        SCHEMAS.parse_package(b'{"a": 1,\n  b}')
+
+
+@pytest.mark.parametrize("field", list(PACKAGE))
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 1, 1.5, 10**400, [], ["zap"], {}, {"a": {"b": 1}}, "", " zap", "zap\n", "\ud800"],
+)
+def test_a_field_of_a_package_must_be_right(field: str, value: object) -> None:
+    """A value of the wrong type or form is told where it is, and nothing else is."""
+    assert faulty_fields(SCHEMAS.parse_package, PACKAGE | {field: value}) == [f"#/{field}"]
+
+
+@pytest.mark.parametrize("value", [b"1e999", b"-1e999", b"[" * 400 + b"]" * 400])
+def test_huge_values_are_only_values_of_the_wrong_type(value: bytes) -> None:
+    """A number beyond all floats and an array within arrays are no strings."""
+    body = to_json(PACKAGE).replace(b'"zap"', value)
+    assert faults(SCHEMAS.parse_package, body) == [
+        {"pointer": "#/sender_id", "detail": "must be a string"}
+    ]
+
+
+@pytest.mark.parametrize("name", ["Personal", "personal ", "marketing,personal", "freight"])
+def test_an_unregistered_type_is_told_with_those_that_there_are(name: str) -> None:
+    """A package of a type that the registry doesn't have is refused."""
+    assert faults(SCHEMAS.parse_package, to_json(PACKAGE | {"package_type": name})) == [
+        {"pointer": "#/package_type", "detail": "must be one of 'personal' or 'marketing'"}
+    ]
+
+
+@pytest.mark.parametrize("field", ["personal_preference", "marketing_preference"])
+@pytest.mark.parametrize("value", [None, 0, 1, 1.0, "true", "false", "", [], {}])
+def test_a_boolean_is_a_boolean(field: str, value: object) -> None:
+    """Nothing is taken for true or false but true and false."""
+    assert faults(parse_update, to_json(UPDATE | {field: value})) == [
+        {"pointer": f"#/{field}", "detail": "must be true or false"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parse", "valid"), [(SCHEMAS.parse_package, PACKAGE), (parse_update, UPDATE)]
+)
+def test_every_field_is_required(parse: Parse, valid: dict[str, object]) -> None:
+    """Whatever is missing is told at once."""
+    assert faults(parse, b"{}") == [
+        {"pointer": f"#/{field}", "detail": "is required"} for field in valid
+    ]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """Fields that are missing, wrong and unknown are told in one answer, each with its reason."""
+    body = {
+        "timestamp": "yesterday",
+        "sender_id": "x" * 256,
+        "recipient_id": " leela",
+        "package_id": "",
+        "colour": "red",
+    }
+    errors = faults(SCHEMAS.parse_package, to_json(body))
+    assert sorted(errors, key=lambda error: error["pointer"]) == [
+        {"pointer": "#/colour", "detail": "is not a field that is known here"},
+        {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
+        {"pointer": "#/package_type", "detail": "is required"},
+        {
+            "pointer": "#/recipient_id",
+            "detail": "must have neither control characters nor white space at an end",
+        },
+        {"pointer": "#/sender_id", "detail": "must have 1 to 255 characters"},
+        {
+            "pointer": "#/timestamp",
+            "detail": "must be an RFC 3339 timestamp with an offset, like 2142-03-01T12:00:00Z",
+        },
+    ]
+
+
+@OBJECT_PARSERS
+@pytest.mark.parametrize(
+    ("name", "pointer"),
+    [
+        ("colour", "#/colour"),
+        ("", "#/"),
+        ("a/b", "#/a~1b"),
+        ("a~b", "#/a~0b"),
+        ("~1", "#/~01"),
+        ("#", "#/%23"),
+        ("100%", "#/100%25"),
+        ("a b", "#/a%20b"),
+        ("{expected}", "#/%7Bexpected%7D"),
+        ("é", "#/%C3%A9"),
+        ("\U0001f680", "#/%F0%9F%9A%80"),
+        ("\0", "#/%00"),
+        ("\ud800", "#/%5Cud800"),
+        ("__class__", "#/__class__"),
+        ("model_config", "#/model_config"),
+        ("1", "#/1"),
+    ],
+)
+def test_an_unknown_field_is_pointed_at(parse: Parse, name: str, pointer: str) -> None:
+    """A pointer is one of RFC 6901 in a URI fragment, whatever the field is called."""
+    valid = UPDATE if parse is parse_update else PACKAGE
+    assert faults(parse, to_json(valid | {name: 1})) == [
+        {"pointer": pointer, "detail": "is not a field that is known here"}
+    ]
+
+
+def test_names_that_are_not_unicode_hide_no_other_fault() -> None:
+    """A lone surrogate in a field's name is one fault among the others."""
+    body = to_json(PACKAGE | {"sender_id": 3}).replace(b"{", rb'{"\ud800": 1, "\udfff": 2, ')
+    assert sorted(error["pointer"] for error in faults(SCHEMAS.parse_package, body)) == [
+        "#/%5Cud800",
+        "#/%5Cudfff",
+        "#/sender_id",
+    ]
+
+
+def test_a_body_may_repeat_the_recipient_of_the_path() -> None:
+    """The recipient in the body is the path's, or the update is refused."""
+    assert parse_update(to_json(UPDATE | {"recipient_id": "leela"})) == (
+        parse_update(to_json(UPDATE))
+    )
+    assert faults(parse_update, to_json(UPDATE | {"recipient_id": "fry"})) == [
+        {"pointer": "#/recipient_id", "detail": "must be the recipient_id of the path"}
+    ]
+
+
+@pytest.mark.parametrize("value", [None, 1, "", " leela", "leela ", "\ud800"])
+def test_a_recipient_in_the_body_must_be_one(value: object) -> None:
+    """A recipient in the body keeps to the rules for identifiers."""
+    assert faulty_fields(parse_update, UPDATE | {"recipient_id": value}) == ["#/recipient_id"]
+
+
+@pytest.mark.parametrize("recipient_id", ["", " leela", "a\nb", "x" * 256])
+def test_a_recipient_of_the_path_must_be_one(recipient_id: str) -> None:
+    """An update of what can't be a recipient is refused, whatever its body."""
+    for body in (to_json(UPDATE), b"nonsense"):
+        with pytest.raises(Invalid, match="path") as invalid:
+            SCHEMAS.parse_update(body, recipient_id)
+        assert invalid.value.errors == []
+
+
+def test_an_optional_type_may_be_left_out() -> None:
+    """A type that needn't be named is unchanged when it isn't."""
+    update = MORE_SCHEMAS.parse_update(to_json(UPDATE), "leela")
+    assert update.wanted == {"personal": True, "marketing": False}
+    update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"freight_preference": False}), "leela")
+    assert update.wanted == {"personal": True, "marketing": False, "freight": False}
+
+
+@pytest.mark.parametrize("value", [None, 1, "true"])
+def test_an_optional_type_must_be_right_if_named(value: object) -> None:
+    """Optional means left out, not null."""
+    body = to_json(UPDATE | {"freight_preference": value})
+    assert faults(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
+        {"pointer": "#/freight_preference", "detail": "must be true or false"}
+    ]
+
+
+def test_what_cannot_be_declined() -> None:
+    """A type that can't be declined may be wanted, and nothing else."""
+    update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"tax_preference": True}), "leela")
+    assert update.wanted["tax"] is True
+    body = to_json(UPDATE | {"tax_preference": False})
+    assert faults(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
+        {"pointer": "#/tax_preference", "detail": "must be true: this type can't be declined"}
+    ]
+
+
+def test_a_batch_keeps_its_order() -> None:
+    """Each item is a package or a refusal, in its place."""
+    body = to_json([PACKAGE, 5, PACKAGE | {"package_id": ""}, PACKAGE | {"package_id": "pkg-2"}])
+    first, second, third, fourth = SCHEMAS.parse_batch(body)
+    assert isinstance(first, Package)
+    assert first.package_id == "pkg-1"
+    assert isinstance(second, Malformed)
+    assert isinstance(third, Invalid)
+    assert [error["pointer"] for error in third.errors] == ["#/package_id"]
+    assert isinstance(fourth, Package)
+    assert fourth.package_id == "pkg-2"
+
+
+@pytest.mark.parametrize("length", [0, 1, 1000])
+def test_a_batch_within_the_limit(length: int) -> None:
+    """A batch may have as much as 1,000 items, and as little as none."""
+    assert len(SCHEMAS.parse_batch(to_json([1] * length))) == length
+
+
+def test_a_batch_over_the_limit() -> None:
+    """One item more is one too many."""
+    with pytest.raises(Invalid, match=r"at most 1000 items, not 1001"):
+        SCHEMAS.parse_batch(to_json([1] * 1001))
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(Status.DELIVERED, None), (Status.DROPPED, "recipient_declined")]
+)
+def test_a_decision_is_told(status: Status, reason: str | None) -> None:
+    """The body of a decision has the package, what became of it, and why."""
+    package = Package("pkg-1", "zap", "leela", "personal", NOON)
+    assert decision_body(Decision(package, status)) == {
+        "package_id": "pkg-1",
+        "status": str(status),
+        "reason": reason,
+        "sender_id": "zap",
+        "recipient_id": "leela",
+        "package_type": "personal",
+        "timestamp": "2142-03-01T12:00:00Z",
+    }
+
+
+def test_preferences_are_told_with_defaults() -> None:
+    """Of whom nothing is known, the defaults are in force, since never."""
+    assert MORE_SCHEMAS.preferences_body("leela", {}) == {
+        "recipient_id": "leela",
+        "personal_preference": True,
+        "marketing_preference": True,
+        "freight_preference": False,
+        "tax_preference": True,
+        "updated_at": None,
+    }
+
+
+def test_preferences_are_told_as_they_were_said() -> None:
+    """What was said is told, with the newest timestamp of it."""
+    later = datetime(2142, 3, 2, 12, tzinfo=UTC)
+    said = {
+        "personal": Preference(False, later),
+        "marketing": Preference(True, NOON),
+        "forgotten": Preference(True, NOON),  # a type that is no longer registered
+    }
+    assert SCHEMAS.preferences_body("leela", said) == {
+        "recipient_id": "leela",
+        "personal_preference": False,
+        "marketing_preference": True,
+        "updated_at": "2142-03-02T12:00:00Z",
+    }
+
+
+def test_statistics_of_nothing() -> None:
+    """Every registered type has a row from the start."""
+    nothing = {"delivered": 0, "dropped": 0}
+    assert SCHEMAS.statistics_body({}) == {
+        "packages_delivered": 0,
+        "packages_dropped": 0,
+        "requests_rejected": 0,
+        "by_type": {"marketing": nothing, "personal": nothing},
+    }
+
+
+def test_statistics_are_added_up() -> None:
+    """The totals are the sums of the rows, those of types no longer registered included."""
+    totals = {
+        ("delivered", "personal"): 7,
+        ("delivered", "marketing"): 5,
+        ("dropped", "marketing"): 3,
+        ("dropped", "forgotten"): 2,
+        ("rejected", ""): 4,
+    }
+    body = SCHEMAS.statistics_body(totals)
+    assert body == {
+        "packages_delivered": 12,
+        "packages_dropped": 5,
+        "requests_rejected": 4,
+        "by_type": {
+            "forgotten": {"delivered": 0, "dropped": 2},
+            "marketing": {"delivered": 5, "dropped": 3},
+            "personal": {"delivered": 7, "dropped": 0},
+        },
+    }
+    assert list(body["by_type"]) == ["forgotten", "marketing", "personal"]

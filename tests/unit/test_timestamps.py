@@ -1,0 +1,123 @@
+"""Timestamps: RFC 3339 with an offset, and nothing else."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import PydanticCustomError
+
+from galaxy_express.schemas import format_timestamp, parse_timestamp
+
+
+@pytest.mark.parametrize(
+    ("text", "in_utc"),
+    [
+        ("2142-03-01T12:00:00Z", "2142-03-01T12:00:00Z"),
+        ("2142-03-01t12:00:00z", "2142-03-01T12:00:00Z"),
+        ("2142-03-01T12:00:00+00:00", "2142-03-01T12:00:00Z"),
+        ("2142-03-01T12:00:00-00:00", "2142-03-01T12:00:00Z"),
+        ("2142-03-01T12:00:00+01:30", "2142-03-01T10:30:00Z"),
+        ("2142-03-01T00:30:00+01:00", "2142-02-28T23:30:00Z"),
+        ("2142-03-01T12:00:00-23:59", "2142-03-02T11:59:00Z"),
+        ("2142-03-01T12:00:00+23:59", "2142-02-28T12:01:00Z"),
+        ("2144-02-29T23:59:59Z", "2144-02-29T23:59:59Z"),
+        ("2142-03-01T12:00:00.5Z", "2142-03-01T12:00:00.500000Z"),
+        ("2142-03-01T12:00:00.000Z", "2142-03-01T12:00:00Z"),
+        ("2142-03-01T12:00:00.123456Z", "2142-03-01T12:00:00.123456Z"),
+        # Digits beyond microseconds are cut, not rounded.
+        ("2142-03-01T12:00:00.1234569Z", "2142-03-01T12:00:00.123456Z"),
+        ("2142-12-31T23:59:59.9999999999Z", "2142-12-31T23:59:59.999999Z"),
+        ("2142-03-01T12:00:00.0000009Z", "2142-03-01T12:00:00Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("0001-01-01T14:00:00+14:00", "0001-01-01T00:00:00Z"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ("9999-12-31T22:59:59-01:00", "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_a_timestamp_is_read_and_answered_in_utc(text: str, in_utc: str) -> None:
+    """Every form of RFC 3339, section 5.6, is the instant that it says."""
+    assert format_timestamp(parse_timestamp(text)) == in_utc
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        # No offset, or half of one: it could not be ordered between planets.
+        "2142-03-01T12:00:00",
+        "2142-03-01T12:00:00+01",
+        "2142-03-01T12:00:00+0100",
+        "2142-03-01T12:00:00 +01:00",
+        "2142-03-01T12:00:00+24:00",
+        "2142-03-01T12:00:00+01:60",
+        "2142-03-01T12:00:00+01:00:00",
+        "2142-03-01T12:00:00ZZ",
+        # Not RFC 3339, though ISO 8601 or Python may know it.
+        "2142-03-01",
+        "2142-03-01 12:00:00Z",
+        "2142-03-01T12:00Z",
+        "2142-03-01T12Z",
+        "20142-03-01T12:00:00Z",
+        "+2142-03-01T12:00:00Z",
+        "-0001-03-01T12:00:00Z",
+        "2142-W09-4T12:00:00Z",
+        "2142-060T12:00:00Z",
+        "21420301T120000Z",
+        "2142-03-01T12:00:00,5Z",
+        "2142-03-01T12:00:00.Z",
+        "2142-3-1T12:00:00Z",
+        "Thu, 01 Mar 2142 12:00:00 GMT",
+        "now",
+        "",
+        # Days and times that don't exist.
+        "2142-02-29T12:00:00Z",
+        "2142-13-01T12:00:00Z",
+        "2142-00-01T12:00:00Z",
+        "2142-03-00T12:00:00Z",
+        "2142-03-01T24:00:00Z",
+        "2142-03-01T25:00:00Z",
+        "2142-03-01T12:60:00Z",
+        "2016-12-31T23:59:60Z",
+        "0000-01-01T00:00:00Z",
+        # Outside the years 1 to 9999, once in UTC.
+        "0001-01-01T00:00:00+14:00",
+        "0001-01-01T00:00:00+00:01",
+        "9999-12-31T23:59:59-01:00",
+        # Around it, and in other digits.
+        " 2142-03-01T12:00:00Z",
+        "2142-03-01T12:00:00Z ",
+        "2142-03-01T12:00:00Z\n",
+        "2142-03-01T12:00:00Z\0",
+        "\uff12\uff11\uff14\uff12-03-01T12:00:00Z",
+        "2142-03-01T12:00:00.\uff11Z",
+        # No strings.
+        5432100000,
+        5432100000.5,
+        "5432100000",
+        True,
+        None,
+        ["2142-03-01T12:00:00Z"],
+        {},
+        datetime(2142, 3, 1, tzinfo=UTC),
+    ],
+)
+def test_anything_else_is_refused(value: object) -> None:
+    """What isn't an instant in RFC 3339's form is refused, never guessed at."""
+    with pytest.raises(PydanticCustomError):
+        parse_timestamp(value)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_what_is_answered_can_be_sent(timestamp: datetime) -> None:
+    """A timestamp of an answer is read as the very instant that it was made of."""
+    assert parse_timestamp(format_timestamp(timestamp)) == timestamp
+
+
+@given(st.text() | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    """Any text is an instant in UTC or is refused; there is nothing third."""
+    try:
+        timestamp = parse_timestamp(text)
+    except PydanticCustomError:
+        return
+    assert timestamp.tzinfo is UTC
