@@ -1,0 +1,84 @@
+"""Fixtures: a browser, and the dashboard in it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.webdriver import WebDriver
+
+from tests.backends import SQLiteBackend
+from tests.browser.window import Window
+from tests.servers.running import Installation, Server
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    """Chromium without a screen."""
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("there is no Chromium with its driver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # which root can't have
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(chromedriver)
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+@pytest.fixture
+def window(driver: WebDriver) -> Iterator[Window]:
+    """The browser's window, wide and light, with nothing in it."""
+    window = Window(driver)
+    window.resize(1280, 900)
+    window.prefer(color_scheme="light", reduced_motion="no-preference")
+    window.open("about:blank")
+    window.complaints()  # of the test before
+    yield window
+    window.open("about:blank")
+
+
+@pytest.fixture(scope="session")
+def installation_of_session(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The service, for all tests that use it one after the other."""
+    return _install(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="session")
+def server_of_session(installation_of_session: Installation) -> Iterator[Server]:
+    """Its server."""
+    with installation_of_session.gunicorn() as server:
+        yield server
+
+
+@pytest.fixture
+def server(installation_of_session: Installation, server_of_session: Server) -> Server:
+    """A server with empty tables."""
+    installation_of_session.database.empty_tables()
+    return server_of_session
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    """The service, for one test alone."""
+    return _install(tmp_path)
+
+
+def _install(folder: Path) -> Installation:
+    installation = Installation(folder, SQLiteBackend(folder / "galaxy_express.db"))
+    installation.create_schema()
+    return installation

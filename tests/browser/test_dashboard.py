@@ -1,0 +1,367 @@
+"""Zap's dashboard."""
+
+import json
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.window import Dashboard, Window
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import package
+
+
+@pytest.fixture
+def dashboard(window: Window, server: Server) -> Dashboard:
+    """The dashboard of a service of which nobody has asked anything."""
+    return Dashboard(window, server)
+
+
+def send(server: Server, **fields: str) -> None:
+    """Send a package as someone else would."""
+    assert server.request("POST", "/packages", package(**fields)).status in (201, 422)
+
+
+def test_nothing_was_sent_yet(dashboard: Dashboard) -> None:
+    """There are zeroes from the start, a row for each type, and a sentence about the rate."""
+    dashboard.wait_for_totals("0", "0", "0")
+    assert dashboard.rows == {"marketing": ["0", "0", "—"], "personal": ["0", "0", "—"]}
+    dashboard.wait_for_text("#chart-summary", "Quiet: nothing was sent.")
+    assert dashboard.complaints() == []
+
+
+def test_the_numbers_move(dashboard: Dashboard) -> None:
+    """What others send is seen without reloading: the totals, by type, and as a rate, drawn."""
+    server = dashboard.server
+    server.request(
+        "PUT",
+        "/recipients/leela/preferences",
+        {
+            "timestamp": "2142-03-01T12:00:00Z",
+            "personal_preference": True,
+            "marketing_preference": False,
+        },
+    )
+    for _ in range(3):
+        send(server)
+    send(server, package_type="marketing")
+    send(server, recipient_id="amy", package_type="marketing")
+    send(server, sender_id="")
+    dashboard.wait_for_totals("4", "1", "1")
+    assert dashboard.rows == {
+        "marketing": ["1", "1", "50.0 %"],
+        "personal": ["3", "0", "100.0 %"],
+    }
+    for kind in ("delivered", "dropped", "rejected"):
+        wait_until(lambda: is_drawn(dashboard, kind), f"{kind} is drawn")  # noqa: B023
+    assert "busiest moment" in dashboard.text("#chart-summary")
+    assert dashboard.complaints() == []
+
+
+def is_drawn(dashboard: Dashboard, kind: str) -> bool:
+    """Whether there is something of a kind in the picture."""
+    box = dashboard.run(
+        "const {width, height} = document.querySelector(arguments[0]).getBBox();"
+        "return {width, height}",
+        f"#chart path.{kind}",
+    )
+    return bool(box["width"] > 0 and box["height"] > 0)
+
+
+def test_the_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
+    """No bar is higher than the picture, and the scale has a round number."""
+    for _ in range(40):
+        send(dashboard.server)
+    dashboard.wait_for_totals("40", "0", "0")
+    box = dashboard.run(
+        "const chart = document.getElementById('chart');"
+        "return [chart.querySelector('.delivered').getBBox().height, chart.clientHeight]"
+    )
+    assert 0 < box[0] <= box[1]
+    number, unit = dashboard.text("#chart-top").split()
+    assert unit == "/s"
+    assert number.rstrip("0") in ("1", "2", "5")
+
+
+def test_a_package_is_sent(dashboard: Dashboard) -> None:
+    """The form shows the request, the answer, and what it means; the totals follow."""
+    dashboard.fill("#send-sender_id", "nibbler")
+    dashboard.fill("#send-package_id", "a/b 'c' \"d\" 🚀")
+    answer = dashboard.submit("send", "Delivered.")
+    assert "201 Created" in answer
+    assert "Location: /packages/a%2Fb%20%27c%27%20%22d%22%20%F0%9F%9A%80" in answer
+    assert json.loads(answer.partition("\n\n")[2])["sender_id"] == "nibbler"
+    dashboard.wait_for_totals("1", "0", "0")
+    assert dashboard.complaints() == []
+
+
+def test_one_package_is_no_high_rate(dashboard: Dashboard) -> None:
+    """The totals are asked for at once after a send, and the rate is one of a longer time."""
+    dashboard.submit("send", "Delivered.")
+    dashboard.wait_for_text("#chart-summary", "busiest moment")
+    assert float(dashboard.text("#chart-summary").split()[-3]) <= 1
+
+
+def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
+    """A retry is told to be one and counts nothing, until a new id is taken."""
+    dashboard.submit("send", "Delivered.")
+    answer = dashboard.submit("send", "as decided before")
+    assert "200 OK" in answer
+    assert "Idempotent-Replayed: true" in answer
+    dashboard.click("#new-id")
+    dashboard.submit("send", "Delivered.")
+    dashboard.wait_for_totals("2", "0", "0")
+
+
+def test_a_package_conflicts(dashboard: Dashboard) -> None:
+    """A refusal is told in its own words."""
+    dashboard.submit("send", "Delivered.")
+    dashboard.fill("#send-recipient_id", "amy")
+    assert "409 Conflict" in dashboard.submit("send", "Refused: this package_id was used before")
+
+
+def test_preferences_are_updated(dashboard: Dashboard) -> None:
+    """Who declines a type gets no more of it; an older update changes nothing."""
+    dashboard.click("#prefer input[name=marketing_preference][value=false]")
+    assert '"marketing_preference": false' in dashboard.submit("prefer", "Applied: it is in force.")
+    dashboard.choose("#send-package_type", "marketing")
+    assert '"recipient_declined"' in dashboard.submit("send", "Dropped: the recipient declined it.")
+    dashboard.wait_for_totals("0", "1", "0")
+
+    dashboard.click("#prefer input[name=marketing_preference][value=true]")
+    dashboard.fill("#prefer-timestamp", "1999-12-31T23:59:59Z")
+    dashboard.submit("prefer", "Not applied: a newer update is in force.")
+
+
+def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
+    """Each bad field is marked and says what is wrong, until it is mended."""
+    dashboard.find("#send-sender_id").clear()
+    dashboard.fill("#send-timestamp", "tomorrow")
+    assert "422 " in dashboard.submit("send", "Refused: the body breaks")
+    assert dashboard.text("#send-sender_id-wrong") == "must have 1 to 255 characters"
+    assert "RFC 3339" in dashboard.text("#send-timestamp-wrong")
+    marked = [field.get_attribute("name") for field in dashboard.find_all("[aria-invalid=true]")]
+    assert marked == ["sender_id", "timestamp"]
+    dashboard.wait_for_totals("0", "0", "1")
+
+    dashboard.fill("#send-sender_id", "zap")
+    dashboard.find("#send-timestamp").clear()
+    dashboard.submit("send", "Delivered.")
+    assert dashboard.find_all("[aria-invalid=true]") == []
+    assert dashboard.text("#send-sender_id-wrong") == ""
+
+
+@pytest.mark.parametrize("form", ["send", "prefer"])
+def test_the_command_shown_does_what_the_button_does(dashboard: Dashboard, form: str) -> None:
+    """The request is shown while one types, as a command that a shell takes as it is."""
+    dashboard.fill(f"#{form}-recipient_id", "o'neill/$HOME `x` \\ ü")
+    command = dashboard.text(f"#{form} .request")
+    printed = subprocess.run(
+        ["bash", "-c", f"{command} --silent"], capture_output=True, check=True, text=True
+    ).stdout
+    head, _, body = printed.partition("\n\n")
+    assert head.startswith("HTTP/1.1 20")
+    by_command = json.loads(body)
+    assert by_command["recipient_id"] == "o'neill/$HOME `x` \\ ü"
+
+    answer = dashboard.submit(form, "Delivered" if form == "send" else "Applied")
+    assert same(json.loads(answer.partition("\n\n")[2])) == same(by_command)
+
+
+def same(body: dict[str, Any]) -> dict[str, Any]:
+    """What two answers to the same request have in common: all but the time."""
+    return {name: body[name] for name in body if name not in ("timestamp", "updated_at")}
+
+
+def test_the_service_goes_and_comes_back(window: Window, installation: Installation) -> None:
+    """The page says when the service can't be reached, keeps what it knew, and recovers."""
+    with installation.gunicorn() as server:
+        dashboard = Dashboard(window, server)
+        send(server)
+        dashboard.wait_for_totals("1", "0", "0")
+        assert dashboard.complaints() == []
+
+        server.terminate()
+        dashboard.wait_for_text("#state", "Unreachable since")
+        assert dashboard.find("#state").get_attribute("role") == "status"
+        assert dashboard.totals == ["1", "0", "0"]
+        dashboard.submit("send", "No answer: the service can't be reached.")
+        assert not dashboard.find("#send .answer").is_displayed()
+
+        server.start()
+        server.wait_until_alive()
+        dashboard.wait_for_text("#state", "In service")
+        send(server)
+        dashboard.wait_for_totals("2", "0", "0")
+        dashboard.submit("send", "Delivered.")
+    assert all("ERR_CONNECTION" in complaint for complaint in dashboard.complaints())
+
+
+def test_the_database_goes_and_comes_back(window: Window, installation: Installation) -> None:
+    """The page says when the service lives and can't do its work, and why."""
+    with installation.gunicorn() as server:
+        dashboard = Dashboard(window, server)
+        with installation.database.away():
+            dashboard.wait_for_text("#state", "Not in service: the database is unavailable")
+        dashboard.wait_for_text("#state", "In service")
+
+
+MORE_TYPES = """
+from galaxy_express import make_wsgi_app
+from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
+
+TYPES = [*PACKAGE_TYPES, PackageType("express", declinable=False), PackageType("gift")]
+
+
+def make(app_config):
+    return make_wsgi_app(app_config, PackageTypeRegistry(TYPES))
+"""
+
+
+def test_a_registered_type_appears_by_itself(window: Window, installation: Installation) -> None:
+    """A type that is added to the registry has its row, its choice and its preference."""
+    (installation.folder / "more_types.py").write_text(MORE_TYPES)
+    installation.configure("factory", "more_types:make")
+    with installation.gunicorn() as server:
+        dashboard = Dashboard(window, server)
+        assert set(dashboard.rows) == {"personal", "marketing", "express", "gift"}
+        assert dashboard.choices("#send-package_type") == [
+            "personal",
+            "marketing",
+            "express",
+            "gift",
+        ]
+        choices = {
+            name: [
+                field.get_attribute("value") or ""
+                for field in dashboard.find_all(f"#prefer input[name={name}_preference]")
+            ]
+            for name in ("personal", "express", "gift")
+        }
+        assert choices == {
+            "personal": ["true", "false"],
+            "express": ["", "true"],  # may be left as it is, and may not be declined
+            "gift": ["", "true", "false"],
+        }
+        assert '"gift_preference"' not in dashboard.text("#prefer .request")
+        dashboard.click("#prefer input[name=gift_preference][value=false]")
+        assert '"gift_preference": false' in dashboard.text("#prefer .request")
+        dashboard.submit("prefer", "Applied")
+        dashboard.choose("#send-package_type", "gift")
+        dashboard.submit("send", "Dropped")
+        wait_until(lambda: dashboard.rows["gift"] == ["0", "1", "0.0 %"], "the gift is counted")
+        assert dashboard.complaints() == []
+
+
+def test_all_can_be_done_by_keyboard(dashboard: Dashboard) -> None:
+    """Tab goes through all controls in order, each shows that it has the focus, and Enter
+    sends what is written."""
+    for name in (
+        *("sender_id", "recipient_id", "package_id", "package_type", "timestamp"),
+        *("Send", "Take a new id"),
+        *("recipient_id", "wanted", "wanted", "timestamp", "Update"),
+        *("Try every endpoint", "API description"),
+    ):
+        element = dashboard.press_tab()
+        assert element.accessible_name == name
+        assert element.value_of_css_property("outline-style") == "solid"
+    dashboard.find("#send-sender_id").send_keys(Keys.ENTER)
+    dashboard.wait_for_text("#send .outcome", "Delivered.")
+
+
+def test_all_controls_have_names(dashboard: Dashboard) -> None:
+    """A screen reader can tell what each field, button, picture and group is for."""
+    for element in dashboard.find_all("input, select, button, a, fieldset, section, [role=img]"):
+        assert element.accessible_name, element.get_attribute("outerHTML")
+    for live in ("#state", "#send .outcome", "#prefer .outcome"):
+        assert dashboard.find(live).get_attribute("role") == "status"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920])
+def test_nothing_sticks_out(dashboard: Dashboard, width: int) -> None:
+    """The page is as wide as the screen, a phone's too, even with large numbers in it."""
+    dashboard.resize(width, 800)
+    dashboard.run(
+        "for (const b of document.querySelectorAll('.totals b')) b.textContent = '9,999,999,999'"
+    )
+    dashboard.submit("send", "Delivered")
+    assert dashboard.run("return document.documentElement.scrollWidth") <= width
+
+
+CONTRASTS = """
+const channel = (c) => c <= 10.3 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4;
+const rgb = (color) => color.match(/[\\d.]+/g).map(Number);
+const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const behind = (element) => {
+  for (; element; element = element.parentElement) {
+    const color = rgb(getComputedStyle(element).backgroundColor);
+    if (color.length === 3 || color[3] === 1) return color;
+  }
+};
+const found = {};
+for (const element of document.querySelectorAll("body *")) {
+  const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  if (!text || !element.checkVisibility()) continue;
+  const [a, b] = [luminance(rgb(getComputedStyle(element).color)), luminance(behind(element))];
+  const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  found[element.tagName + "#" + element.id + "." + element.className] = contrast;
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_can_be_read(dashboard: Dashboard, scheme: str) -> None:
+    """In daylight and in the dark, each text stands out from what is behind it (WCAG 2.2,
+    success criterion 1.4.3: 4.5 to 1)."""
+    dashboard.prefer(color_scheme=scheme, reduced_motion="reduce")
+    dashboard.find("#send-sender_id").clear()
+    dashboard.submit("send", "Refused")
+    contrasts = dashboard.run(CONTRASTS)
+    assert len(contrasts) > 20
+    assert {what: contrast for what, contrast in contrasts.items() if contrast < 4.5} == {}
+
+
+def test_darkness_follows_the_system(dashboard: Dashboard) -> None:
+    """Where the system is dark the page is, without reloading."""
+    lightness = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    assert sum(dashboard.run(lightness)) > 600
+    dashboard.prefer(color_scheme="dark")
+    assert sum(dashboard.run(lightness)) < 150
+
+
+def test_nothing_moves_where_that_is_not_wished(dashboard: Dashboard) -> None:
+    """There are no transitions for those who prefer reduced motion."""
+    moving = (
+        "return [...document.querySelectorAll('*')].filter((element) => "
+        "getComputedStyle(element).transitionDuration.split(', ').some((d) => d !== '0s')).length"
+    )
+    assert dashboard.run(moving) > 0
+    dashboard.prefer(reduced_motion="reduce")
+    assert dashboard.run(moving) == 0
+
+
+def test_nobody_is_asked_while_nobody_looks(dashboard: Dashboard) -> None:
+    """A page in the background asks nothing, and asks at once when it is looked at."""
+    dashboard.run(
+        "const fetch = window.fetch; window.asked = [];"
+        "window.fetch = (...what) => { asked.push(document.hidden); return fetch(...what); };"
+        "document.addEventListener('visibilitychange', () => asked.push(document.visibilityState))"
+    )
+    here = dashboard.look_elsewhere()
+    send(dashboard.server)
+    time.sleep(5)  # in which a page that is looked at asks twice
+    dashboard.look_again(here)
+    dashboard.wait_for_totals("1", "0", "0")
+    asked = dashboard.run("return asked")
+    assert [what for what in asked if what is not False] == ["hidden", "visible"]
+
+
+def test_nothing_comes_from_elsewhere(dashboard: Dashboard) -> None:
+    """All that the page loads comes from the service: it works where there is no internet."""
+    names = dashboard.run("return performance.getEntriesByType('resource').map(({name}) => name)")
+    assert len(names) > 3
+    here = f"http://localhost:{dashboard.server.port}/"
+    assert [name for name in names if not name.startswith(here)] == []

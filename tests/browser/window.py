@@ -1,0 +1,138 @@
+"""What a person sees in the browser, and does there."""
+
+from typing import Any
+
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+
+from tests.servers.running import Server, wait_until
+
+
+class Window:
+    """A window of the browser."""
+
+    def __init__(self, driver: WebDriver) -> None:
+        self._driver = driver
+
+    def open(self, url: str) -> None:
+        """Go to a page."""
+        self._driver.get(url)
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the page so many pixels wide and high."""
+        self._driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+
+    def prefer(self, **features: str) -> None:
+        """Prefer a ``color_scheme`` or ``reduced_motion``, as the settings of a system do."""
+        self._driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {
+                "features": [
+                    {"name": f"prefers-{name.replace('_', '-')}", "value": value}
+                    for name, value in features.items()
+                ]
+            },
+        )
+
+    def complaints(self) -> list[str]:
+        """What the browser has written to its console since it was last asked."""
+        return [entry["message"] for entry in self._driver.get_log("browser")]  # type: ignore[no-untyped-call]
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run a script in the page, and return what it returns."""
+        return self._driver.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> WebElement:
+        """The first element of a CSS selector."""
+        return self._driver.find_element(By.CSS_SELECTOR, selector)
+
+    def find_all(self, selector: str) -> list[WebElement]:
+        """All elements of a CSS selector."""
+        return self._driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        """What is to be read in an element."""
+        return self.find(selector).text
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait until a text is to be read in an element."""
+        wait_until(lambda: text in self.text(selector), f"{selector} says {text!r}")
+
+    def fill(self, selector: str, text: str) -> None:
+        """Write a text into a field, in place of what is there."""
+        self.find(selector).clear()
+        self.find(selector).send_keys(text)
+
+    def choose(self, selector: str, text: str) -> None:
+        """Choose from a list."""
+        Select(self.find(selector)).select_by_visible_text(text)
+
+    def choices(self, selector: str) -> list[str]:
+        """What a list has."""
+        return [option.text for option in Select(self.find(selector)).options]
+
+    def click(self, selector: str) -> None:
+        """Click on an element."""
+        self.find(selector).click()
+
+    def press(self, key: str) -> WebElement:
+        """Press a key where the focus is, and return where it is then."""
+        self._driver.switch_to.active_element.send_keys(key)
+        return self._driver.switch_to.active_element
+
+    def press_tab(self) -> WebElement:
+        """Go on to what is next by keyboard."""
+        return self.press(Keys.TAB)
+
+    def look_elsewhere(self) -> str:
+        """Open another tab before this one, and return the name of this one."""
+        here = self._driver.current_window_handle
+        self._driver.switch_to.new_window("tab")
+        return here
+
+    def look_again(self, tab: str) -> None:
+        """Close the tab that is before the one named."""
+        self._driver.close()
+        self._driver.switch_to.window(tab)
+
+
+class Dashboard(Window):
+    """The window with the dashboard of a server in it."""
+
+    def __init__(self, window: Window, server: Server) -> None:
+        super().__init__(window._driver)
+        self.server = server
+        self.open(f"http://localhost:{server.port}/")
+        self.wait_for_text("#state", "In service")
+        wait_until(self.find("#counter").is_displayed, "the forms are there")
+
+    @property
+    def totals(self) -> list[str]:
+        """What was delivered, dropped and rejected, as it is to be read."""
+        return [self.text(f"#{kind}") for kind in ("delivered", "dropped", "rejected")]
+
+    def wait_for_totals(self, *totals: str) -> None:
+        """Wait until the totals are these."""
+        wait_until(lambda: self.totals == list(totals), f"the totals are {totals}")
+
+    @property
+    def rows(self) -> dict[str, list[str]]:
+        """What is to be read beside each type."""
+        return {
+            row.get_attribute("data-type") or "": [
+                cell.text for cell in row.find_elements(By.TAG_NAME, "td")
+            ]
+            for row in self.find_all("#types tr")
+        }
+
+    def submit(self, form: str, outcome: str) -> str:
+        """Submit a form, wait for what is said of the answer, and return the answer."""
+        self.click(f"#{form} button:not([type])")
+        self.wait_for_text(f"#{form} .outcome", outcome)
+        return self.text(f"#{form} .answer")

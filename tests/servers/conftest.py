@@ -1,0 +1,33 @@
+"""Fixtures: the service, ready to be served or being served."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.backends import SQLiteBackend
+from tests.servers.running import Installation, Server
+
+# For failures in there to tell what was compared.
+pytest.register_assert_rewrite("tests.servers.load")
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    """The service, with an SQLite database whose tables are made."""
+    return _install(tmp_path)
+
+
+@pytest.fixture(scope="session", params=["baseplate-serve", "gunicorn"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Each server in turn, for all tests that only speak to one."""
+    with _install(tmp_path_factory.mktemp(request.param)).server(request.param) as server:
+        yield server
+
+
+def _install(folder: Path) -> Installation:
+    installation = Installation(folder, SQLiteBackend(folder / "galaxy_express.db"))
+    installation.create_schema()
+    return installation

@@ -1,0 +1,337 @@
+"""Load from many clients, and the proof that what they were answered is what is recorded."""
+
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import TracebackType
+from typing import Any
+
+from tests.backends import Backend
+from tests.servers.running import PATIENCE, Server, wait_until
+from tests.servers.speaking import Answer, Connection, Unanswered, package
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RECIPIENTS = 7
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request to send.
+
+    :param wanted: the statuses that it may be answered with when nothing is wrong.
+    """
+
+    method: str
+    path: str
+    body: Any
+    wanted: frozenset[int] = frozenset({200})
+
+    @property
+    def is_update(self) -> bool:
+        """Whether it updates preferences."""
+        return self.method == "PUT"
+
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether it may be counted as rejected."""
+        return not self.wanted.isdisjoint({400, 409})
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request that was sent, and what came of it.
+
+    :param answer: ``None`` if there was none.
+    :param tries: how often it was sent.
+    :param seconds: how long that took.
+    """
+
+    job: Job
+    answer: Answer | None
+    tries: int = 1
+    seconds: float = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was answered as it should be."""
+        return self.answer is not None and self.answer.status in self.job.wanted
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it was rejected, as it should be."""
+        return self.is_done and self.answer is not None and self.answer.status >= 400
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether it was answered that it can be sent again later."""
+        return (
+            self.answer is not None
+            and self.answer.status == 503
+            and self.answer.is_problem
+            and "Retry-After" in self.answer.headers
+        )
+
+    @property
+    def decisions(self) -> list[dict[str, Any]]:
+        """The decisions that the answer tells."""
+        if self.answer is None or self.answer.status >= 400 or self.job.method != "POST":
+            return []
+        decided = self.answer.json
+        return decided if isinstance(decided, list) else [decided]
+
+
+def send(parcel: dict[str, str]) -> Job:
+    """Send a package, or send it again."""
+    return Job("POST", "/packages", parcel, frozenset({200, 201}))
+
+
+def claim(parcel: dict[str, str]) -> Job:
+    """Send a package whose id another one may have."""
+    return Job("POST", "/packages", parcel, frozenset({200, 201, 409}))
+
+
+def send_batch(parcels: list[dict[str, str]]) -> Job:
+    """Send packages, or some of them again."""
+    return Job("POST", "/packages/batch", parcels)
+
+
+def update(recipient: str, moment: int, personal: bool, marketing: bool) -> Job:
+    """Update preferences.
+
+    :param moment: in microseconds since 1970, for the timestamp.
+    """
+    return Job(
+        "PUT",
+        f"/recipients/{recipient}/preferences",
+        {
+            "timestamp": (EPOCH + timedelta(microseconds=moment)).isoformat(),
+            "personal_preference": personal,
+            "marketing_preference": marketing,
+        },
+    )
+
+
+REFUSED = Job("POST", "/packages", b"{", frozenset({400}))
+
+
+def numbered_package(name: str, number: int) -> dict[str, str]:
+    """The same package whenever it is asked for by the same name and number."""
+    return package(
+        package_id=f"{name}-{number}",
+        recipient_id=f"recipient-{number % RECIPIENTS}",
+        package_type="marketing" if number % 3 else "personal",
+    )
+
+
+def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
+    """Jobs of all kinds, without end; other clients send the same packages."""
+    chance = random.Random(client)
+    for turn in count():
+        # What others send at about this time, or sent before, or what nobody else sends.
+        numbers = [turn, chance.randrange(turn + 1), (client + 1) * 1_000_000 + turn]
+        kind = chance.random()
+        if kind < 0.7:
+            yield send(numbered_package(name, chance.choice(numbers)))
+        elif kind < 0.8:
+            start = chance.choice(numbers)
+            parcels = [numbered_package(name, start + n) for n in range(20)]
+            chance.shuffle(parcels)
+            yield send_batch(parcels)
+        elif kind < 0.95:
+            recipient = f"recipient-{chance.randrange(RECIPIENTS)}"
+            moment = time.time_ns() // 1000 * 100 + client
+            yield update(recipient, moment, chance.random() < 0.5, chance.random() < 0.5)
+        else:
+            yield REFUSED
+
+
+class Load:
+    """Clients that work at the same time, each in a thread, with a connection kept alive.
+
+    A client that gets no answer on a connection that may just have been idle tries once
+    more on a new one, as HTTP has it.
+
+    :param leave_when_closed: whether a client ends its work, and tries nothing again, when
+        the server closes its connection; otherwise it makes another.
+    """
+
+    def __init__(self, *, leave_when_closed: bool = False) -> None:
+        self.exchanges: list[Exchange] = []
+        self._leave_when_closed = leave_when_closed
+        self._stopped = threading.Event()
+        self._threads = ThreadPoolExecutor(max_workers=64)
+        self._clients: list[Future[None]] = []
+
+    def __enter__(self) -> "Load":
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def add_client(self, port: int, jobs: Iterable[Job]) -> None:
+        """Let one more client do jobs, at the server of a port."""
+        self._clients.append(self._threads.submit(self._work, port, jobs))
+
+    def _work(self, port: int, jobs: Iterable[Job]) -> None:
+        with Connection(port) as connection:
+            for job in jobs:
+                if self._stopped.is_set():
+                    return
+                exchange = self._exchange(connection, job)
+                self.exchanges.append(exchange)
+                answer = exchange.answer
+                if self._leave_when_closed and (answer is None or answer.is_last):
+                    return
+                if answer is None or answer.status == 503:
+                    time.sleep(0.2)  # nobody should hammer at a door that is shut
+
+    def _exchange(self, connection: Connection, job: Job) -> Exchange:
+        start = time.monotonic()
+        tries = 0
+        answer = None
+        may_try = True
+        while answer is None and may_try:
+            tries += 1
+            try:
+                answer = connection.request(job.method, job.path, job.body)
+            except Unanswered as unanswered:
+                # On a connection that was just made, it never is.
+                may_try = unanswered.may_be_idle and not self._leave_when_closed
+        return Exchange(job, answer, tries, time.monotonic() - start)
+
+    def wait_for(self, number: int, matching: Callable[[Exchange], bool] | None = None) -> None:
+        """Wait until so many more requests have come to an end that matches."""
+        matching = matching or (lambda exchange: exchange.is_done)
+        start = len(self.exchanges)
+
+        def are_there() -> bool:
+            return sum(map(matching, self.exchanges[start:])) >= number
+
+        wait_until(are_there, f"{number} more requests")
+
+    def wait(self) -> None:
+        """Wait until all clients have done their jobs, or left."""
+        for client in self._clients:
+            client.result(PATIENCE)
+
+    def stop(self) -> None:
+        """Let no client begin another job, and wait until all have ended the last."""
+        self._stopped.set()
+        self.wait()
+        self._threads.shutdown()
+
+
+def finish(exchanges: list[Exchange], server: Server) -> list[Exchange]:
+    """Do those jobs again, one after the other, that weren't done; return all exchanges."""
+    undone = [exchange.job for exchange in exchanges if not exchange.is_done]
+    return exchanges + [Exchange(job, _insist(server, job)) for job in undone]
+
+
+def _insist(server: Server, job: Job) -> Answer:
+    # A worker that didn't see its database go away is told so by its first request.
+    answers: list[Answer] = []
+
+    def is_done() -> bool:
+        answers.append(server.request(job.method, job.path, job.body))
+        return answers[-1].status != 503
+
+    wait_until(is_done, f"{job} is done")
+    assert answers[-1].status in job.wanted
+    return answers[-1]
+
+
+def audit(exchanges: list[Exchange], database: Backend, *servers: Server) -> None:
+    """Assert that what clients were answered, what is stored and what is counted agree."""
+    _audit_decisions(exchanges, database)
+    _audit_preferences(exchanges, database)
+    _audit_counters(exchanges, database, servers)
+
+
+def _audit_decisions(exchanges: list[Exchange], database: Backend) -> None:
+    stored = {
+        row[0]: row
+        for row in database.rows(
+            "SELECT package_id, sender_id, recipient_id, package_type, status FROM packages"
+        )
+    }
+    created: Counter[str] = Counter()
+    for exchange in exchanges:
+        for decision in exchange.decisions:
+            told = tuple(
+                decision[name]
+                for name in ("package_id", "sender_id", "recipient_id", "package_type", "status")
+            )
+            assert stored.get(decision["package_id"]) == told
+            if exchange.answer and exchange.answer.status == 201:
+                created[decision["package_id"]] += 1
+    assert set(created.values()) <= {1}, "a package is decided once"
+
+
+def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
+    stored = {
+        (recipient, package_type): (moment, bool(wanted))
+        for recipient, package_type, moment, wanted in database.rows(
+            "SELECT recipient_id, package_type, timestamp, wanted FROM preferences"
+        )
+    }
+    # What any client tried to say, answered or not; and the newest that was acknowledged.
+    said: dict[tuple[str, str], set[tuple[int, bool]]] = defaultdict(set)
+    acknowledged: dict[tuple[str, str], int] = defaultdict(int)
+    for exchange in exchanges:
+        if exchange.job.is_update:
+            recipient = exchange.job.path.split("/")[2]
+            body = exchange.job.body
+            age = datetime.fromisoformat(body["timestamp"]) - EPOCH
+            moment = age // timedelta(microseconds=1)
+            for package_type in ("personal", "marketing"):
+                key = recipient, package_type
+                said[key].add((moment, body[f"{package_type}_preference"]))
+                if exchange.is_done:
+                    acknowledged[key] = max(acknowledged[key], moment)
+    assert stored.keys() <= said.keys()
+    assert all(preference in said[key] for key, preference in stored.items())
+    assert all(stored[key][0] >= moment for key, moment in acknowledged.items())
+
+
+def _audit_counters(
+    exchanges: list[Exchange], database: Backend, servers: Iterable[Server]
+) -> None:
+    rows = Counter(database.rows("SELECT status, package_type FROM packages"))
+    counted = {
+        (outcome, package_type): int(total)
+        for outcome, package_type, total in database.rows(
+            "SELECT outcome, package_type, sum(value) FROM counters GROUP BY outcome, package_type"
+        )
+    }
+    rejected = counted.pop(("rejected", ""), 0)
+    assert counted == rows, "counters equal rows"
+
+    # A request that is answered once may have been counted each time that it was sent.
+    refused = [exchange for exchange in exchanges if exchange.is_refused]
+    may_be_refused = [
+        exchange
+        for exchange in exchanges
+        if exchange.is_refused or (exchange.job.may_be_refused and not exchange.is_done)
+    ]
+    assert len(refused) <= rejected <= sum(exchange.tries for exchange in may_be_refused)
+
+    for server in servers:
+        statistics = _insist(server, Job("GET", "/statistics", None)).json
+        assert statistics["requests_rejected"] == rejected
+        assert {
+            (outcome, package_type): total
+            for package_type, totals in statistics["by_type"].items()
+            for outcome, total in totals.items()
+            if total
+        } == rows

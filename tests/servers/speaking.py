@@ -1,0 +1,154 @@
+"""HTTP as a client speaks it, with nothing smoothed over.
+
+What is well-formed goes through ``http.client``, which neither retries nor pools. What
+is malformed on purpose is written to a bare socket.
+"""
+
+import http.client
+import io
+import json
+import socket
+import uuid
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+# Seconds. Longer than any answer may take: a hanging server is a failure, not a hanging test.
+TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, as it was on the wire."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The value of the body."""
+        return json.loads(self.body)
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether it is a problem, of the same status inside."""
+        return (
+            self.headers["Content-Type"] == "application/problem+json"
+            and self.json["status"] == self.status
+        )
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the server closes the connection after it."""
+        return (self.headers["Connection"] or "").lower() == "close"
+
+
+class Unanswered(OSError):
+    """The connection could not be made, or ended before a whole answer was there.
+
+    :param may_be_idle: whether the connection had been used before and nothing of the
+        answer was there. Then the server may have ended it for being idle when the
+        request was on its way, and HTTP has the client try again (RFC 9110, section 9.2.2;
+        RFC 9112, section 9.3.1).
+    """
+
+    def __init__(self, reason: str, may_be_idle: bool) -> None:
+        super().__init__(reason)
+        self.may_be_idle = may_be_idle
+
+
+class Connection:
+    """A connection that is kept alive, for one request after the other.
+
+    It is made for the first request, and made again for the one after the server closed it.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; the next request makes another."""
+        self._connection.close()
+
+    def request(self, method: str, path: str, body: object = None) -> Answer:
+        """Send a request and read the answer to it.
+
+        :param body: bytes as they are, or a value to be sent as JSON; ``None`` for no body.
+        :raises Unanswered: if there is none.
+        """
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        may_be_idle = self._connection.sock is not None
+        try:
+            self._connection.request(method, path, content)
+            response = self._connection.getresponse()
+            may_be_idle = False
+            answer = Answer(response.status, response.headers, response.read())
+            if "Content-Length" not in answer.headers:
+                raise http.client.IncompleteRead(answer.body)  # it broke off in the headers
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            is_closed = isinstance(error, ConnectionError)
+            raise Unanswered(repr(error), may_be_idle and is_closed) from error
+        return answer
+
+
+def package(**fields: str) -> dict[str, str]:
+    """A package to send, with an id that no other has unless one is given."""
+    return {
+        "timestamp": "2142-03-01T12:00:00Z",
+        "sender_id": "zap",
+        "recipient_id": "leela",
+        "package_id": f"pkg-{uuid.uuid4()}",
+        "package_type": "personal",
+    } | fields
+
+
+def head(request_line: str, *headers: str) -> bytes:
+    """The bytes of a request, up to its body."""
+    return "\r\n".join((request_line, "Host: galaxy-express", *headers, "", "")).encode("latin-1")
+
+
+def exchange(port: int, pieces: Iterable[bytes]) -> list[Answer]:
+    """Send bytes on a connection of their own, and nothing after them; return the answers.
+
+    :raises OSError: if all that can't be sent, or the answers can't be read to their end.
+    """
+    with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        received = _Received()
+        while data := connection.recv(65536):
+            received.write(data)
+    received.seek(0)
+    return list(received.answers())
+
+
+class _Received(io.BytesIO):
+    """What was received, in the place of the socket that ``http.client`` reads answers from."""
+
+    def answers(self) -> Iterable[Answer]:
+        while self.tell() < len(self.getbuffer()):
+            response = http.client.HTTPResponse(self)  # type: ignore[arg-type]
+            response.begin()
+            yield Answer(response.status, response.headers, response.read())
+
+    def makefile(self, mode: str) -> "_Received":
+        return self
+
+    def close(self) -> None:
+        """Stay open: ``http.client`` closes it after each answer."""

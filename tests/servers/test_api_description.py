@@ -1,0 +1,36 @@
+"""The API description, held against the running service."""
+
+import os
+import subprocess
+
+from tests.servers.running import COMMANDS, ROOT, Installation
+from tests.servers.speaking import package
+
+
+def test_the_service_keeps_to_its_description(installation: Installation) -> None:
+    """Schemathesis, with all its checks, finds no answer that isn't described, no valid
+    request that is refused, and no invalid one that is accepted."""
+    with installation.gunicorn() as server:
+        # So that there is something at each path.
+        server.request("POST", "/packages", package(package_id="batch"))
+        run = subprocess.run(
+            [
+                COMMANDS / "schemathesis",
+                "run",
+                f"http://127.0.0.1:{server.port}/openapi.json",
+                "--checks=all",
+                "--continue-on-failure",
+                "--max-examples=25",
+                "--generation-deterministic",
+                "--suppress-health-check=all",  # those of speed: the machine may be busy
+                "--no-color",
+            ],
+            cwd=installation.folder,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.servers.schemathesis_hooks"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    assert run.returncode == 0, run.stdout
+    assert "No issues found" in run.stdout

@@ -1,0 +1,58 @@
+"""The commands beside the servers: ``baseplate-script`` and ``baseplate-shell``."""
+
+from pathlib import Path
+from typing import Any
+
+import baseplate.server
+import pytest
+
+from galaxy_express import shell
+from tests.backends import SQLiteBackend
+from tests.servers.running import Installation
+
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+
+
+def test_scripts_make_and_drop_the_tables(tmp_path: Path) -> None:
+    """The scripts of ``make migratedb`` and ``make dropdb`` make the tables, and drop them."""
+    database = SQLiteBackend(tmp_path / "galaxy_express.db")
+    installation = Installation(tmp_path, database)
+
+    def script(name: str) -> None:
+        installation.run(
+            "baseplate-script", "configs/development.ini", f"galaxy_express.models:{name}"
+        )
+
+    script("create_schema")
+    assert database.rows(TABLES) == [("counters",), ("packages",), ("preferences",)]
+    script("drop_schema")
+    assert database.rows(TABLES) == []
+
+
+def test_shell_has_the_models_and_a_query(installation: Installation) -> None:
+    """The shell opens with the models, and with the means to query them, as it says."""
+    installation.database.rows(
+        "INSERT INTO packages"
+        " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+        " VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'delivered')"
+    )
+    banner: dict[str, str] = {}
+    shell.setup({"context": None}, banner)
+    printed = installation.run("baseplate-shell", "configs/development.ini", stdin=banner["query"])
+    assert banner["query"] in printed
+    assert "[('delivered', 1)]" in printed
+
+
+def test_shell_keeps_its_log_where_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Baseplate's log of what is typed goes where it should be, or nowhere if that is not
+    allowed."""
+    env: dict[str, Any] = {"context": None}
+    writable, unwritable = tmp_path / "shell.log", tmp_path / "no-such-folder" / "shell.log"
+
+    monkeypatch.setattr(baseplate.server, "_get_shell_log_path", lambda: str(writable))
+    shell.setup(env, {})
+    assert baseplate.server._get_shell_log_path() == str(writable)
+
+    monkeypatch.setattr(baseplate.server, "_get_shell_log_path", lambda: str(unwritable))
+    shell.setup(env, {})
+    assert baseplate.server._get_shell_log_path() == "/dev/null"

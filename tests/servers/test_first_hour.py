@@ -1,0 +1,168 @@
+"""What a newcomer meets: the commands, and one sentence for whatever is missing or wrong."""
+
+import filecmp
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.running import COMMANDS, PATIENCE, ROOT, free_port
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def make(folder: Path, *arguments: str, path: str = os.environ["PATH"]) -> tuple[int, str, str]:
+    """Run ``make`` in the checkout as a newcomer does, whose environment says nothing.
+
+    :param folder: for whatever it may write.
+    :returns: the exit code, and what was written to standard output and to standard error,
+        without what ``make`` itself has to say of an error.
+    """
+    process = subprocess.Popen(
+        ["make", *arguments],
+        cwd=ROOT,
+        env={
+            "PATH": path,
+            "HOME": str(folder),
+            "GALAXY_EXPRESS_DATABASE_URL": f"sqlite:///{folder}/galaxy_express.db",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    errors = re.sub(r"^make: \*\*\* .*\n", "", errors, flags=re.MULTILINE)
+    return process.returncode, output, errors
+
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="the commands are make's")
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    """``make``, like ``make help``, lists each target that the Makefile describes, in a line."""
+    described = re.findall(r"^([\w-]+):.*## (.+)$", MAKEFILE, re.MULTILINE)
+    assert len(described) > 10
+    code, output, _ = make(tmp_path, "help")
+    assert code == 0
+    listed = [line.split(maxsplit=2) for line in output.splitlines()]
+    assert listed == [["make", name, description] for name, description in described]
+    assert make(tmp_path) == (0, output, "")
+
+
+def test_every_target_is_phony() -> None:
+    """No file in the checkout can keep a command from running."""
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", MAKEFILE, re.MULTILINE))
+    assert targets == set(phony.split())
+
+
+def skip_unless_set_up() -> None:
+    """Skip the test if ``make`` would first install things."""
+    copy = Path(sys.prefix) / "requirements.txt"
+    if not (copy.exists() and filecmp.cmp(ROOT / "requirements.txt", copy, shallow=False)):
+        pytest.skip("make has not set up the environment of the tests")
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_a_port_in_use(tmp_path: Path, command: str) -> None:
+    """If something listens on the port, a server isn't started beside it."""
+    skip_unless_set_up()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        bind = f"127.0.0.1:{other.getsockname()[1]}"
+        code, _, errors = make(tmp_path, command, f"BIND={bind}", f"VENV={sys.prefix}")
+    assert code != 0
+    assert errors == (
+        f"Something listens on {bind} already: "
+        "stop it, or choose another port (BIND=127.0.0.1:9191).\n"
+    )
+    assert not list(tmp_path.iterdir()), "nor are tables made"
+
+
+def test_a_free_port(tmp_path: Path) -> None:
+    """If nothing does, all is well."""
+    skip_unless_set_up()
+    bind = f"BIND=127.0.0.1:{free_port()}"
+    assert make(tmp_path, "check-port", bind, f"VENV={sys.prefix}") == (0, "", "")
+
+
+@pytest.mark.parametrize("which", ["none is named", "the one named is old", "all found are old"])
+def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
+    """Without a Python that is new enough nothing is made, and it is said what is needed."""
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
+        # As much of an old Python as can be seen of it: that it says no when it is asked
+        # whether it is new enough, and makes environments.
+        (old / name).write_text('#!/bin/sh\n[ "$1" = -m ] && mkdir -p "$3"\n')
+        (old / name).chmod(0o755)
+    named = {
+        "none is named": ["PYTHON="],
+        "the one named is old": [f"PYTHON={old / 'python3'}"],
+        "all found are old": [],
+    }[which]
+    venv = tmp_path / "venv"
+    path = f"{old}:{os.environ['PATH']}"
+    code, _, errors = make(tmp_path, "install", f"VENV={venv}", *named, path=path)
+    assert code != 0
+    assert re.fullmatch(r"Python 3\.11 or newer is needed.*\n", errors)
+    assert not venv.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        (None, r"database.url: .*GALAXY_EXPRESS_DATABASE_URL is not set"),
+        ("galaxy_express.db", "database.url: not a URL"),
+        ("mysql://127.0.0.1/galaxy", "database.url: .* not mysql"),
+        ("postgresql+asyncpg://127.0.0.1/galaxy", "database.url: .*asyncpg"),
+        ("postgresql://127.0.0.1:1/galaxy", "postgresql://127.0.0.1:1/galaxy is unavailable: "),
+        ("sqlite:///no/such/folder.db", "no/such/folder.db is unavailable: .*folder"),
+        ("sqlite:////proc/galaxy.db", "/proc/galaxy.db is unavailable: .*folder"),
+    ],
+    ids=[
+        "unset variable",
+        "no URL",
+        "unknown database",
+        "unknown driver",
+        "no server",
+        "no folder",
+        "folder that can't be written to",
+    ],
+)
+def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: str) -> None:
+    """Where tables can't be made it is said why, and what to look at, in the last line; nobody
+    is shown a traceback."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore:pkg_resources is deprecated:UserWarning",
+    }
+    if url is not None:
+        environment["GALAXY_EXPRESS_DATABASE_URL"] = url
+    ended = subprocess.run(
+        [
+            COMMANDS / "baseplate-script",
+            "configs/development.ini",
+            "galaxy_express.models:create_schema",
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert re.search(complaint, ended.stderr.splitlines()[-1])

@@ -1,0 +1,138 @@
+"""Requests that are too large, or whose end is a matter of opinion, on bare sockets."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.running import Server
+from tests.servers.speaking import exchange, head, package
+
+# Of bytes of which one reading makes a body, and another the next request.
+HIDDEN_BODY = b'{"package_id": "hidden"}'
+HIDDEN = head("POST /packages/hidden HTTP/1.1", f"Content-Length: {len(HIDDEN_BODY)}") + HIDDEN_BODY
+
+
+def _chunked(piece: bytes, times: int) -> Iterator[bytes]:
+    chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
+    for _ in range(times):
+        yield chunk
+    yield b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+@pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
+def test_too_large_by_its_length(server: Server, path: str, connection: str) -> None:
+    """A client that sends a body far over the limit gets to read the 413."""
+    length = 10_000_000
+    start = head(f"POST {path} HTTP/1.1", f"Content-Length: {length}", f"Connection: {connection}")
+    (answer,) = exchange(server.port, [start, b" " * length])
+    assert answer.status == 413
+    assert answer.is_problem
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+@pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
+def test_too_large_by_its_chunks(server: Server, path: str, connection: str) -> None:
+    """A client that doesn't say how long its body will be gets to read the 413, too."""
+    start = head(f"POST {path} HTTP/1.1", "Transfer-Encoding: chunked", f"Connection: {connection}")
+    (answer,) = exchange(server.port, [start, *_chunked(b" " * 50_000, 200)])
+    assert answer.status == 413
+    assert answer.is_problem
+
+
+@pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
+def test_body_where_none_is_expected(server: Server, method: str, status: int) -> None:
+    """A body that nobody reads is no request, and keeps nobody from reading the answer."""
+    start = head(f"{method} /statistics HTTP/1.1", "Content-Length: 1000000")
+    (answer,) = exchange(server.port, [start, HIDDEN.ljust(1_000_000)])
+    assert answer.status == status
+
+
+AMBIGUOUS = {
+    "both a length and chunks": (
+        [f"Content-Length: {len(HIDDEN) + 5}", "Transfer-Encoding: chunked"],
+        b"0\r\n\r\n",
+    ),
+    "two lengths": (["Content-Length: 0", f"Content-Length: {len(HIDDEN)}"], b""),
+    "two lengths in one": ([f"Content-Length: 0, {len(HIDDEN)}"], b""),
+    "length below zero": (["Content-Length: -1"], b""),
+    "length with a sign": (["Content-Length: +0"], b""),
+    "length with an underscore": (["Content-Length: 0_0"], b""),
+    "length in words": (["Content-Length: many"], b""),
+    "length without digits": (["Content-Length:"], b""),
+    "length with a space before the colon": ([f"Content-Length : {len(HIDDEN)}"], b""),
+    "chunks with a space before the colon": (["Transfer-Encoding : chunked"], b"0\r\n\r\n"),
+    "chunks within chunks": (["Transfer-Encoding: chunked, chunked"], b"0\r\n\r\n"),
+    "chunks, but not at last": (["Transfer-Encoding: chunked, identity"], b"0\r\n\r\n"),
+    "chunks, and again not": (
+        ["Transfer-Encoding: chunked", "Transfer-Encoding: identity"],
+        b"0\r\n\r\n",
+    ),
+    "chunk size in words": (["Transfer-Encoding: chunked"], b"many\r\n"),
+    "chunk size below zero": (["Transfer-Encoding: chunked"], b"-1\r\n"),
+    "chunk size with a prefix": (["Transfer-Encoding: chunked"], b"0x0\r\n\r\n"),
+    "chunk size without digits": (["Transfer-Encoding: chunked"], b"\r\n"),
+    "chunk size beyond all bounds": (["Transfer-Encoding: chunked"], b"f" * 17 + b"\r\n"),
+    "chunk longer than it says": (["Transfer-Encoding: chunked"], b"1\r\n{}\r\n0\r\n\r\n"),
+    "chunks with the wrong line ends": (["Transfer-Encoding: chunked"], b"0\n\n"),
+    "trailer that is no field": (["Transfer-Encoding: chunked"], b"0\r\nno field\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("shape", AMBIGUOUS)
+def test_ambiguous_framing(server: Server, shape: str) -> None:
+    """A request whose end can be read in two ways is refused, and what follows on the
+    connection is not taken for another."""
+    headers, body = AMBIGUOUS[shape]
+    start = head("POST /packages HTTP/1.1", *headers)
+    # In one piece: who refuses the head has the rest by then, and needn't reset the connection.
+    (answer,) = exchange(server.port, [start + body + HIDDEN])
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked", "identity"])
+def test_unknown_transfer_coding(server: Server, coding: str) -> None:
+    """A body in a coding that isn't known is refused, and not taken for another request.
+
+    RFC 9112 (section 6.1) has a server answer 501 to it."""
+    start = head("POST /packages HTTP/1.1", f"Transfer-Encoding: {coding}")
+    (answer,) = exchange(server.port, [start + HIDDEN])
+    assert answer.status in (400, 501)
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("Content-Length: 1000", b"{}"),
+        ("Transfer-Encoding: chunked", b"3e8\r\n{}"),
+        ("Transfer-Encoding: chunked", b"2\r\n{}\r\n"),
+    ],
+)
+def test_body_that_breaks_off(server: Server, framing: str, body: bytes) -> None:
+    """A body that ends before its time is malformed, even if its beginning makes sense."""
+    (answer,) = exchange(server.port, [head("POST /packages HTTP/1.1", framing), body])
+    assert answer.status == 400
+    assert answer.is_problem
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x00\xff\r\n\r\n",
+        b"GET /statistics HTTP/9.9\r\n\r\n",
+        b"GET /statistics HTTP/x\r\n\r\n",
+        head("GET /" + "a" * 5_000 + " HTTP/1.1"),
+        head("GET /statistics HTTP/1.1", *(f"X-{n}: x" for n in range(500))),
+    ],
+    ids=["no HTTP", "version 9.9", "version x", "long path", "many headers"],
+)
+def test_head_that_cannot_be_read(server: Server, start: bytes) -> None:
+    """What isn't HTTP, or is too much of it, is the client's fault and is told so."""
+    (answer,) = exchange(server.port, [start])
+    assert 400 <= answer.status < 500
+
+
+def test_nothing_hidden_was_done(server: Server) -> None:
+    """A well-formed send after all that is served as ever."""
+    assert server.request("POST", "/packages", package()).status == 201
+    assert server.request("GET", "/packages/hidden").status == 404

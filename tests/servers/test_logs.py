@@ -1,0 +1,263 @@
+"""What a server says to those who operate it: request ids, its log, and reports to Sentry."""
+
+import gzip
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import Answer, exchange, head, package
+
+
+def ask(server: Server, request_line: str, *headers: str, body: bytes = b"") -> Answer:
+    """Ask a server something, with headers of one's own."""
+    length = f"Content-Length: {len(body)}"
+    (answer,) = exchange(server.port, [head(f"{request_line} HTTP/1.1", length, *headers) + body])
+    return answer
+
+
+def lines(server: Server, **fields: object) -> list[dict[str, Any]]:
+    """The lines of a server's log, which are JSON without exception, that have these fields."""
+    log = [json.loads(line) for line in server.log.splitlines()]
+    return [line for line in log if fields.items() <= line.items()]
+
+
+# Request ids
+
+EVERY_KIND_OF_ANSWER = [
+    ("GET", "/", b"", 200),
+    ("GET", "/docs", b"", 200),
+    ("GET", "/openapi.json", b"", 200),
+    ("GET", "/health?type=liveness", b"", 200),
+    ("GET", "/recipients/leela/preferences", b"", 200),
+    ("GET", "/statistics", b"", 200),
+    ("POST", "/packages", json.dumps(package()).encode(), 201),
+    ("POST", "/packages", b"{", 400),
+    ("GET", "/packages/unheard-of", b"", 404),
+    ("GET", "/nowhere", b"", 404),
+    ("GET", "/%ff", b"", 404),
+    ("DELETE", "/packages", b"", 405),
+    ("POST", "/packages", b" " * 70_000, 413),
+    ("POST", "/packages", b"{}", 422),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), EVERY_KIND_OF_ANSWER)
+def test_every_answer_has_the_id_of_its_request(
+    server: Server, method: str, path: str, body: bytes, status: int
+) -> None:
+    """An id that a client gives comes back once in the answer, and in the problem if it is one."""
+    if status == 201:
+        body = json.dumps(package()).encode()  # a server's database serves many tests
+    answer = ask(server, f"{method} {path}", "X-Request-ID: Planet-Express/3.1:a+b=c_", body=body)
+    assert answer.status == status
+    assert answer.headers.get_all("X-Request-ID") == ["Planet-Express/3.1:a+b=c_"]
+    if status >= 400:
+        assert answer.json["request_id"] == "Planet-Express/3.1:a+b=c_"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "a b", "a,b", '"a"', "<a>", "a\tb", "{a}", "\xe9", "x" * 129],
+)
+def test_an_id_that_is_not_sane_is_replaced(server: Server, given: str) -> None:
+    """What could do harm in a log, or is too long, is not taken; an id is made instead."""
+    made = ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"]
+    assert re.fullmatch("[0-9a-f]{16}", made)
+
+
+def test_ids_that_are_made_differ(server: Server) -> None:
+    """Each request without an id is given one of its own, which its problem tells, too."""
+    answers = [ask(server, "GET /nowhere") for _ in range(20)]
+    ids = [answer.json["request_id"] for answer in answers]
+    assert ids == [answer.headers["X-Request-ID"] for answer in answers]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_longest_sane_id(server: Server) -> None:
+    """An id of 128 characters is taken."""
+    given = "x" * 128
+    assert ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"] == given
+
+
+# The log
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_a_server_tells_how_it_starts_and_that_it_ends(
+    installation: Installation, name: str
+) -> None:
+    """In between it says nothing of what goes well, and of what clients do wrong: that is
+    counted."""
+    installation.configure("desk.max_queued", "123")
+    with installation.server(name) as server:
+        processes = {"baseplate-serve": 1, "gunicorn": 2}[name]
+        wait_until(lambda: len(_starts(server)) == processes, "each process has told its start")
+        log = server.log
+        for method, path, body, status in EVERY_KIND_OF_ANSWER * 2:
+            ordinary = (201, 200) if status == 201 else (status,)  # the second is a retry
+            assert server.request(method, path, body).status in ordinary
+        batch = [package(), package(package_type="marketing"), {}]
+        assert server.request("POST", "/packages/batch", batch).status == 200
+        assert server.log == log
+        server.terminate()
+        assert lines(server)[-1]["message"] in ("Exiting", "Shutting down: Master")
+    for start in _starts(server):
+        assert start["level"] == "INFO"
+        assert "personal, marketing" in start["message"]
+        assert start["settings"]["database.url"] == installation.database.url
+        assert start["settings"]["desk.max_queued"] == "123"
+
+
+def _starts(server: Server) -> list[dict[str, Any]]:
+    return lines(server, name="galaxy_express")
+
+
+def test_a_conflict_is_one_line(server: Server) -> None:
+    """Each conflict is one line of the log, with the ids of the request, of the package and of
+    the sender who is mistaken; what a client writes can't break a line."""
+    ids = [f"{server.port}-single", f"{server.port}-batch"]
+    parcel = package(package_id=f"pkg-{server.port}\u2028\u2029 {{}}\"'\\ %s")
+    mistaken = parcel | {"sender_id": "kif\u2028kroker"}
+    server.request("POST", "/packages", parcel)
+    for request_id, path, body in (
+        (ids[0], "/packages", mistaken),
+        (ids[1], "/packages/batch", [mistaken, package(), mistaken]),
+    ):
+        content = json.dumps(body).encode()
+        ask(server, f"POST {path}", f"X-Request-ID: {request_id}", body=content)
+    (single,) = lines(server, request_id=ids[0])
+    assert single["level"] == "WARNING"
+    assert repr(parcel["package_id"]) in single["message"]
+    assert repr(mistaken["sender_id"]) in single["message"]
+    twice = lines(server, request_id=ids[1])
+    assert [line["message"] for line in twice] == [single["message"]] * 2
+
+
+def test_a_fault_is_one_line(installation: Installation) -> None:
+    """Each request that meets a fault is one line of the log, whether it reads or writes; of
+    an error that nobody thought of it has the traceback."""
+    parcel = json.dumps(package()).encode()
+    requests = {
+        "read": ("GET /statistics", b""),
+        "send": ("POST /packages", parcel),
+        "refuse": ("POST /packages", b"{"),
+    }
+    with installation.gunicorn(workers=1) as server:
+        with installation.database.away():
+            for request_id, (request_line, body) in requests.items():
+                answer = ask(server, request_line, f"X-Request-ID: {request_id}", body=body)
+                assert answer.status == 503
+        for request_id in requests:
+            (line,) = lines(server, request_id=request_id)
+            assert line["level"] == "ERROR"
+            assert line["message"].startswith("The database is unavailable: ")
+
+        installation.database.refuse_inserts("packages")
+        answer = ask(server, "POST /packages", "X-Request-ID: unthought-of", body=parcel)
+        assert answer.status == 500
+        (line,) = lines(server, request_id="unthought-of")
+        assert line["level"] == "ERROR"
+        assert line["exc_info"].startswith("Traceback")
+        assert "IntegrityError" in line["exc_info"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://zap:kiff-sw0rdfish@127.0.0.1:1/galaxy",
+        "postgresql://127.0.0.1:1/galaxy?user=zap&password=kiff-sw0rdfish",
+    ],
+    ids=["before the host", "as a parameter"],
+)
+def test_passwords_are_not_told(installation: Installation, url: str) -> None:
+    """The password of the database appears nowhere in the log, neither at the start nor with
+    a fault."""
+    installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = url
+    with installation.gunicorn(workers=1) as server:
+        assert server.request("GET", "/statistics").status == 503
+        assert server.request("POST", "/packages", package()).status == 503
+        (start,) = lines(server, name="galaxy_express", level="INFO")
+        assert "127.0.0.1:1/galaxy" in start["settings"]["database.url"]
+    assert "sw0rdfish" not in server.log
+
+
+# Sentry
+
+
+class Sentry(ThreadingHTTPServer):
+    """As much of Sentry as takes in events, and keeps them."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        super().__init__(("127.0.0.1", 0), _EventHandler)
+
+    @property
+    def dsn(self) -> str:
+        """What ``$SENTRY_DSN`` is set to."""
+        return f"http://key@127.0.0.1:{self.server_port}/1"
+
+    def exceptions(self) -> list[str]:
+        """The types of the exceptions that were reported, the outermost of each chain."""
+        return [
+            event["exception"]["values"][-1]["type"]
+            for event in self.events
+            if "exception" in event
+        ]
+
+
+class _EventHandler(BaseHTTPRequestHandler):
+    server: Sentry
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Encoding"] == "gzip":
+            body = gzip.decompress(body)
+        self.server.events.append(json.loads(body))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture
+def sentry() -> Iterator[Sentry]:
+    """Sentry, on this machine."""
+    with Sentry() as sentry:
+        thread = threading.Thread(target=sentry.serve_forever)
+        thread.start()
+        yield sentry
+        sentry.shutdown()
+        thread.join()
+
+
+def test_faults_are_reported_to_sentry(installation: Installation, sentry: Sentry) -> None:
+    """With a DSN set Sentry hears of each fault, as the exception that it is. Of what clients
+    do wrong it hears nothing."""
+    installation.environment["SENTRY_DSN"] = sentry.dsn
+    with installation.gunicorn(workers=1) as server:
+        parcel = package()
+        for body, status in (
+            (parcel, 201),
+            (parcel | {"sender_id": "kif"}, 409),
+            ({}, 422),
+        ):
+            assert server.request("POST", "/packages", body).status == status
+        assert server.request("GET", "/nowhere").status == 404
+        with installation.database.away():
+            assert server.request("GET", "/statistics").status == 503
+            wait_until(lambda: bool(sentry.exceptions()), "the fault of a read is reported")
+            assert server.request("POST", "/packages", b"{").status == 503
+            wait_until(lambda: len(sentry.exceptions()) == 2, "the fault of a write is reported")
+        installation.database.refuse_inserts("packages")
+        assert server.request("POST", "/packages", package()).status == 500
+        wait_until(lambda: len(sentry.exceptions()) == 3, "an unexpected error is reported")
+    assert sentry.exceptions() == ["DatabaseUnavailable", "DatabaseUnavailable", "IntegrityError"]

@@ -1,0 +1,156 @@
+"""Several instances on one PostgreSQL database, and what happens when it is slow or away."""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.backends import Backend, PostgreSQLBackend
+from tests.servers.load import (
+    Exchange,
+    Job,
+    Load,
+    audit,
+    claim,
+    finish,
+    mixed_jobs,
+    numbered_package,
+    send,
+    send_batch,
+    update,
+)
+from tests.servers.postgresql import Cluster, cluster, find_binaries
+from tests.servers.running import Installation, wait_until
+from tests.servers.speaking import package
+
+# Seconds. Of all that a request may wait for, a connection and a statement are the longest,
+# and each has 5 by default.
+BOUNDED = 15.0
+
+
+@pytest.fixture
+def shared(postgresql: PostgreSQLBackend, tmp_path: Path) -> Installation:
+    """The service, with a database on the server that all tests share."""
+    installation = Installation(tmp_path, postgresql)
+    installation.create_schema()
+    return installation
+
+
+def test_instances_share_a_database(shared: Installation) -> None:
+    """Two instances that are sent the same packages at once, in different orders, singly
+    and in batches, while preferences change, decide each package once between them. An id
+    that two packages claim is one's, always, and never the other's."""
+    single = [numbered_package("single", number) for number in range(100)]
+    either = [numbered_package("either", number) for number in range(300)]
+    with shared.gunicorn() as one, shared.gunicorn() as two:
+        with Load() as load:
+            for client in range(8):
+                jobs = _jobs(client, single, either)
+                load.add_client((one, two)[client % 2].port, jobs)
+            load.wait()
+        assert all(exchange.is_done for exchange in load.exchanges)
+        audit(load.exchanges, shared.database, one, two)
+
+    created = Counter(
+        exchange.answer.json["package_id"]
+        for exchange in load.exchanges
+        if exchange.answer is not None and exchange.answer.status == 201
+    )
+    assert {parcel["package_id"] for parcel in single} <= created.keys()
+
+    senders = dict(shared.database.rows("SELECT package_id, sender_id FROM packages"))
+    for exchange in load.exchanges:
+        if 409 in exchange.job.wanted:
+            parcel = exchange.job.body
+            is_owner = senders[parcel["package_id"]] == parcel["sender_id"]
+            assert exchange.is_refused != is_owner
+
+
+def _jobs(client: int, single: list[dict[str, str]], either: list[dict[str, str]]) -> list[Job]:
+    chance = random.Random(client)
+    jobs = [send(parcel) for parcel in single + chance.sample(either, 50)]
+    jobs += [send_batch(chance.sample(either, 150)) for _ in range(4)]
+    jobs += [
+        claim(package(package_id=f"contested-{number}", sender_id=chance.choice(["zap", "kif"])))
+        for number in range(50)
+    ]
+    for moment in range(50):
+        wanted = chance.random() < 0.5, chance.random() < 0.5
+        jobs.append(update(f"recipient-{moment % 7}", moment * 100 + client, *wanted))
+    chance.shuffle(jobs)
+    return jobs
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_slow_statement_keeps_nobody_waiting(shared: Installation, name: str) -> None:
+    """While a read and a write wait for a lock in the database, others are served."""
+    for key in ("database.lock_timeout", "database.statement_timeout", "desk.timeout"):
+        shared.configure(key, "60 seconds")
+    shared.configure("server_timeout.default", "60 seconds")
+    shared.configure("database.application_name", "galaxy_express_slow")
+    server = shared.gunicorn(workers=1) if name == "gunicorn" else shared.baseplate_serve()
+    parcel = package()
+    with server, ThreadPoolExecutor() as threads:
+        with shared.database.transaction() as cursor:
+            cursor.execute("LOCK TABLE packages IN ACCESS EXCLUSIVE MODE")
+            read = threads.submit(server.request, "GET", "/packages/unheard-of")
+            written = threads.submit(server.request, "POST", "/packages/batch", [parcel])
+            wait_until(lambda: _waiting(shared.database) == 2, "both wait for the lock")
+            assert server.is_healthy("liveness")
+            assert server.request("GET", "/statistics").status == 200
+            assert not read.done()
+            assert not written.done()
+        assert read.result().status == 404
+        assert written.result().json[0]["package_id"] == parcel["package_id"]
+
+
+def _waiting(database: Backend) -> int:
+    ((waiting,),) = database.rows(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = 'galaxy_express_slow' AND wait_event_type = 'Lock'"
+    )
+    return int(waiting)
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server that nobody else uses."""
+    binaries = find_binaries()
+    if binaries is None:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("PostgreSQL's server isn't installed")
+    with cluster(binaries) as own:
+        yield own
+
+
+def test_database_goes_away_and_comes_back(own_cluster: Cluster, tmp_path: Path) -> None:
+    """While the database is away every request is told so, soon, and nothing is recorded
+    wrongly; when it is back the service is, by itself."""
+    database = PostgreSQLBackend(own_cluster.url, "postgres")
+    installation = Installation(tmp_path, database)
+    installation.create_schema()
+    with installation.gunicorn() as server:
+        before = server.workers
+        with Load() as load:
+            for client in range(8):
+                load.add_client(server.port, mixed_jobs(client))
+            for _ in range(2):
+                load.wait_for(50)
+                own_cluster.stop()
+                load.wait_for(10, lambda exchange: exchange.is_unavailable)
+                assert not server.is_healthy("readiness")
+                assert server.is_healthy("liveness")
+                own_cluster.start()
+                wait_until(lambda: server.is_healthy("readiness"), "the service is ready")
+            load.wait_for(100)
+        assert all(_is_in_order(exchange) for exchange in load.exchanges)
+        audit(finish(load.exchanges, server), database, server)
+        assert server.workers == before
+
+
+def _is_in_order(exchange: Exchange) -> bool:
+    return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED

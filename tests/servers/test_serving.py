@@ -1,0 +1,182 @@
+"""What a client gets from each server, over a real socket."""
+
+import socket
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from urllib.parse import quote
+
+import pytest
+
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import TIMEOUT, Connection, exchange, head, package
+
+
+def test_every_endpoint_answers(server: Server) -> None:
+    """Each endpoint does its work over HTTP: decide, replay, read back, prefer, count."""
+    parcel = package(recipient_id="fry")
+    preferences = {
+        "timestamp": "2142-03-01T12:00:00Z",
+        "personal_preference": True,
+        "marketing_preference": False,
+    }
+    with Connection(server.port) as client:
+        before = client.request("GET", "/statistics").json
+        updated = client.request("PUT", "/recipients/fry/preferences", preferences)
+        sent = client.request("POST", "/packages", parcel)
+        retried = client.request("POST", "/packages", parcel)
+        read = client.request("GET", f"/packages/{parcel['package_id']}")
+        batch = client.request(
+            "POST",
+            "/packages/batch",
+            [package(recipient_id="fry", package_type="marketing"), parcel, {}],
+        )
+        in_force = client.request("GET", "/recipients/fry/preferences")
+        after = client.request("GET", "/statistics").json
+        ready = client.request("GET", "/health?type=readiness")
+
+    assert (updated.status, updated.json["applied"]) == (200, True)
+    assert (sent.status, sent.json["status"]) == (201, "delivered")
+    assert (retried.status, retried.headers["Idempotent-Replayed"]) == (200, "true")
+    assert sent.json == retried.json == read.json
+    assert [item["status"] for item in batch.json] == ["dropped", "delivered", "rejected"]
+    assert in_force.json["marketing_preference"] is False
+    assert after["packages_delivered"] - before["packages_delivered"] == 1
+    assert after["packages_dropped"] - before["packages_dropped"] == 1
+    assert after["requests_rejected"] - before["requests_rejected"] == 1
+    assert (ready.status, ready.json) == (200, True)
+
+
+def test_location_is_relative(server: Server) -> None:
+    """``Location`` leaves the server as a percent-encoded path, whatever ``Host`` says,
+    and leads to the package."""
+    parcel = package(package_id=f"a/b 100% 🚀 {time.time_ns()}")
+    sent = server.request("POST", "/packages", parcel)
+    assert sent.headers["Location"] == f"/packages/{quote(parcel['package_id'], safe='')}"
+    assert server.request("GET", sent.headers["Location"]).json == sent.json
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nowhere", None, 404),
+        ("GET", "/packages/unheard-of", None, 404),
+        ("DELETE", "/packages", None, 405),
+        ("POST", "/packages", b"{", 400),
+        ("POST", "/packages", b" " * 65_537, 413),
+        ("POST", "/packages/batch", b" " * 1_048_577, 413),
+        ("POST", "/packages", {}, 422),
+    ],
+)
+def test_errors_are_problems(
+    server: Server, method: str, path: str, body: object, status: int
+) -> None:
+    """Every error that a client can make is answered with a problem, not with a page."""
+    answer = server.request(method, path, body)
+    assert answer.status == status
+    assert answer.is_problem
+
+
+def test_head_has_no_body(server: Server) -> None:
+    """``HEAD`` is answered like ``GET``, with nothing after the headers."""
+    with Connection(server.port) as client:
+        assert client.request("HEAD", "/statistics").status == 200
+        assert client.request("GET", "/statistics").status == 200
+
+
+def test_answers_on_one_connection_come_at_once(server: Server) -> None:
+    """No answer on a kept-alive connection waits for a delayed acknowledgement, which
+    takes 40 ms. (The quickest half is looked at: the machine may be busy.)"""
+    durations = []
+    with Connection(server.port) as client:
+        for _ in range(60):
+            start = time.perf_counter()
+            client.request("GET", "/health?type=liveness")
+            durations.append(time.perf_counter() - start)
+    # The first dozen or so are acknowledged at once in any case.
+    assert statistics.median(durations[20:]) < 0.02
+
+
+def test_slow_client_keeps_nobody_waiting(server: Server) -> None:
+    """While a client sends its request byte by byte others are served, and so is it."""
+    body = b'{"recipient_id": "bender"}'
+    request = head("POST /packages HTTP/1.1", f"Content-Length: {len(body)}") + body
+    with (
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as slow,
+        Connection(server.port) as other,
+    ):
+        for byte in request:
+            slow.sendall(bytes([byte]))
+            assert other.request("GET", "/health?type=liveness").status == 200
+        assert slow.recv(12) == b"HTTP/1.1 422"
+
+
+# gevent's server, which is for development, reads such a body to its end.
+@pytest.mark.parametrize("server", ["gunicorn"], indirect=True)
+@pytest.mark.parametrize(
+    ("framing", "piece"),
+    [
+        ("Content-Length: 1000000000000", b" " * 1_000_000),
+        ("Transfer-Encoding: chunked", b"f4240\r\n" + b" " * 1_000_000 + b"\r\n"),
+    ],
+)
+def test_endless_body_is_cut_off(server: Server, framing: str, piece: bytes) -> None:
+    """A client that sends a body without end is cut off; while it sends, as fast as it
+    can, others are served."""
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        endless = []
+        for _ in range(4):  # so many that no worker is spared
+            client = socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
+            stack.enter_context(client)
+            client.sendall(head("POST /packages HTTP/1.1", framing))
+            endless.append(threads.submit(_send_until_cut_off, client, piece))
+        for _ in range(10):
+            assert server.request("GET", "/health?type=liveness").status == 200
+        for sending in endless:
+            assert sending.result()
+
+
+def _send_until_cut_off(client: socket.socket, piece: bytes) -> bool:
+    end = time.monotonic() + TIMEOUT
+    try:
+        while time.monotonic() < end:
+            client.sendall(piece)
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Requests that are sent without waiting for answers are answered one by one."""
+    answers = exchange(
+        server.port,
+        [head("GET /statistics HTTP/1.1") + head("GET /nowhere HTTP/1.1")],
+    )
+    assert [answer.status for answer in answers] == [200, 404]
+
+
+def test_idle_connections_make_room(installation: Installation) -> None:
+    """When there are as many connections as a worker may have, newcomers take the place of
+    those that are idle."""
+    few = installation.gunicorn("--worker-connections", "20", workers=1)
+    with few as server, ExitStack() as stack:
+        for _ in range(60):
+            idle = stack.enter_context(Connection(server.port))
+            assert idle.request("GET", "/health?type=liveness").status == 200
+
+
+def test_unix_socket(installation: Installation) -> None:
+    """``baseplate-serve`` serves on a Unix socket as well as on a port."""
+    path = installation.folder / "socket"
+    server = installation.baseplate_serve(path)
+    server.start()
+    try:
+        wait_until(path.is_socket, "the socket is there")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(TIMEOUT)
+            client.connect(str(path))
+            client.sendall(head("GET /statistics HTTP/1.1"))
+            assert client.recv(12) == b"HTTP/1.1 200"
+    finally:
+        server.terminate()

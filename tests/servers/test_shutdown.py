@@ -1,0 +1,101 @@
+"""Asked to end, or to begin anew: whatever was begun is finished first."""
+
+import random
+import signal
+import socket
+import time
+from itertools import count
+
+import pytest
+
+from tests.servers.load import Load, audit, mixed_jobs, send
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import TIMEOUT, Connection, head, package
+
+CLIENTS = 8
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_end_under_load(installation: Installation, name: str) -> None:
+    """At SIGTERM a server answers each request that it has begun, waits no longer than it
+    was told for one that doesn't arrive in full, and ends well."""
+    database = installation.database
+    if name == "gunicorn":
+        server = installation.gunicorn("--graceful-timeout", "3")
+    else:
+        installation.configure("stop_timeout", "3 seconds")
+        server = installation.baseplate_serve()
+    with server, socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as stuck:
+        stuck.sendall(head("POST /packages HTTP/1.1", "Content-Length: 2"))
+        with Load(leave_when_closed=True) as load:
+            for _ in range(CLIENTS):
+                load.add_client(server.port, (send(package()) for _ in count()))
+            load.wait_for(200)
+            server.signal(signal.SIGTERM)
+            assert server.wait(3 + 4) == 0
+    audit(load.exchanges, database)
+    stored = {package_id for (package_id,) in database.rows("SELECT package_id FROM packages")}
+    for exchange in load.exchanges:
+        if not exchange.is_done:
+            assert exchange.answer is None
+            assert exchange.job.body["package_id"] not in stored
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_end_step_by_step(installation: Installation, name: str) -> None:
+    """At SIGTERM a server first says that it isn't ready, then takes no more connections;
+    a request that has partly arrived may arrive in full, and is answered; a client that
+    asks for nothing keeps nobody waiting."""
+    installation.configure("drain_time", "2 seconds")
+    installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "2"
+    body = b"{}"
+    with (
+        installation.server(name) as server,
+        Connection(server.port) as idle,
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client,
+    ):
+        idle.request("GET", "/statistics")
+        client.sendall(head("POST /packages HTTP/1.1", f"Content-Length: {len(body)}"))
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: _says_unready(server), "not ready any more")
+        wait_until(lambda: not server.is_healthy("liveness"), "no more connections")
+        client.sendall(body)
+        assert client.recv(12) == b"HTTP/1.1 422"
+        assert server.wait(10) == 0
+
+
+def test_end_at_the_start(installation: Installation) -> None:
+    """At SIGTERM gunicorn ends soon, and well, even if its workers are only starting."""
+    server = installation.gunicorn()
+    server.start()
+    try:
+        wait_until(lambda: server.log.count("Booting worker") == 2, "workers are starting")
+        time.sleep(random.uniform(0.2, 0.6))
+        server.signal(signal.SIGTERM)
+        assert server.wait(20) == 0  # whereas its graceful timeout is 30
+    finally:
+        if server.is_running():
+            server.kill()
+
+
+def test_reload_under_load(installation: Installation) -> None:
+    """At SIGHUP gunicorn replaces its workers, and no client sees more of it than the end
+    of its connection after an answer."""
+    with installation.gunicorn() as server:
+        before = server.workers
+        with Load() as load:
+            for client in range(CLIENTS):
+                load.add_client(server.port, mixed_jobs(client))
+            load.wait_for(200)
+            server.signal(signal.SIGHUP)
+            wait_until(
+                lambda: len(server.workers) == 2 and not server.workers & before, "new workers"
+            )
+            load.wait_for(200)
+        audit(load.exchanges, installation.database, server)
+    assert all(exchange.is_done for exchange in load.exchanges)
+
+
+def _says_unready(server: Server) -> bool:
+    answer = server.request("GET", "/health?type=readiness")
+    return answer.status == 503 and answer.is_problem

@@ -1,0 +1,46 @@
+"""Several workers on one SQLite file, and others who lock it."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import pytest
+
+from tests.servers.load import Load, audit, mixed_jobs
+from tests.servers.running import Installation
+from tests.servers.speaking import package
+
+
+def test_workers_share_a_file(installation: Installation) -> None:
+    """Under the full load of many clients, two workers on one file get everything right,
+    and turn nobody away."""
+    with installation.gunicorn() as server:
+        with Load() as load:
+            for client in range(16):
+                load.add_client(server.port, islice(mixed_jobs(client), 80))
+            load.wait()
+        assert all(exchange.is_done for exchange in load.exchanges)
+        audit(load.exchanges, installation.database, server)
+        assert "database is locked" not in server.log
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: str) -> None:
+    """While a write waits for another process's lock on the file, others are served."""
+    installation.configure("database.lock_timeout", "60 seconds")
+    installation.configure("desk.timeout", "60 seconds")
+    installation.configure("server_timeout.default", "60 seconds")
+    if name == "gunicorn":
+        server = installation.gunicorn(workers=1)
+    else:
+        server = installation.baseplate_serve()
+    with server, ThreadPoolExecutor() as threads:
+        with installation.database.locked():
+            written = threads.submit(server.request, "POST", "/packages", package())
+            # SQLite doesn't tell when the write waits: look for long enough.
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                assert server.is_healthy("liveness")
+                assert server.request("GET", "/statistics").status == 200
+            assert not written.done()
+        assert written.result().status == 201

@@ -1,0 +1,58 @@
+"""What a server says when something is missing or wrong at its start."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.backends import SQLiteBackend
+from tests.servers.running import Installation, wait_until
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("database.lock_timeout", "soon"),
+        ("database.url", "$GALAXY_EXPRESS_DATABSE_URL"),
+    ],
+    ids=["wrong value", "unset variable"],
+)
+def test_wrong_setting(installation: Installation, name: str, key: str, value: str) -> None:
+    """A setting that is wrong ends the start, and the server says which."""
+    installation.configure(key, value)
+    server = installation.server(name)
+    server.start()
+    try:
+        assert server.wait() != 0
+    finally:
+        if server.is_running():
+            server.kill()
+    assert key in server.log
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there"),
+    [("baseplate-serve", True), ("gunicorn", False)],
+    ids=["no tables", "no database"],
+)
+def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
+    """Without its tables the service starts, says so in the log, lives and isn't ready;
+    once they are made it is."""
+    database = SQLiteBackend(tmp_path / "galaxy_express.db")
+    installation = Installation(tmp_path, database)
+    if is_there:
+        database.rows("VACUUM")
+    with installation.server(name) as server:
+        complaint = (
+            "has no tables counters, packages, preferences" if is_there else "is unavailable"
+        )
+        assert re.search(rf"The database sqlite:///\S*galaxy_express.db {complaint}", server.log)
+        assert not server.is_healthy("readiness")
+        refusal = server.request("GET", "/statistics")
+        assert (refusal.status, refusal.is_problem) == (503, True)
+        assert database.path.exists() == is_there
+
+        installation.create_schema()
+        wait_until(lambda: server.is_healthy("readiness"), "the service is ready")
+        assert server.request("GET", "/statistics").status == 200
