@@ -1,0 +1,16 @@
+"""How fast the service is: real servers under real load, beside a plain implementation.
+
+``python -m tests.bench`` prints the figures, ``python -m tests.bench.growth`` those that
+need millions of packages::
+
+    __main__, growth    what is measured, in which order, and the tables of it
+      settings          how long, where, on which database
+      conditions        on what the figures depend
+      report            medians, ratios, Markdown
+      service           a server, its database, and the load on it
+        wrk, load.lua   the load generator, and what it sends
+        audit           that what was answered is what is recorded
+      raw_sqlite        what SQLite itself can do
+      fill              millions of packages, quickly
+      baseline          the plain implementation
+"""
