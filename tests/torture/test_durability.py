@@ -1,0 +1,93 @@
+"""What the operating system is asked to do, and in which order."""
+
+import re
+import shutil
+import signal
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.servers.load import Load, send
+from tests.servers.running import PATIENCE, Installation, Server
+from tests.servers.speaking import package
+from tests.torture.conftest import Report
+
+ANSWERS = 100
+
+# Whole pages of the database, so that each package's id is seen on its way to the disk.
+LONGEST_STRING = 5_000
+
+_ID = re.compile(r"pkg-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# Where a call takes long, others are reported before its result is.
+_SYNC = re.compile(r"(\d+) +(?:fsync|fdatasync)\(\d+<.*-wal>( <unfinished \.\.\.>)?")
+_SYNC_RESUMED = re.compile(r"(\d+) +<\.\.\. (?:fsync|fdatasync) resumed>.* = 0")
+_LOG_WRITE = re.compile(r"(\d+) +pwrite64\(\d+<.*-wal>")
+_SOCKET_WRITE = re.compile(r"\d+ +(?:sendto|sendmsg|write|writev)\(\d+<(?:socket|TCP)")
+
+
+def test_sync_comes_before_the_answer(installation: Installation, report: Report) -> None:
+    """No byte of an answer that tells of a package leaves a worker before the log that holds
+    the package was written and synced, with two workers and eight clients at once."""
+    with (
+        installation.gunicorn() as server,
+        _trace(server, installation.folder) as trace,
+        Load() as load,
+    ):
+        for _ in range(8):
+            load.add_client(server.port, (send(package()) for _ in count()))
+        load.wait_for(ANSWERS)
+    told = _packages_told(trace.read_text())
+    assert told >= ANSWERS
+    report(
+        "`strace` of two workers with eight clients",
+        f"{told:,} answers",
+        "written to the log, then synced, then answered: every one",
+    )
+
+
+@contextmanager
+def _trace(server: Server, folder: Path) -> Iterator[Path]:
+    """The calls of a server's workers that write or sync, in a file that is whole when left."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace isn't installed")
+    trace = folder / "trace"
+    calls = "fsync,fdatasync,pwrite64,sendto,sendmsg,write,writev"
+    options = ["-f", "-y", f"-s{LONGEST_STRING}", f"-etrace={calls}", f"-o{trace}"]
+    options += [f"-p{worker}" for worker in server.workers]
+    tracer = subprocess.Popen([strace, *options], stderr=subprocess.PIPE, text=True)
+    with tracer:
+        assert tracer.stderr is not None
+        for _ in server.workers:
+            said = tracer.stderr.readline()
+            if "attached" not in said:
+                pytest.skip(f"strace may not trace: {said}")
+        try:
+            yield trace
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(PATIENCE)
+
+
+def _packages_told(trace: str) -> int:
+    """How many packages clients were told of, each of which was synced before."""
+    written: dict[str, set[str]] = defaultdict(set)  # by each thread, and not yet synced
+    synced: set[str] = set()
+    told: set[str] = set()
+    for line in trace.splitlines():
+        if match := _LOG_WRITE.match(line):
+            written[match[1]].update(_ID.findall(line))
+        elif (match := _SYNC_RESUMED.match(line)) or (
+            (match := _SYNC.match(line)) and not match[2] and line.endswith(" = 0")
+        ):
+            synced |= written.pop(match[1], set())
+        elif _SOCKET_WRITE.match(line):
+            packages = set(_ID.findall(line))
+            assert packages <= synced, "the sync comes before the answer"
+            told |= packages
+    return len(told)

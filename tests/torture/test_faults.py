@@ -1,0 +1,155 @@
+"""The disk and the database file fail, while the service is busy and before it starts."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from galaxy_express.audit import audit_database
+from tests.backends import SQLiteBackend
+from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import Answer, package
+from tests.torture import faults
+from tests.torture.amount import Amount
+from tests.torture.conftest import Report
+from tests.torture.faults import Fault
+
+CLIENTS = 8
+
+# Seconds. A request may wait for two workers to give up the lock, one after the other.
+LOCK_TIMEOUT = 0.3
+BOUNDED = 10.0
+
+
+@pytest.fixture
+def impatient(installation: Installation) -> Installation:
+    """The service, which doesn't wait for a lock for long."""
+    installation.configure("database.lock_timeout", f"{LOCK_TIMEOUT * 1000:.0f} milliseconds")
+    return installation
+
+
+@pytest.fixture
+def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
+    """The service, with its database on a disk of its own that is soon full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with faults.small_disk(disk) as mounted:
+        if not mounted:
+            pytest.skip("only root may mount a file system")
+        (tmp_path / "installation").mkdir()
+        database = SQLiteBackend(disk / "galaxy_express.db")
+        installation = Installation(tmp_path / "installation", database)
+        installation.create_schema()
+        yield installation
+
+
+def _attack(server: Server, installation: Installation, fault: Fault, load: Load) -> None:
+    """Let a fault happen under load, and end."""
+    database = installation.database
+    assert isinstance(database, SQLiteBackend)
+    load.wait_for(50)
+    with fault(database):
+        load.wait_for(20, lambda exchange: exchange.is_unavailable)
+        assert server.is_healthy("liveness")
+    load.wait_for(50)
+
+
+def _check(load: Load, server: Server, installation: Installation) -> tuple[int, int]:
+    """Check that nothing was lost; return how many requests there were, and how many of
+    them were told to come again."""
+    exchanges = load.exchanges
+    assert [exchange for exchange in exchanges if not _is_in_order(exchange)] == []
+    audit(finish(exchanges, server), installation.database, server)
+    audit_database(installation.database.config)
+    return len(exchanges), sum(exchange.is_unavailable for exchange in exchanges)
+
+
+def _is_in_order(exchange: Exchange) -> bool:
+    return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED
+
+
+def test_faults_under_load(
+    impatient: Installation, amount: Amount, chance: random.Random, report: Report
+) -> None:
+    """While the file is locked, away, replaced or can't be written to, requests are told to
+    come again; then all goes on, with nothing lost, and with the same workers."""
+    happening: list[Fault] = [faults.away, faults.garbage, faults.empty, faults.locked]
+    if faults.can_be_made_immutable(impatient.folder):
+        happening.append(faults.immutable)
+    with impatient.gunicorn() as server:
+        before = server.workers
+        with Load() as load:
+            for client in range(CLIENTS):
+                load.add_client(server.port, mixed_jobs(client))
+            for _ in range(amount.faults):
+                for fault in chance.sample(happening, len(happening)):
+                    _attack(server, impatient, fault, load)
+        requests, unavailable = _check(load, server, impatient)
+        assert server.workers == before
+    report(
+        f"database file {', '.join(fault.__name__ for fault in happening)}, under load",
+        f"{amount.faults} times each",
+        f"{requests:,} requests, {unavailable:,} answered `503`; other errors: 0; lost: 0",
+    )
+
+
+def test_full_disk(on_small_disk: Installation, amount: Amount, report: Report) -> None:
+    """While the disk is full requests that write are told to come again; then all goes on,
+    with nothing lost."""
+    with on_small_disk.gunicorn() as server:
+        with Load() as load:
+            for client in range(CLIENTS):
+                load.add_client(server.port, mixed_jobs(client))
+            for _ in range(amount.faults):
+                _attack(server, on_small_disk, faults.full, load)
+        requests, unavailable = _check(load, server, on_small_disk)
+    report(
+        "disk full, under load",
+        f"{amount.faults} times",
+        f"{requests:,} requests, {unavailable:,} answered `503`; other errors: 0; lost: 0",
+    )
+
+
+def test_faults_at_start(
+    on_small_disk: Installation, amount: Amount, chance: random.Random, report: Report
+) -> None:
+    """A server that is started in spite of a fault lives, and tells everybody to come again;
+    when the fault is gone it does its work, and knows what was known before."""
+    database = on_small_disk.database
+    assert isinstance(database, SQLiteBackend)
+    happening = [faults.garbage, faults.empty, faults.locked, faults.full, faults.read_only]
+    happening = chance.sample(happening, min(len(happening), amount.faults))
+    parcel = package()
+    with on_small_disk.gunicorn() as server:
+        known = server.request("POST", "/packages", parcel)
+    for fault in happening:
+        with ExitStack() as stack:
+            with fault(database):
+                server = stack.enter_context(on_small_disk.gunicorn())
+                written = server.request("POST", "/packages", package())
+                assert (written.status, written.is_problem) == (503, True)
+                read = server.request("GET", f"/packages/{parcel['package_id']}")
+                assert read.json == known.json or (read.status, read.is_problem) == (503, True)
+            assert _send_until_taken(server, package()).status == 201
+            again = _send_until_taken(server, parcel)
+            assert (again.status, again.json) == (200, known.json)
+        audit_database(database.config)
+    report(
+        f"started with the database file {', '.join(fault.__name__ for fault in happening)}",
+        "once each",
+        "each time alive, `503`, and back at work when the fault was gone; lost: 0",
+    )
+
+
+def _send_until_taken(server: Server, parcel: dict[str, str]) -> Answer:
+    answers = []
+
+    def is_taken() -> bool:
+        answers.append(server.request("POST", "/packages", parcel))
+        return answers[-1].status != 503
+
+    wait_until(is_taken, "a package is taken")
+    return answers[-1]

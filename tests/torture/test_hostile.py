@@ -1,0 +1,66 @@
+"""Bytes that nobody should send: the sender is at fault, or nobody, but never the service."""
+
+import random
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from galaxy_express.audit import audit_database
+from tests.servers.running import Installation
+from tests.servers.speaking import TIMEOUT
+from tests.torture.amount import Amount
+from tests.torture.conftest import Report
+from tests.torture.garbage import make_garbage
+from tests.torture.resources import resident_megabytes
+
+CLIENTS = 8
+
+# What RFC 9110 has a server answer to methods, codings and versions that it doesn't know.
+THE_SENDERS_FAULT = {b"501", b"505"}
+
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "baseplate-serve"])
+def test_garbage(
+    installation: Installation, name: str, amount: Amount, chance: random.Random, report: Report
+) -> None:
+    """Whatever bytes are sent, there is no answer of a fault of the service, no worker
+    ends, and what is stored and counted stays right."""
+    pieces = [make_garbage(chance) for _ in range(amount.inputs)]
+    with installation.server(name) as server, ThreadPoolExecutor(CLIENTS) as clients:
+        workers = server.workers
+        answers = list(clients.map(lambda piece: _statuses(server.port, piece), pieces))
+        assert server.is_healthy("readiness")
+        assert server.workers == workers
+        memory = max(resident_megabytes(pid) for pid in workers or {server.pid})
+    for piece, statuses in zip(pieces, answers, strict=True):
+        faults = [status for status in statuses if status >= b"500"]
+        assert set(faults) <= THE_SENDERS_FAULT, piece
+    audit_database(installation.database.config)
+    refused = sum(any(status >= b"400" for status in statuses) for statuses in answers)
+    report(
+        f"garbage on bare sockets, {name}",
+        f"{amount.inputs:,} pieces",
+        f"{refused:,} told that they are wrong, {answers.count([]):,} hung up on without a word;"
+        f" faults of the service: 0; largest worker afterwards: {memory:.0f} MB",
+    )
+
+
+def _statuses(port: int, piece: bytes) -> list[bytes]:
+    """Send bytes, and nothing after them; return the statuses of the answers."""
+    received = b""
+    with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
+        try:
+            connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+            while data := connection.recv(65_536):
+                received += data
+        except TimeoutError:
+            raise
+        except OSError:
+            pass  # Whoever finds nothing to his liking may reset the connection.
+    return _STATUS.findall(received)

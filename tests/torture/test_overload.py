@@ -1,0 +1,62 @@
+"""More than can be done: what can be done is done, and the rest is told to come again."""
+
+import json
+from statistics import median
+
+from tests.servers.running import Installation
+from tests.servers.speaking import head, package
+from tests.torture.amount import Amount
+from tests.torture.conftest import Report
+from tests.torture.hammer import Hit, hammer
+
+# How many packages may wait in each worker. As many again may be in its commit.
+MAX_QUEUED = 50
+AS_MANY_AS_IT_CARRIES = 64
+FAR_MORE = 1_000
+
+
+def test_overload(installation: Installation, amount: Amount, report: Report) -> None:
+    """With many times the clients that may wait, the service decides of about as many
+    packages as before; it refuses the others sooner than it could have served them, says
+    when to come again, and serves everybody when the crowd is gone."""
+    installation.configure("desk.max_queued", str(MAX_QUEUED))
+    with installation.gunicorn() as server:
+
+        def send(clients: int) -> list[Hit]:
+            return list(hammer(server.port, clients, amount.seconds, _request))
+
+        before = send(AS_MANY_AS_IT_CARRIES)
+        crowd = send(FAR_MORE)
+        after = send(MAX_QUEUED)
+        statistics = server.request("GET", "/statistics").json
+
+    served = [hit for hit in crowd if hit.status == 201]
+    refused = [hit for hit in crowd if hit.status == 503]
+    assert len(served) + len(refused) == len(crowd)
+    assert refused
+    assert all(hit.retry_after for hit in refused)
+    # To refuse costs something, and the crowd itself, which is on this machine, does too.
+    served_before = sum(hit.status == 201 for hit in before)
+    assert len(served) > served_before / 4
+    assert _wait(refused) < _wait(served)
+    assert {hit.status for hit in after} == {201}
+    answered = sum(hit.status == 201 for hit in before + crowd + after)
+    assert statistics["packages_delivered"] == answered
+    report(
+        f"{FAR_MORE} clients at once, where {2 * MAX_QUEUED} may wait",
+        f"{amount.seconds:.0f} s",
+        f"{len(served) / amount.seconds:.0f} decisions/s (with {AS_MANY_AS_IT_CARRIES} clients"
+        f" {served_before / amount.seconds:.0f}/s); {len(refused):,} answered `503` with"
+        f" `Retry-After`, after {_wait(refused):.0f} ms (median; decisions {_wait(served):.0f} ms);"
+        " when the crowd was gone: none",
+    )
+
+
+def _request() -> bytes:
+    body = json.dumps(package()).encode()
+    return head("POST /packages HTTP/1.1", f"Content-Length: {len(body)}") + body
+
+
+def _wait(hits: list[Hit]) -> float:
+    """Milliseconds; the median."""
+    return 1e3 * median(hit.seconds for hit in hits)

@@ -1,0 +1,129 @@
+"""Asked to end, or to begin anew, at any moment: nobody who is being served notices."""
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Event
+
+from galaxy_express.audit import audit_database
+from tests.servers.load import Load, audit, mixed_jobs, send
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import exchange, head, package
+from tests.torture.amount import Amount
+from tests.torture.conftest import Report
+
+CLIENTS = 4  # of each kind
+DRAIN_SECONDS = 1
+GRACEFUL_TIMEOUT = 6
+
+
+def test_ends(
+    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+) -> None:
+    """At SIGTERM a server first says that it isn't ready, and serves on; it then ends, well
+    and in time, and what it leaves without an answer it hasn't begun."""
+    requests = 0
+    longest = 0.0
+    for _ in range(amount.ends):
+        installation = install()
+        installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = str(DRAIN_SECONDS)
+        server = installation.gunicorn(f"--graceful-timeout={GRACEFUL_TIMEOUT}")
+        mixed, unique = Load(leave_when_closed=True), Load(leave_when_closed=True)
+        with server, mixed, unique:
+            for client in range(CLIENTS):
+                mixed.add_client(server.port, mixed_jobs(client))
+                unique.add_client(server.port, (send(package()) for _ in count()))
+            unique.wait_for(50)
+            time.sleep(chance.uniform(0, 0.5))
+            server.signal(signal.SIGTERM)
+            told = time.monotonic()
+            _wait_until_unready(server)
+            unique.wait_for(10)
+            assert server.wait() == 0
+            took = time.monotonic() - told
+        assert DRAIN_SECONDS < took < GRACEFUL_TIMEOUT
+        longest = max(longest, took)
+        audit(mixed.exchanges + unique.exchanges, installation.database)
+        audit_database(installation.database.config)
+        stored = {key for (key,) in installation.database.rows("SELECT package_id FROM packages")}
+        sent = {ended.job.body["package_id"]: ended.answer for ended in unique.exchanges}
+        assert [key for key, answer in sent.items() if answer is None and key in stored] == []
+        requests += len(mixed.exchanges) + len(unique.exchanges)
+    report(
+        f"`SIGTERM` under the load of {2 * CLIENTS} clients",
+        f"{amount.ends} times",
+        f"{requests:,} requests; begun and not answered: 0; ended after {longest:.1f} s at the"
+        f" latest, of which {DRAIN_SECONDS} s unready and serving",
+    )
+
+
+def _wait_until_unready(server: Server) -> None:
+    def says_so() -> bool:
+        answer = server.request("GET", "/health?type=readiness")
+        return answer.status == 503 and answer.is_problem
+
+    wait_until(says_so, "not ready any more")
+
+
+def test_reloads(
+    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+) -> None:
+    """At SIGHUP, at any moment, gunicorn replaces its workers, and every request is answered:
+    on connections that are kept, and on new ones, from clients near and far."""
+    requests = 0
+    for _ in range(amount.ends):
+        installation = install()
+        with (
+            installation.gunicorn() as server,
+            ThreadPoolExecutor() as threads,
+            Load() as load,
+        ):
+            reloaded = Event()
+            for client in range(CLIENTS):
+                load.add_client(server.port, mixed_jobs(client))
+            newcomers = [
+                threads.submit(_come_anew, server, delay, reloaded)
+                for delay in (0, 0.02, 0.05, 0.1) * CLIENTS
+            ]
+            load.wait_for(50)
+            time.sleep(chance.uniform(0, 0.5))
+            _reload(server)
+            load.wait_for(50)
+            reloaded.set()
+            requests += sum(newcomer.result() for newcomer in newcomers)
+        assert [exchange for exchange in load.exchanges if not exchange.is_done] == []
+        audit_database(installation.database.config)
+        requests += len(load.exchanges)
+    report(
+        f"`SIGHUP` under the load of {5 * CLIENTS} clients",
+        f"{amount.ends} times",
+        f"{requests:,} requests; not answered as they should be: 0",
+    )
+
+
+def _reload(server: Server) -> None:
+    before = server.workers
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: len(server.workers) == 2 and not server.workers & before, "new workers")
+
+
+def _come_anew(server: Server, delay: float, end: Event) -> int:
+    """Send packages, each on a connection of its own; return how many.
+
+    :param delay: seconds from the connection to the request, as over a long way.
+    """
+    sent = 0
+    while not end.is_set():
+        (answer,) = exchange(server.port, _after(delay, json.dumps(package()).encode()))
+        assert answer.status == 201
+        sent += 1
+    return sent
+
+
+def _after(delay: float, body: bytes) -> Iterator[bytes]:
+    time.sleep(delay)
+    yield head("POST /packages HTTP/1.1", f"Content-Length: {len(body)}") + body

@@ -1,0 +1,197 @@
+"""Clients that take their time, and those that do nothing at all: the others are served,
+and no client takes more than its share."""
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from tests.servers.load import Load, mixed_jobs
+from tests.servers.running import Installation, Server, wait_until
+from tests.servers.speaking import TIMEOUT, head, package
+from tests.torture.amount import Amount
+from tests.torture.conftest import Report
+from tests.torture.resources import connections, open_files, resident_megabytes
+
+# Seconds that a client may take for the head of a request, and a request for its answer,
+# in place of the 75 and 15 of the configuration.
+KEEPALIVE = 2
+SERVER_TIMEOUT = 2
+
+# Seconds within which a client that takes all of that, or more, is cut off.
+BOUNDED = 3 * (KEEPALIVE + SERVER_TIMEOUT)
+
+_BODY = json.dumps(package()).encode()
+
+# What is sent at once, and what byte by byte.
+SLOW = {
+    "head": (b"GET /statistics HTTP/1.1\r\nHost: x\r\n", b"X-Slow: x\r\n" * 1_000),
+    "body": (head("POST /packages HTTP/1.1", f"Content-Length: {len(_BODY)}"), _BODY),
+    "chunks": (
+        head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked"),
+        b"1\r\n \r\n" * 1_000,
+    ),
+    "body that nobody reads": (
+        head("GET /statistics HTTP/1.1", "Content-Length: 5000"),
+        b"x" * 5_000,
+    ),
+}
+CLIENTS_OF_A_KIND = 50
+
+# A worker's worker_connections, in gunicorn.conf.py, and what it has open beside them.
+WORKER_CONNECTIONS = 1_000
+OTHER_FILES = 50
+
+# Megabytes: what a worker has of itself, with room for the parts of it that only show
+# under load; and for each connection, where that has nothing to do, or the largest body.
+WORKER_ITSELF = 120
+IDLE_CONNECTION = 0.1
+LARGEST_BODY = 1.5
+
+
+def test_slow_writers(installation: Installation, report: Report) -> None:
+    """While many clients send requests byte by byte others are served, and those are cut
+    off in time."""
+    with _impatient(installation) as server, ExitStack() as stack:
+        slow = []
+        for start, rest in list(SLOW.values()) * CLIENTS_OF_A_KIND:
+            client = stack.enter_context(_connect(server))
+            client.sendall(start)
+            slow.append((client, iter(rest)))
+        begun = time.monotonic()
+        longest = 0.0
+        while slow:
+            assert time.monotonic() < begun + BOUNDED, f"{len(slow)} clients are still there"
+            slow = [(client, rest) for client, rest in slow if _send_byte(client, rest)]
+            longest = max(longest, _time_to_answer(server))
+            time.sleep(0.05)
+        took = time.monotonic() - begun
+    report(
+        f"clients that send byte by byte ({', '.join(SLOW)}), with {KEEPALIVE} s for a head and"
+        f" {SERVER_TIMEOUT} s for a request",
+        f"{CLIENTS_OF_A_KIND} of each kind",
+        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most",
+    )
+
+
+def test_clients_that_do_not_read(installation: Installation, report: Report) -> None:
+    """Clients that ask for much, and read none of it, are cut off in time, while others are
+    served."""
+    # More than the system keeps for a client that doesn't read.
+    requests = head("GET /static/swagger-ui-bundle.js HTTP/1.1") * 10
+    with _impatient(installation) as server, ExitStack() as stack:
+        for _ in range(CLIENTS_OF_A_KIND):
+            client = stack.enter_context(_connect(server))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(requests)
+        begun = time.monotonic()
+        wait_until(lambda: _connections(server) > CLIENTS_OF_A_KIND // 2, "they are connected")
+        longest = 0.0
+        while _connections(server) > 0:
+            assert time.monotonic() < begun + BOUNDED, "clients are still there"
+            longest = max(longest, _time_to_answer(server))
+        took = time.monotonic() - begun
+    report(
+        "clients that read no answer",
+        f"{CLIENTS_OF_A_KIND}",
+        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most",
+    )
+
+
+def test_idle_connections(installation: Installation, amount: Amount, report: Report) -> None:
+    """More idle connections than a server has room for cost it no more than those that it
+    has room for, and push nobody out who has something to ask."""
+    idle = min(amount.connections, _most_files() - 500)
+    with installation.gunicorn() as server, Load() as load, ExitStack() as stack:
+        for client in range(4):
+            load.add_client(server.port, mixed_jobs(client))
+        load.wait_for(20)
+        longest = 0.0
+        for number in range(idle):
+            stack.enter_context(_connect(server))
+            if number % 100 == 0:
+                longest = max(longest, _time_to_answer(server))
+        load.wait_for(100)
+        load.stop()
+        memory = _largest_worker(server)
+        files = max(open_files(worker) for worker in server.workers)
+    assert [exchange for exchange in load.exchanges if not exchange.is_done] == []
+    assert files <= WORKER_CONNECTIONS + OTHER_FILES
+    assert memory < WORKER_ITSELF + IDLE_CONNECTION * WORKER_CONNECTIONS
+    report(
+        "idle connections, while others work",
+        f"{idle:,}",
+        f"others waited {1e3 * longest:.0f} ms at the most; largest worker: {memory:.0f} MB,"
+        f" {files:,} open files",
+    )
+
+
+def test_hoarded_bodies(installation: Installation, amount: Amount, report: Report) -> None:
+    """Clients that send all but the end of the largest bodies take no more memory than
+    those bodies, and no longer than a request may take; meanwhile others are served."""
+    hoarders = amount.connections // 10
+    request = head("POST /packages/batch HTTP/1.1", "Content-Length: 1000000") + b" " * 999_999
+    with installation.gunicorn() as server, ExitStack() as stack:
+        before = _largest_worker(server)
+        longest = 0.0
+        for _ in range(hoarders):
+            stack.enter_context(_connect(server)).sendall(request)
+            longest = max(longest, _time_to_answer(server))
+        memory = _largest_worker(server)
+        most = max(open_files(worker) for worker in server.workers)
+        assert memory < WORKER_ITSELF + LARGEST_BODY * most
+        wait_until(lambda: _connections(server) == 0, "all are cut off")
+    report(
+        "largest bodies, all but the last byte",
+        f"{hoarders:,} at once",
+        f"others waited {1e3 * longest:.0f} ms at the most; largest worker: {memory:.0f} MB"
+        f" (before: {before:.0f} MB)",
+    )
+
+
+def _impatient(installation: Installation) -> Server:
+    installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
+    return installation.gunicorn(f"--keep-alive={KEEPALIVE}")
+
+
+def _connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
+
+
+def _send_byte(client: socket.socket, rest: Iterator[int]) -> bool:
+    """Send one more byte; tell whether the connection is still there."""
+    try:
+        client.sendall(bytes([next(rest)]))
+        client.setblocking(False)
+        return client.recv(65_536) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        client.settimeout(TIMEOUT)
+
+
+def _time_to_answer(server: Server) -> float:
+    """Seconds that a client has to wait for an answer."""
+    asked = time.monotonic()
+    assert server.request("GET", "/statistics").status == 200
+    return time.monotonic() - asked
+
+
+def _connections(server: Server) -> int:
+    """How many connections its workers have."""
+    return sum(connections(worker) for worker in server.workers)
+
+
+def _largest_worker(server: Server) -> float:
+    return max(resident_megabytes(worker) for worker in server.workers)
+
+
+def _most_files() -> int:
+    """Allow this process, and those that it starts, as many files as it may allow them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

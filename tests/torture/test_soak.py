@@ -1,0 +1,143 @@
+"""A load like that of any day, for as long as one likes: nothing grows that should not."""
+
+import json
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, quantiles
+
+import pytest
+
+from galaxy_express.audit import audit_database
+from tests.servers.load import numbered_package, update
+from tests.servers.running import Installation, Server
+from tests.servers.speaking import head
+from tests.torture.amount import Amount
+from tests.torture.conftest import Report
+from tests.torture.hammer import Hit, hammer
+from tests.torture.resources import open_files, resident_megabytes
+
+CLIENTS = 32
+SAMPLES = 40
+
+# Megabytes. SQLite begins to empty the log at 10,000 pages of 4 KiB each.
+LARGEST_LOG = 100
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What was seen in one part of the time.
+
+    :param memory: of the largest worker, in megabytes.
+    :param files: that the workers have open.
+    :param log: the size of the write-ahead log, in megabytes.
+    :param p50: milliseconds; so is ``p99``.
+    """
+
+    memory: float
+    files: int
+    log: float
+    p50: float
+    p99: float
+
+
+def test_soak(
+    installation: Installation, amount: Amount, chance: random.Random, report: Report
+) -> None:
+    """Memory, files, log and latency are at the end what they were after the first quarter."""
+    if not amount.soak_minutes:
+        pytest.skip("takes --soak-minutes")
+    seconds = 60 * amount.soak_minutes
+    requests = _Requests(chance)
+    samples: list[_Sample] = []
+    window: list[Hit] = []
+    total = 0
+    with installation.gunicorn() as server:
+        begun = time.monotonic()
+        for hit in hammer(server.port, CLIENTS, seconds, requests):
+            assert hit.status in (200, 201, 400)
+            total += 1
+            window.append(hit)
+            if time.monotonic() > begun + (len(samples) + 1) * seconds / SAMPLES:
+                samples.append(_sample(server, installation.folder, window))
+                window = []
+    audit_database(installation.database.config)
+
+    quarter = len(samples) // 4
+    early, late = samples[quarter : 2 * quarter], samples[-quarter:]
+    assert _memory(late) < 1.1 * _memory(early)
+    assert max(sample.files for sample in late) <= max(sample.files for sample in early) + 2
+    assert max(sample.log for sample in samples) < LARGEST_LOG
+    assert _p50(late) < 3 * _p50(early)  # the machine may be busy with other things
+    report(
+        f"a load of all kinds, of {CLIENTS} clients",
+        f"{amount.soak_minutes:g} minutes, {total:,} requests",
+        f"second quarter and last: memory {_memory(early):.0f} and {_memory(late):.0f} MB,"
+        f" files {early[-1].files} and {late[-1].files},"
+        f" p50 {_p50(early):.0f} and {_p50(late):.0f} ms,"
+        f" p99 {_p99(early):.0f} and {_p99(late):.0f} ms;"
+        f" largest log {max(sample.log for sample in samples):.0f} MB",
+    )
+
+
+class _Requests:
+    """Makes the requests: new packages and old ones, batches, preferences, reads, mistakes."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._number = 0
+        self._recent: deque[int] = deque([0], maxlen=10_000)
+
+    def __call__(self) -> bytes:
+        kind = self._chance.random()
+        if kind < 0.5:
+            return _request("POST", "/packages", self._new_package())
+        if kind < 0.7:
+            parcel = numbered_package("package", self._chance.choice(self._recent))
+            return _request("POST", "/packages", parcel)
+        if kind < 0.75:
+            return _request("POST", "/packages/batch", [self._new_package() for _ in range(20)])
+        if kind < 0.85:
+            recipient = f"recipient-{self._chance.randrange(100_000)}"
+            wanted = self._chance.random() < 0.5
+            job = update(recipient, time.time_ns() // 1000, True, wanted)
+            return _request(job.method, job.path, job.body)
+        if kind < 0.98:
+            path = self._chance.choice(["/statistics", "/recipients/recipient-1/preferences"])
+            return head(f"GET {path} HTTP/1.1")
+        return _request("POST", "/packages", "nonsense")
+
+    def _new_package(self) -> dict[str, str]:
+        self._number += 1
+        self._recent.append(self._number)
+        return numbered_package("package", self._number)
+
+
+def _request(method: str, path: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    return head(f"{method} {path} HTTP/1.1", f"Content-Length: {len(content)}") + content
+
+
+def _sample(server: Server, folder: Path, window: list[Hit]) -> _Sample:
+    latencies = quantiles((1e3 * hit.seconds for hit in window), n=100)
+    return _Sample(
+        memory=max(resident_megabytes(worker) for worker in server.workers),
+        files=sum(open_files(worker) for worker in server.workers),
+        log=(folder / "galaxy_express.db-wal").stat().st_size / 1e6,
+        p50=latencies[49],
+        p99=latencies[98],
+    )
+
+
+def _memory(samples: list[_Sample]) -> float:
+    return mean(sample.memory for sample in samples)
+
+
+def _p50(samples: list[_Sample]) -> float:
+    return median(sample.p50 for sample in samples)
+
+
+def _p99(samples: list[_Sample]) -> float:
+    return median(sample.p99 for sample in samples)
