@@ -1,6 +1,7 @@
 """The database, as the rest of the service sees it; ``dialects`` has what differs
 between SQLite and PostgreSQL."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class KeptConnection:
             connection.close()
 
 
-class Database:
+class Database(ABC):
     """A database with a schema, read by many and, in each process, written by one at a time.
 
     Its two subclasses hold what differs between SQLite and PostgreSQL.
@@ -97,13 +98,12 @@ class Database:
         self._write_connection = KeptConnection(writer, self._identify)
         self._statements: dict[object, Compiled] = {}
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Connection]:
         """A connection to read from; each statement sees what is committed when it starts.
 
         :raises DatabaseUnavailable: see there.
         """
-        raise NotImplementedError
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -121,13 +121,13 @@ class Database:
         """A transaction that may create the database itself, to make or drop tables in."""
         return self.writing()
 
+    @abstractmethod
     def snapshot(self) -> AbstractContextManager[Connection]:
         """A connection to read from that shows one moment for as long as it is kept, and
         keeps nobody from writing.
 
         :raises DatabaseUnavailable: see there.
         """
-        raise NotImplementedError
 
     def find_damage(self, connection: Connection) -> list[str]:
         """What the database finds wrong with its own files, if it can tell."""
@@ -137,24 +137,24 @@ class Database:
         """Close all connections."""
         self._write_connection.close()
 
+    @abstractmethod
     def lock(self, connection: Connection, names: Iterable[str]) -> None:
         """Until the transaction ends, let no other one go on that locks one of the names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
         """Insert those rows whose primary key, of one column, isn't taken.
 
         :returns: the keys that this transaction inserted.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
         """Insert rows, or update those whose primary key is taken.
 
         :raises TransactionConflict: if a row was left as it is, because of a write that
             this transaction could not see when it decided to make its own.
         """
-        raise NotImplementedError
 
     def _compiled(self, table: Table, key: object, make: Callable[[], Any]) -> Compiled:
         # SQLAlchemy 1.4 caches no statement with ON CONFLICT, and compiling one takes
@@ -164,8 +164,9 @@ class Database:
             self._statements[key] = make().compile(dialect=self._dialect, column_keys=names)
         return self._statements[key]
 
+    @abstractmethod
     def _translate(self, error: exc.DBAPIError) -> Any:
-        raise NotImplementedError
+        """The exception to raise in the place of the driver's."""
 
     def _identify(self) -> object:
         """What tells this database from another of the same name."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -155,15 +156,20 @@ class SQLiteDatabase(Database):
 
 def _set_pragmas(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # or the driver begins transactions by itself
-    for pragma in (
+    pragmas = (
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
         # In pages of 4 KiB. To checkpoint ten times less often than by default is to
         # insert almost twice as fast.
         "wal_autocheckpoint=10000",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    )
+    try:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:  # the file is damaged, say
+        connection.close()
+        raise
 
 
 def _begin_deferred(connection: Connection) -> None:
@@ -207,7 +213,9 @@ class PostgreSQLDatabase(Database):
                     "connect_timeout": max(1, round(connect_timeout.total_seconds())),
                     # Ends waiting for a machine that has gone without a word.
                     "tcp_user_timeout": milliseconds(statement_timeout),
-                    "options": f"-c lock_timeout={milliseconds(lock_timeout)}"
+                    # An answer means that it is on disk, whatever the server's default.
+                    "options": "-c synchronous_commit=on"
+                    f" -c lock_timeout={milliseconds(lock_timeout)}"
                     f" -c statement_timeout={milliseconds(statement_timeout)}",
                 },
                 **options,

@@ -83,8 +83,7 @@ def refusal_problem(refusal: Refused) -> Problem:
 
 def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
     """Answer with a problem, and the id of the request that met it."""
-    if request_id := current_request_id():
-        body = Problem(**body, request_id=request_id)
+    body = Problem(**body, request_id=current_request_id())
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
 
 

@@ -15,11 +15,11 @@ from pyramid.tweens import INGRESS
 
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-_current: ContextVar[str | None] = ContextVar("request_id", default=None)
+_current: ContextVar[str] = ContextVar("request_id", default="")
 
 
-def current_request_id() -> str | None:
-    """The id of the request that is being answered; ``None`` outside of any."""
+def current_request_id() -> str:
+    """The id of the request that is being answered; empty outside of any."""
     return _current.get()
 
 
@@ -48,7 +48,7 @@ class _LogRecord(logging.LogRecord):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if (request_id := _current.get()) is not None:
+        if request_id := _current.get():
             self.request_id = request_id
 
 

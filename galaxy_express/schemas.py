@@ -90,7 +90,7 @@ _identifier = TypeAdapter(Identifier)
 # RFC 3339, section 5.6, without leap seconds, which Python's datetime doesn't have.
 _RFC3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]"
-    r"([0-9]{2}:[0-9]{2}:[0-5][0-9])(?:\.([0-9]+))?"
+    r"((?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])(?:\.([0-9]+))?"
     r"(?:[Zz]|([+-](?:[01][0-9]|2[0-3]):[0-5][0-9]))"
 )
 

@@ -1,5 +1,6 @@
 """The server of ``baseplate-serve``: Baseplate's own, without its delay, and stricter."""
 
+import re
 import socket
 from typing import Any
 
@@ -24,7 +25,7 @@ class _Handler(WSGIHandler):
         codings = head.get_all("transfer-encoding", [])
         if (
             len(lengths) + len(codings) > 1
-            or any(not (length.isascii() and length.isdigit()) for length in lengths)
+            or any(not re.fullmatch(r"[0-9]+[ \t]*", length) for length in lengths)
             or any(coding.lower() != "chunked" for coding in codings)
             or head.defects
         ):
@@ -50,6 +51,6 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = wsgi.make_server(server_config, listener, app)
-    server.handler_class = _Handler
-    return server
+    # As Baseplate has its own handler_class configured.
+    handled = server_config | {"handler": f"{__name__}:_Handler"}
+    return wsgi.make_server(handled, listener, app)

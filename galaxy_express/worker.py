@@ -76,7 +76,7 @@ class GalaxyExpressWorker(GeventWorker):
             self._connections.join(timeout=0.1)
         if self._connections:
             self.log.warning("%s requests are cut off", len(self._connections))
-            self._connections.kill()
+            self._connections.kill(timeout=0.5)
 
     def _serve(self, listener: Any) -> StreamServer:
         listener.setblocking(True)
@@ -87,7 +87,7 @@ class GalaxyExpressWorker(GeventWorker):
         server = StreamServer(listener, handle=handle, spawn=self._connections)
         # Enough for newcomers not to wait while others are served, and few enough for the
         # other workers to get their share.
-        server.max_accept = 2
+        server.max_accept = 16
         server.start()
         return server
 

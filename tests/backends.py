@@ -190,8 +190,6 @@ class PostgreSQLBackend(Backend):
     def create(self) -> None:
         """Make the database."""
         self._administrate(f"CREATE DATABASE {self._name} TEMPLATE template0")
-        # No test takes the power away, and a sync takes most of a test's time.
-        self._administrate(f"ALTER DATABASE {self._name} SET synchronous_commit = off")
 
     def drop(self) -> None:
         """Remove the database."""

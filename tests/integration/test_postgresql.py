@@ -54,6 +54,7 @@ SETTINGS = {
         ("statement_timeout", "2500ms"),
         ("application_name", "nimbus"),
         ("transaction_isolation", "read committed"),
+        ("synchronous_commit", "on"),
     ],
 )
 def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value: str) -> None:
@@ -62,6 +63,16 @@ def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value:
     for opened in (database.reading(), database.writing()):
         with opened as connection:
             assert connection.exec_driver_sql(f"SHOW {setting}").scalar() == value
+
+
+def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase) -> None:
+    """The driver knows how long to wait for a server that is silent."""
+    database = open_database(SETTINGS | {"database.connect_timeout": "3 seconds"})
+    for opened in (database.reading(), database.writing()):
+        with opened as connection:
+            parameters = connection.connection.dbapi_connection.info.dsn_parameters
+            assert parameters["connect_timeout"] == "3"
+            assert parameters["tcp_user_timeout"] == "2500"
 
 
 def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
@@ -76,8 +87,10 @@ def test_reads_are_bounded(open_database: OpenDatabase) -> None:
     database = open_database(
         {"database.pool_size": "1", "database.connect_timeout": "50 milliseconds"}
     )
+    started = time.monotonic()
     with database.reading(), pytest.raises(DatabaseUnavailable), database.reading():
         pass
+    assert time.monotonic() - started < 10
     with database.reading() as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
 

@@ -34,7 +34,7 @@ def _is_replaced(server: Server, worker: int) -> bool:
 def test_killed_servers_lose_nothing(installation: Installation) -> None:
     """A server that is killed under load, all of it at once, starts again as if nothing
     had been, with all that it had answered."""
-    server = installation.gunicorn(workers=3)
+    server = installation.gunicorn()
     exchanges: list[Exchange] = []
     for round_ in range(3):
         with server, Load(leave_when_closed=True) as load:

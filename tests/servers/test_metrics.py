@@ -199,6 +199,10 @@ def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> 
             wait_until(
                 lambda: Scrape().total("galaxy_express_queued_packages") > 0, "packages wait"
             )
+            wait_until(
+                lambda: Scrape().total("galaxy_express_commit_seconds_count", success="false") > 0,
+                "a commit fails",
+            )
         for client in clients:
             client.join()
         after = Scrape()

@@ -147,6 +147,17 @@ def _send_until_cut_off(client: socket.socket, piece: bytes) -> bool:
     return False
 
 
+# gevent's server would wait.
+@pytest.mark.parametrize("server", ["gunicorn"], indirect=True)
+def test_body_that_never_comes(server: Server) -> None:
+    """A client whose request is answered without its body isn't waited for without end."""
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
+        client.sendall(head("POST /statistics HTTP/1.1", "Content-Length: 1000000"))
+        assert client.recv(12) == b"HTTP/1.1 405"
+        while client.recv(65536):
+            pass
+
+
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     """Requests that are sent without waiting for answers are answered one by one."""
     answers = exchange(

@@ -23,6 +23,16 @@ SERVER_TIMEOUT = 2
 # Seconds within which a client that takes all of that, or more, is cut off.
 BOUNDED = 3 * (KEEPALIVE + SERVER_TIMEOUT)
 
+# Megabytes: what a worker has of itself, with room for the parts of it that only show
+# under load; and for each connection, where that has nothing to do, or the largest body.
+WORKER_ITSELF = 120
+IDLE_CONNECTION = 0.1
+LARGEST_BODY = 1.5
+
+# A worker's worker_connections, in gunicorn.conf.py, and what it has open beside them.
+WORKER_CONNECTIONS = 1_000
+OTHER_FILES = 50
+
 _BODY = json.dumps(package()).encode()
 
 # What is sent at once, and what byte by byte.
@@ -37,66 +47,70 @@ SLOW = {
         head("GET /statistics HTTP/1.1", "Content-Length: 5000"),
         b"x" * 5_000,
     ),
+    "end of the largest body": (
+        head("POST /packages/batch HTTP/1.1", "Content-Length: 1000000") + b" " * 990_000,
+        b" " * 10_000,
+    ),
 }
-CLIENTS_OF_A_KIND = 50
-
-# A worker's worker_connections, in gunicorn.conf.py, and what it has open beside them.
-WORKER_CONNECTIONS = 1_000
-OTHER_FILES = 50
-
-# Megabytes: what a worker has of itself, with room for the parts of it that only show
-# under load; and for each connection, where that has nothing to do, or the largest body.
-WORKER_ITSELF = 120
-IDLE_CONNECTION = 0.1
-LARGEST_BODY = 1.5
 
 
-def test_slow_writers(installation: Installation, report: Report) -> None:
+def test_slow_clients(installation: Installation, amount: Amount, report: Report) -> None:
     """While many clients send requests byte by byte others are served, and those are cut
-    off in time."""
-    with _impatient(installation) as server, ExitStack() as stack:
+    off in time; none takes more memory than its request may."""
+    installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
+    each = amount.connections // 100
+    longest = memory = 0.0
+    with installation.gunicorn(f"--keep-alive={KEEPALIVE}") as server, ExitStack() as stack:
         slow = []
-        for start, rest in list(SLOW.values()) * CLIENTS_OF_A_KIND:
+        for start, rest in list(SLOW.values()) * each:
             client = stack.enter_context(_connect(server))
             client.sendall(start)
             slow.append((client, iter(rest)))
         begun = time.monotonic()
-        longest = 0.0
         while slow:
             assert time.monotonic() < begun + BOUNDED, f"{len(slow)} clients are still there"
             slow = [(client, rest) for client, rest in slow if _send_byte(client, rest)]
             longest = max(longest, _time_to_answer(server))
+            memory = max(memory, _largest_worker(server))
             time.sleep(0.05)
         took = time.monotonic() - begun
+        assert memory < WORKER_ITSELF + LARGEST_BODY * each
     report(
-        f"clients that send byte by byte ({', '.join(SLOW)}), with {KEEPALIVE} s for a head and"
+        f"clients that send byte by byte ({', '.join(SLOW)}); {KEEPALIVE} s for a head,"
         f" {SERVER_TIMEOUT} s for a request",
-        f"{CLIENTS_OF_A_KIND} of each kind",
-        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most",
+        f"{each} of each kind",
+        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
+        f" largest worker: {memory:.0f} MB",
     )
 
 
-def test_clients_that_do_not_read(installation: Installation, report: Report) -> None:
+def test_clients_that_do_not_read(
+    installation: Installation, amount: Amount, report: Report
+) -> None:
     """Clients that ask for much, and read none of it, are cut off in time, while others are
     served."""
+    installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     # More than the system keeps for a client that doesn't read.
     requests = head("GET /static/swagger-ui-bundle.js HTTP/1.1") * 10
-    with _impatient(installation) as server, ExitStack() as stack:
-        for _ in range(CLIENTS_OF_A_KIND):
+    clients = amount.connections // 100
+    longest = memory = 0.0
+    with installation.gunicorn(f"--keep-alive={KEEPALIVE}") as server, ExitStack() as stack:
+        for _ in range(clients):
             client = stack.enter_context(_connect(server))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(requests)
         begun = time.monotonic()
-        wait_until(lambda: _connections(server) > CLIENTS_OF_A_KIND // 2, "they are connected")
-        longest = 0.0
+        wait_until(lambda: _connections(server) > clients // 2, "they are connected")
         while _connections(server) > 0:
             assert time.monotonic() < begun + BOUNDED, "clients are still there"
             longest = max(longest, _time_to_answer(server))
+            memory = max(memory, _largest_worker(server))
         took = time.monotonic() - begun
     report(
         "clients that read no answer",
-        f"{CLIENTS_OF_A_KIND}",
-        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most",
+        f"{clients}",
+        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
+        f" largest worker: {memory:.0f} MB",
     )
 
 
@@ -126,34 +140,6 @@ def test_idle_connections(installation: Installation, amount: Amount, report: Re
         f"others waited {1e3 * longest:.0f} ms at the most; largest worker: {memory:.0f} MB,"
         f" {files:,} open files",
     )
-
-
-def test_hoarded_bodies(installation: Installation, amount: Amount, report: Report) -> None:
-    """Clients that send all but the end of the largest bodies take no more memory than
-    those bodies, and no longer than a request may take; meanwhile others are served."""
-    hoarders = amount.connections // 10
-    request = head("POST /packages/batch HTTP/1.1", "Content-Length: 1000000") + b" " * 999_999
-    with installation.gunicorn() as server, ExitStack() as stack:
-        before = _largest_worker(server)
-        longest = 0.0
-        for _ in range(hoarders):
-            stack.enter_context(_connect(server)).sendall(request)
-            longest = max(longest, _time_to_answer(server))
-        memory = _largest_worker(server)
-        most = max(open_files(worker) for worker in server.workers)
-        assert memory < WORKER_ITSELF + LARGEST_BODY * most
-        wait_until(lambda: _connections(server) == 0, "all are cut off")
-    report(
-        "largest bodies, all but the last byte",
-        f"{hoarders:,} at once",
-        f"others waited {1e3 * longest:.0f} ms at the most; largest worker: {memory:.0f} MB"
-        f" (before: {before:.0f} MB)",
-    )
-
-
-def _impatient(installation: Installation) -> Server:
-    installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
-    return installation.gunicorn(f"--keep-alive={KEEPALIVE}")
 
 
 def _connect(server: Server) -> socket.socket:
