@@ -22,23 +22,28 @@ def locked(database: SQLiteBackend) -> AbstractContextManager[None]:
     return database.locked()
 
 
-def garbage(database: SQLiteBackend) -> AbstractContextManager[None]:
-    """Another file is in its place, which is no database."""
-    return _replaced(database, b"garbage " * 10_000)
-
-
-def empty(database: SQLiteBackend) -> AbstractContextManager[None]:
-    """An empty file is in its place."""
-    return _replaced(database, b"")
+@contextmanager
+def garbage(database: SQLiteBackend) -> Iterator[None]:
+    """Another file is in its place, and of its log, which is no database."""
+    # The file goes first and comes last, so that nobody takes the log for another's.
+    names = ["", "-wal", "-shm"]
+    files = [database.path.with_name(database.path.name + name) for name in names]
+    there = [file for file in files if file.exists()]
+    for file in there:
+        file.rename(file.with_suffix(f"{file.suffix}.elsewhere"))
+    database.path.write_bytes(b"garbage " * 10_000)
+    yield
+    for file in reversed(there):
+        file.with_suffix(f"{file.suffix}.elsewhere").rename(file)
 
 
 @contextmanager
-def _replaced(database: SQLiteBackend, content: bytes) -> Iterator[None]:
-    other = database.path.with_suffix(".other")
-    other.write_bytes(content)
-    elsewhere = database.path.with_suffix(".elsewhere")
+def empty(database: SQLiteBackend) -> Iterator[None]:
+    """An empty file is in its place, beside its log."""
+    new, elsewhere = database.path.with_suffix(".new"), database.path.with_suffix(".elsewhere")
+    new.touch()
     elsewhere.hardlink_to(database.path)
-    other.rename(database.path)
+    new.rename(database.path)
     yield
     elsewhere.rename(database.path)
 

@@ -71,6 +71,7 @@ def _is_in_order(exchange: Exchange) -> bool:
     return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED
 
 
+@pytest.mark.usefixtures("only_at_length")
 def test_faults_under_load(
     impatient: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
