@@ -51,7 +51,8 @@ def empty(database: SQLiteBackend) -> Iterator[None]:
 @contextmanager
 def immutable(database: SQLiteBackend) -> Iterator[None]:
     """Nobody may write to the file or to its log, root included."""
-    files = [str(path) for path in database.path.parent.glob(f"{database.path.name}*")]
+    # Not to its index, "-shm": that is mapped into memory, and Linux ends who writes to it.
+    files = [str(database.path), f"{database.path}-wal"]
     subprocess.run(["chattr", "+i", *files], check=True)
     try:
         yield
