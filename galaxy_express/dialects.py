@@ -141,8 +141,18 @@ class SQLiteDatabase(Database):
             connect_args={"timeout": timeout, "check_same_thread": False},
             **options,
         )
+        if mode == "rw":
+            event.listen(engine, "do_connect", self._check_file)
         event.listen(engine, "connect", _set_pragmas)
         return engine
+
+    def _check_file(self, *_: Any) -> None:
+        # Not by opening it: to close it again would give up all locks that this process has
+        # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+        if os.stat(self._path).st_size == 0:  # SQLite would delete the log beside it
+            raise OSError(f"{self._path} is empty")
+        if not os.access(self._path, os.W_OK):  # SQLite would never write to it again
+            raise OSError(f"{self._path} may not be written to")
 
     def _identify(self) -> tuple[int, int] | None:
         # Who has a file open can still write to it when it has been deleted or replaced,

@@ -67,6 +67,9 @@ class GalaxyExpressWorker(GeventWorker):
             self.notify()
         deadline = time.monotonic() + self.cfg.graceful_timeout - self._drain_seconds() - 1
         for server in servers:
+            server.stop_accepting()
+        gevent.sleep(0)  # who was accepted last asks the listener for its name
+        for server in servers:
             server.close()
         while self._connections and time.monotonic() < deadline:
             # Who has only just come, or been answered, may be about to send a request.
