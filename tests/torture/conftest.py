@@ -97,10 +97,3 @@ def install(tmp_path: Path) -> Callable[[], Installation]:
 def installation(install: Callable[[], Installation]) -> Installation:
     """The service, with an SQLite database whose tables are made."""
     return install()
-
-
-@pytest.fixture
-def only_at_length(pytestconfig: pytest.Config) -> None:
-    """For what has no short form."""
-    if not pytestconfig.getoption("--torture"):
-        pytest.skip("takes --torture")

@@ -1,6 +1,7 @@
 """What a process has taken of the machine, from Linux's ``/proc``."""
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,3 +31,10 @@ def connections(pid: int) -> int:
             kind, _, inode = os.readlink(file).partition(":[")
             mine += kind == "socket" and inode.rstrip("]") in established
     return mine
+
+
+def allow_many_files() -> int:
+    """Allow this process, and those that it starts, as many files as it may; return how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

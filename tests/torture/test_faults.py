@@ -71,7 +71,6 @@ def _is_in_order(exchange: Exchange) -> bool:
     return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED
 
 
-@pytest.mark.usefixtures("only_at_length")
 def test_faults_under_load(
     impatient: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
@@ -117,8 +116,9 @@ def test_full_disk(on_small_disk: Installation, amount: Amount, report: Report) 
 def test_faults_at_start(
     on_small_disk: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """A server that is started in spite of a fault lives, and tells everybody to come again;
-    when the fault is gone it does its work, and knows what was known before."""
+    """A server that is started in spite of a fault, after it was killed, lives, and tells
+    everybody to come again; when the fault is gone it does its work, and knows what was
+    known before."""
     database = on_small_disk.database
     assert isinstance(database, SQLiteBackend)
     happening = [faults.garbage, faults.empty, faults.locked, faults.full, faults.read_only]
@@ -126,6 +126,7 @@ def test_faults_at_start(
     parcel = package()
     with on_small_disk.gunicorn() as server:
         known = server.request("POST", "/packages", parcel)
+        _kill(server)
     for fault in happening:
         with ExitStack() as stack:
             with fault(database):
@@ -137,12 +138,20 @@ def test_faults_at_start(
             assert _send_until_taken(server, package()).status == 201
             again = _send_until_taken(server, parcel)
             assert (again.status, again.json) == (200, known.json)
+            _kill(server)
         audit_database(database.config)
     report(
         f"started with the database file {', '.join(fault.__name__ for fault in happening)}",
         "once each",
         "each time alive, `503`, and back at work when the fault was gone; lost: 0",
     )
+
+
+def _kill(server: Server) -> None:
+    """Kill a server and its workers, which leaves the log of the database."""
+    workers = server.workers
+    server.kill()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "they are gone")
 
 
 def _send_until_taken(server: Server, parcel: dict[str, str]) -> Answer:

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
 
-import pytest
-
 from galaxy_express.audit import audit_database
 from tests.servers.load import Load, audit, mixed_jobs, send
 from tests.servers.running import Installation, Server, wait_until
@@ -71,7 +69,6 @@ def _wait_until_unready(server: Server) -> None:
     wait_until(says_so, "not ready any more")
 
 
-@pytest.mark.usefixtures("only_at_length")
 def test_reloads(
     install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
 ) -> None:

@@ -2,7 +2,6 @@
 and no client takes more than its share."""
 
 import json
-import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from tests.servers.running import Installation, Server, wait_until
 from tests.servers.speaking import TIMEOUT, head, package
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
-from tests.torture.resources import connections, open_files, resident_megabytes
+from tests.torture.resources import allow_many_files, connections, open_files, resident_megabytes
 
 # Seconds that a client may take for the head of a request, and a request for its answer,
 # in place of the 75 and 15 of the configuration.
@@ -117,7 +116,7 @@ def test_clients_that_do_not_read(
 def test_idle_connections(installation: Installation, amount: Amount, report: Report) -> None:
     """More idle connections than a server has room for cost it no more than those that it
     has room for, and push nobody out who has something to ask."""
-    idle = min(amount.connections, _most_files() - 500)
+    idle = min(amount.connections, allow_many_files() - 500)
     with installation.gunicorn() as server, Load() as load, ExitStack() as stack:
         for client in range(4):
             load.add_client(server.port, mixed_jobs(client))
@@ -174,10 +173,3 @@ def _connections(server: Server) -> int:
 
 def _largest_worker(server: Server) -> float:
     return max(resident_megabytes(worker) for worker in server.workers)
-
-
-def _most_files() -> int:
-    """Allow this process, and those that it starts, as many files as it may allow them."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
