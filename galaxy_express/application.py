@@ -93,7 +93,7 @@ def _without_secrets(app_config: RawConfig, database: Database) -> dict[str, str
 
 def _report_schema(database: Database) -> None:
     try:
-        with database.reading() as connection:
+        with database.snapshot() as connection:
             missing = missing_tables(connection)
     except DatabaseUnavailable as fault:
         logger.error("The database %s is unavailable: %s", database, fault)

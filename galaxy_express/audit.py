@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from baseplate.lib.config import ConfigurationError, RawConfig
+from baseplate.lib.config import RawConfig
 from sqlalchemy import CheckConstraint, Integer, Table, and_, cast, func, inspect, not_, select
 from sqlalchemy.engine import Connection
 
 from galaxy_express import models, records
-from galaxy_express.database import Database, DatabaseUnavailable
+from galaxy_express.database import Database
 from galaxy_express.delivery import Status
-from galaxy_express.dialects import database_from_config
 from galaxy_express.records import CounterKey
 
 _packages = models.Package.__table__
@@ -82,7 +81,10 @@ def audit(database: Database) -> Audit:
         missing = models.missing_tables(connection)
         if missing:
             return Audit({}, 0, [f"There is no table {name}." for name in missing])
-        counted = records.read_totals(connection)
+        counted = {
+            (outcome, package_type): int(total)
+            for outcome, package_type, total in connection.execute(records.TOTALS)
+        }
         rejected = counted.pop(records.REJECTED, 0)
         stored = _count_packages(connection)
         totals = {
@@ -146,16 +148,8 @@ def audit_database(app_config: RawConfig) -> None:
 
     :raises SystemExit: if anything is wrong, or can't be found out; the exit code is 1.
     """
-    try:
-        database = database_from_config(app_config)
-    except ConfigurationError as error:
-        raise SystemExit(f"The configuration is wrong: {error}") from error
-    try:
+    with models.database_for_script(app_config) as database:
         found = audit(database)
-    except DatabaseUnavailable as fault:
-        raise SystemExit(f"The database {database} can't be read: {fault}") from fault
-    finally:
-        database.close()
     sys.stdout.write(f"{database}\n\n{_report(found)}\n")
     if found.faults:
         raise SystemExit(1)

@@ -2,17 +2,19 @@
 between SQLite and PostgreSQL."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
+import sqlalchemy.engine
 from baseplate import Span
 from baseplate.clients import ContextFactory
 from sqlalchemy import Table, exc
-from sqlalchemy.engine import Compiled, Connection, Engine
 
-Row = dict[str, Any]
+#: The values of a row, in the order of the table's columns.
+Row = tuple[Any, ...]
 
 
 class DatabaseUnavailable(Exception):
@@ -37,7 +39,7 @@ class Upsert:
     """
 
     table: Table
-    update: Callable[[Any], Row]
+    update: Callable[[Any], dict[str, Any]]
     only_if: Callable[[Any], Any] | None = None
 
     def on_conflict(self, insert: Any) -> Any:
@@ -49,34 +51,110 @@ class Upsert:
         )
 
 
+class Connection(ABC):
+    """A connection that has the driver itself run what SQLAlchemy wrote.
+
+    SQLAlchemy compiles each statement once; to run it each time as well would take it
+    several times as long as the driver. Values are those of the driver: a column's type
+    converts nothing.
+
+    :cvar dialect: what statements are compiled for, with parameters by position.
+    :param raw: the driver's connection, from an SQLAlchemy pool.
+    """
+
+    dialect: ClassVar[Any]
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._cursor = raw.cursor()
+
+    def execute(self, statement: Any, values: Sequence[Any] = ()) -> None:
+        """Run a statement.
+
+        :param values: those of its parameters, in their order.
+        """
+        self._cursor.execute(_compiled(statement, self.dialect), values)
+
+    def select(self, query: Any, values: Sequence[Any] = ()) -> list[Row]:
+        """Run a query, and return its rows.
+
+        :param values: those of its parameters, in their order.
+        """
+        self.execute(query, values)
+        rows: list[Row] = self._cursor.fetchall()
+        return rows
+
+    @abstractmethod
+    def find(self, column: Any, values: Collection[str]) -> list[Row]:
+        """The rows of a table that have one of the values in a column."""
+
+    @abstractmethod
+    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
+        """Insert those rows whose primary key, the first column, isn't taken.
+
+        :returns: the keys that were inserted.
+        """
+
+    @abstractmethod
+    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """Insert rows, or update those whose primary key is taken.
+
+        :raises TransactionConflict: if a row was left as it is, because of a write that
+            this transaction could not see when it decided to make its own.
+        """
+
+    @abstractmethod
+    def lock(self, names: Iterable[str]) -> None:
+        """Until the transaction ends, let no other one go on that locks one of the names."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction: on disk when left, rolled back when left by an exception."""
+        self._begin()
+        try:
+            yield
+        except BaseException:
+            self._raw.rollback()
+            raise
+        self._raw.commit()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin a transaction, unless the driver does so by itself."""
+
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Whether it still leads to the database, as far as can be told without asking it."""
+
+    def close(self) -> None:
+        """Close it for good; a transaction that is open is rolled back."""
+        self._raw.invalidate()
+
+
+@cache
+def _compiled(statement: Any, dialect: Any) -> str:
+    return str(statement.compile(dialect=dialect))
+
+
 class KeptConnection:
     """A connection that stays open between uses, which follow one another.
 
     To take it from a pool each time would cost more than a read of one row.
 
-    :param engine: makes it.
-    :param identify: tells which database the engine would connect to; when that changes,
-        the connection is made anew.
+    :param connect: makes it.
     """
 
-    def __init__(self, engine: Engine, identify: Callable[[], object] = lambda: None) -> None:
-        self._engine = engine
-        self._identify = identify
-        self._identity: object = None
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
         self._connection: Connection | None = None
 
     def get(self) -> Connection:
-        """The connection."""
-        if not self.is_current():
+        """The connection, made anew if it doesn't lead to the database any more."""
+        if self._connection is not None and not self._connection.is_current():
             self.close()
         if self._connection is None:
-            self._identity = self._identify()
-            self._connection = self._engine.connect()
+            self._connection = self._connect()
         return self._connection
-
-    def is_current(self) -> bool:
-        """Whether the database is still the one that the connection was made to."""
-        return self._identity == self._identify()
 
     def close(self) -> None:
         """Close it; the next use makes another."""
@@ -88,15 +166,14 @@ class KeptConnection:
 class Database(ABC):
     """A database with a schema, read by many and, in each process, written by one at a time.
 
-    Its two subclasses hold what differs between SQLite and PostgreSQL.
-
-    :param writer: for transactions that write.
+    :cvar driver_error: the base class of the driver's exceptions.
+    :param connect: makes the connection to write with.
     """
 
-    def __init__(self, writer: Engine) -> None:
-        self._dialect = writer.dialect
-        self._write_connection = KeptConnection(writer, self._identify)
-        self._statements: dict[object, Compiled] = {}
+    driver_error: ClassVar[type[Exception]]
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._write_connection = KeptConnection(connect)
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[Connection]:
@@ -114,22 +191,25 @@ class Database(ABC):
         """
         with self._faults_named(self._write_connection):
             connection = self._write_connection.get()
-            with connection.begin():
+            with connection.transaction():
                 yield connection
 
-    def creating(self) -> AbstractContextManager[Connection]:
-        """A transaction that may create the database itself, to make or drop tables in."""
-        return self.writing()
-
     @abstractmethod
-    def snapshot(self) -> AbstractContextManager[Connection]:
-        """A connection to read from that shows one moment for as long as it is kept, and
-        keeps nobody from writing.
+    def creating(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """A transaction that may create the database itself, to make or drop tables in.
 
         :raises DatabaseUnavailable: see there.
         """
 
-    def find_damage(self, connection: Connection) -> list[str]:
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """A connection to examine the database with: it shows one moment for as long as it
+        is kept, and keeps nobody from writing.
+
+        :raises DatabaseUnavailable: see there.
+        """
+
+    def find_damage(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """What the database finds wrong with its own files, if it can tell."""
         return []
 
@@ -138,49 +218,18 @@ class Database(ABC):
         self._write_connection.close()
 
     @abstractmethod
-    def lock(self, connection: Connection, names: Iterable[str]) -> None:
-        """Until the transaction ends, let no other one go on that locks one of the names."""
-
-    @abstractmethod
-    def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
-        """Insert those rows whose primary key, of one column, isn't taken.
-
-        :returns: the keys that this transaction inserted.
-        """
-
-    @abstractmethod
-    def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
-        """Insert rows, or update those whose primary key is taken.
-
-        :raises TransactionConflict: if a row was left as it is, because of a write that
-            this transaction could not see when it decided to make its own.
-        """
-
-    def _compiled(self, table: Table, key: object, make: Callable[[], Any]) -> Compiled:
-        # SQLAlchemy 1.4 caches no statement with ON CONFLICT, and compiling one takes
-        # several times as long as running it.
-        if key not in self._statements:
-            names = [column.name for column in table.columns]
-            self._statements[key] = make().compile(dialect=self._dialect, column_keys=names)
-        return self._statements[key]
-
-    @abstractmethod
-    def _translate(self, error: exc.DBAPIError) -> Any:
+    def _translate(self, error: Any) -> Exception:
         """The exception to raise in the place of the driver's."""
-
-    def _identify(self) -> object:
-        """What tells this database from another of the same name."""
-        return None
 
     @contextmanager
     def _faults_named(self, kept: KeptConnection | None = None) -> Iterator[None]:
         # After a fault, a connection that is kept is made anew.
         try:
             yield
-        except exc.DBAPIError as error:
+        except (self.driver_error, exc.DBAPIError) as error:
             if kept is not None:
                 kept.close()
-            raise self._translate(error) from error
+            raise self._translate(getattr(error, "orig", error)) from error
         except (exc.TimeoutError, OSError) as error:  # of the pool, or of a file
             raise DatabaseUnavailable(str(error)) from error
 
@@ -198,6 +247,10 @@ class TracedDatabase:
         """See :py:meth:`Database.reading`."""
         with self._span.make_child(f"{self._name}.read"), self._database.reading() as connection:
             yield connection
+
+    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.snapshot`."""
+        return self._database.snapshot()
 
 
 class DatabaseContextFactory(ContextFactory):

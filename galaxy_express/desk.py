@@ -17,10 +17,9 @@ from typing import cast
 from baseplate import Span
 from baseplate.clients import ContextFactory
 from baseplate.lib import config
-from sqlalchemy.engine import Connection
 
 from galaxy_express import metrics, records
-from galaxy_express.database import Database, TransactionConflict
+from galaxy_express.database import Connection, Database, TransactionConflict
 from galaxy_express.delivery import Conflict, Decided, Decision, Outcome, Package, decide, replay
 from galaxy_express.group_commit import GroupCommit
 from galaxy_express.package_types import PackageTypeRegistry
@@ -79,13 +78,12 @@ class DeliveryDesk:
     def _transact(self, writes: Sequence[Write]) -> list[Answer]:
         with self._database.writing() as connection:
             group = _Group(self._package_types)
-            group.read(self._database, connection, writes)
+            group.read(connection, writes)
             for write in writes:
                 group.decide(write)
-            group.record(self._database, connection)
+            group.record(connection)
             answers = [group.answer(write) for write in writes]
-            totals = _totals(writes, answers)
-            records.add_to_totals(self._database, connection, self._shard, totals)
+            records.add_to_totals(connection, self._shard, _totals(writes, answers))
         return answers
 
 
@@ -94,26 +92,24 @@ class _Group:
 
     def __init__(self, package_types: PackageTypeRegistry) -> None:
         self._package_types = package_types
-        self._decisions: dict[str, Decision] = {}
-        self._new: dict[str, Decision] = {}
         self._preferences: dict[str, Preferences] = {}
         self._changed: dict[tuple[str, str], Preference] = {}
         self._updated: deque[UpdatedPreferences] = deque()
+        self._decisions: dict[str, Decision] = {}
+        self._new: set[str] = set()
 
-    def read(self, database: Database, connection: Connection, writes: Iterable[Write]) -> None:
-        """Find out what is known already, and keep others from changing it."""
-        packages: list[Package] = []
+    def read(self, connection: Connection, writes: Iterable[Write]) -> None:
+        """Find out what is in force, and keep others from changing it."""
+        recipients: set[str] = set()
         updated: set[str] = set()
         for write in writes:
             if isinstance(write, PreferenceUpdate):
                 updated.add(write.recipient_id)
             else:
-                packages.extend(write.packages)
+                recipients.update(package.recipient_id for package in write.packages)
         if updated:
-            database.lock(connection, updated)
-        self._decisions |= records.find_decisions(connection, {p.package_id for p in packages})
-        new = {p.recipient_id for p in packages if p.package_id not in self._decisions}
-        self._preferences |= records.find_preferences(connection, updated | new)
+            connection.lock(updated)
+        self._preferences |= records.find_preferences(connection, recipients | updated)
 
     def decide(self, write: Write) -> None:
         """Decide of one write, knowing those before it."""
@@ -123,7 +119,7 @@ class _Group:
         for package in write.packages:
             if package.package_id not in self._decisions:
                 decision = decide(package, self._is_wanted(package))
-                self._decisions[package.package_id] = self._new[package.package_id] = decision
+                self._decisions[package.package_id] = decision
 
     def _is_wanted(self, package: Package) -> bool:
         said = self._preferences[package.recipient_id].get(package.package_type)
@@ -139,15 +135,13 @@ class _Group:
             if preference != before.get(package_type):
                 self._changed[update.recipient_id, package_type] = preference
 
-    def record(self, database: Database, connection: Connection) -> None:
-        """Write what is new. A decision that another instance has made in the meantime
-        takes the place of ours."""
-        records.record_preferences(database, connection, self._changed)
-        recorded = records.record_decisions(database, connection, self._new.values())
-        lost = self._new.keys() - recorded
-        self._decisions |= records.find_decisions(connection, lost)
-        for package_id in lost:
-            del self._new[package_id]
+    def record(self, connection: Connection) -> None:
+        """Write what is new. Where a package was decided of before, by whomever, that
+        decision takes the place of ours."""
+        records.record_preferences(connection, self._changed)
+        self._new = records.record_decisions(connection, self._decisions.values())
+        known = self._decisions.keys() - self._new
+        self._decisions |= records.find_decisions(connection, known)
 
     def answer(self, write: Write) -> Answer:
         """The answer to a write; to be asked for in the order of the writes."""
@@ -156,10 +150,11 @@ class _Group:
         return [self._outcome(package) for package in write.packages]
 
     def _outcome(self, package: Package) -> Outcome:
-        new = self._new.pop(package.package_id, None)
-        if new is not None:
-            return Decided(new, replayed=False)
-        return replay(package, self._decisions[package.package_id])
+        decision = self._decisions[package.package_id]
+        if package.package_id in self._new:
+            self._new.remove(package.package_id)
+            return Decided(decision, replayed=False)
+        return replay(package, decision)
 
 
 def _totals(writes: Iterable[Write], answers: Iterable[Answer]) -> Tally[records.CounterKey]:

@@ -1,23 +1,30 @@
 """All that differs between SQLite and PostgreSQL: connections, timeouts, and how to insert."""
 
 import fcntl
+import json
 import os
+import select as select_module
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg2
+import sqlalchemy.engine
 from baseplate.lib import config
-from sqlalchemy import Table, bindparam, create_engine, event, exc, func, select, text
+from sqlalchemy import Table, any_, bindparam, create_engine, event, exc, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.pool import NullPool
 
 from galaxy_express.database import (
+    Connection,
     Database,
     DatabaseUnavailable,
     KeptConnection,
@@ -28,6 +35,111 @@ from galaxy_express.database import (
 from galaxy_express.settings import parse_settings, positive_integer
 
 
+class SQLiteConnection(Connection):
+    """A connection to a file of SQLite.
+
+    :param path: of the file.
+    :param identity: the file's, from before it was opened.
+    """
+
+    dialect = sqlite.dialect()
+
+    def __init__(self, raw: Any, path: str, identity: object) -> None:
+        super().__init__(raw)
+        self._path = path
+        self._identity = identity
+        self._turn: int | None = None
+
+    def find(self, column: Any, values: Collection[str]) -> list[Row]:
+        """See :py:meth:`Connection.find`."""
+        array = json.dumps(list(values), ensure_ascii=False)
+        ((rows,),) = self.select(_rows_as_json(column), (array,))
+        return [tuple(row) for row in json.loads(rows)]
+
+    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
+        """See :py:meth:`Connection.insert_new`."""
+        # The transaction has had the write lock since it began, so no row can come between.
+        (key,) = table.primary_key
+        known = {row[0] for row in self.find(key, [row[0] for row in rows])}
+        new = [row for row in rows if row[0] not in known]
+        self._write(_insert, table, new)
+        return {row[0] for row in new}
+
+    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Connection.upsert`."""
+        self._write(_insert_or_update, upsert, rows)
+
+    def _write(self, make: Callable[[Any, int], Any], target: Any, rows: Sequence[Row]) -> None:
+        # Few statements for many rows: after each, this thread has to wait for its turn with
+        # the interpreter. And few numbers of rows in a statement, so that all are kept.
+        while rows:
+            number = min(len(rows), 16 if len(rows) < 32 else 1 << len(rows).bit_length() - 1)
+            self.execute(make(target, number), tuple(chain.from_iterable(rows[:number])))
+            rows = rows[number:]
+
+    def lock(self, names: Iterable[str]) -> None:
+        """See :py:meth:`Connection.lock`. A transaction has all of SQLite's locks already."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See :py:meth:`Connection.transaction`."""
+        # Processes take turns by a lock on a file beside the database. SQLite alone
+        # would poll, ever more slowly, while the process that has the lock takes it
+        # again. Its own lock is still what keeps the data right.
+        if self._turn is None:
+            self._turn = os.open(f"{self._path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        try:
+            with super().transaction():
+                yield
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+        if not self.is_current():
+            raise DatabaseUnavailable(f"{self._path} was replaced")
+
+    def _begin(self) -> None:
+        # Not when it first writes: what it has read by then could have changed.
+        self._cursor.execute("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """See :py:meth:`Connection.close`."""
+        super().close()
+        if self._turn is not None:
+            os.close(self._turn)
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to the file. Who has a file open can still write to
+        it when it has been deleted or replaced, and all that would be lost."""
+        return _identity(self._path) == self._identity
+
+
+@cache
+def _rows_as_json(column: Any) -> Any:
+    # One statement for any number of values, and one row for any number of rows.
+    values = func.json_each(bindparam("values")).table_valued("value")
+    rows = func.json_group_array(func.json_array(*column.table.columns))
+    return select(rows).where(column.in_(select(values.c.value)))
+
+
+@cache
+def _insert(table: Table, rows: int) -> Any:
+    placeholders = (None,) * len(table.columns)
+    return sqlite.insert(table).values([placeholders] * rows)
+
+
+@cache
+def _insert_or_update(upsert: Upsert, rows: int) -> Any:
+    return upsert.on_conflict(_insert(upsert.table, rows))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 class SQLiteDatabase(Database):
     """SQLite in a file: one machine, any number of processes.
 
@@ -35,23 +147,26 @@ class SQLiteDatabase(Database):
     log at each commit, and ``BEGIN IMMEDIATE`` takes the write lock before anything is
     read, so that what a transaction decides on cannot change under it.
 
-    :param path: the file; made by :py:meth:`create`, and never by opening it.
+    :param path: the file; made by :py:meth:`creating`, and never by opening it.
     :param lock_timeout: how long to wait for another process's write lock.
     """
 
+    driver_error = sqlite3.Error
+
     def __init__(self, path: Path, lock_timeout: timedelta) -> None:
-        self._path = path.absolute()
-        self._file = str(self._path)
+        self._path = str(path.absolute())
         self._lock_timeout = lock_timeout
-        self._read_connection = KeptConnection(
-            self._make_engine("rw", isolation_level="AUTOCOMMIT"), self._identify
-        )
-        writer = self._make_engine("rw")
-        event.listen(writer, "begin", _begin_immediate)
-        super().__init__(writer)
+        self._engine = self._make_engine("rw")
+        event.listen(self._engine, "do_connect", self._check_file)
+        self._read_connection = KeptConnection(self._connect)
+        super().__init__(self._connect)
 
     def __str__(self) -> str:
         return f"sqlite:///{self._path}"
+
+    def _connect(self) -> SQLiteConnection:
+        identity = _identity(self._path)
+        return SQLiteConnection(self._engine.raw_connection(), self._path, identity)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -59,41 +174,25 @@ class SQLiteDatabase(Database):
         with self._faults_named(self._read_connection):
             yield self._read_connection.get()
 
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """See :py:meth:`Database.writing`."""
-        # Processes take turns by a lock on a file beside the database. SQLite alone
-        # would poll, ever more slowly, while the process that has the lock takes it
-        # again. Its own lock is still what keeps the data right.
-        with self._faults_named(), open(f"{self._path}-turn", "ab") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            with super().writing() as connection:
-                yield connection
-            if not self._write_connection.is_current():
-                raise DatabaseUnavailable(f"{self._path} was replaced")
-
-    @contextmanager
-    def creating(self) -> Iterator[Connection]:
+    def creating(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.creating`."""
-        engine = self._make_engine("rwc")
-        try:
-            with self._faults_named(), engine.begin() as connection:
-                yield connection
-        finally:
-            engine.dispose()
+        return self._administering("rwc", "BEGIN IMMEDIATE")
+
+    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.snapshot`."""
+        return self._administering("ro", "BEGIN")
 
     @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
-        """See :py:meth:`Database.snapshot`."""
-        engine = self._make_engine("ro")
-        event.listen(engine, "begin", _begin_deferred)
+    def _administering(self, mode: str, begin: str) -> Iterator[sqlalchemy.engine.Connection]:
+        engine = self._make_engine(mode)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         try:
             with self._faults_named(), engine.begin() as connection:
                 yield connection
         finally:
             engine.dispose()
 
-    def find_damage(self, connection: Connection) -> list[str]:
+    def find_damage(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """See :py:meth:`Database.find_damage`."""
         found = list(connection.exec_driver_sql("PRAGMA integrity_check").scalars())
         return [] if found == ["ok"] else found
@@ -103,47 +202,25 @@ class SQLiteDatabase(Database):
         super().close()
         self._read_connection.close()
 
-    def lock(self, connection: Connection, names: Iterable[str]) -> None:
-        """See :py:meth:`Database.lock`. A transaction has all of SQLite's locks already."""
-
-    def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
-        """See :py:meth:`Database.insert_new`."""
-        # The caller looked for the keys under the write lock that this transaction has
-        # had since it began, so no row can be there that it hasn't seen.
-        statement = self._compiled(table, table, lambda: sqlite.insert(table))
-        connection.execute(statement, rows)
-        (key,) = table.primary_key
-        return {row[key.name] for row in rows}
-
-    def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
-        """See :py:meth:`Database.upsert`."""
-        statement = self._compiled(
-            upsert.table, upsert, lambda: upsert.on_conflict(sqlite.insert(upsert.table))
-        )
-        connection.execute(statement, rows)
-
-    def _translate(self, error: exc.DBAPIError) -> Any:
+    def _translate(self, error: Any) -> Exception:
         # A damaged file is a plain DatabaseError, the base class of the others.
-        if isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError:
+        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
             return DatabaseUnavailable(_in_a_line(error))
-        return error
+        translated: Exception = error
+        return translated
 
-    def _make_engine(self, mode: str, **options: Any) -> Engine:
+    def _make_engine(self, mode: str) -> Engine:
         url = URL.create(
             "sqlite",
-            database=f"file:{quote(str(self._path))}",
+            database=f"file:{quote(self._path)}",
             query={"mode": mode, "uri": "true"},
         )
         timeout = self._lock_timeout.total_seconds()
         engine = create_engine(
-            url,
-            future=True,
-            connect_args={"timeout": timeout, "check_same_thread": False},
-            **options,
+            url, future=True, connect_args={"timeout": timeout, "check_same_thread": False}
         )
-        if mode == "rw":
-            event.listen(engine, "do_connect", self._check_file)
-        event.listen(engine, "connect", _set_pragmas)
+        if mode != "ro":
+            event.listen(engine, "connect", _set_pragmas)
         return engine
 
     def _check_file(self, *_: Any) -> None:
@@ -153,15 +230,6 @@ class SQLiteDatabase(Database):
             raise OSError(f"{self._path} is empty")
         if not os.access(self._path, os.W_OK):  # SQLite would never write to it again
             raise OSError(f"{self._path} may not be written to")
-
-    def _identify(self) -> tuple[int, int] | None:
-        # Who has a file open can still write to it when it has been deleted or replaced,
-        # and all that would be lost.
-        try:
-            stat = os.stat(self._file)
-        except FileNotFoundError:
-            return None
-        return stat.st_dev, stat.st_ino
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:
@@ -182,12 +250,84 @@ def _set_pragmas(connection: Any, record: Any) -> None:
         raise
 
 
-def _begin_deferred(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+class PostgreSQLConnection(Connection):
+    """A connection to PostgreSQL."""
+
+    dialect = postgresql.dialect(paramstyle="format")
+
+    def find(self, column: Any, values: Collection[str]) -> list[Row]:
+        """See :py:meth:`Connection.find`."""
+        return self.select(_is_in_array(column), (list(values),))
+
+    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
+        """See :py:meth:`Connection.insert_new`."""
+        return {key for (key,) in self.select(_insert_or_not_arrays(table), _arrays(table, rows))}
+
+    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Connection.upsert`."""
+        table = upsert.table
+        written = self.select(_insert_or_update_arrays(upsert), _arrays(table, rows))
+        if len(written) < len(rows):
+            raise TransactionConflict(f"another transaction wrote to {table.name} first")
+
+    def lock(self, names: Iterable[str]) -> None:
+        """See :py:meth:`Connection.lock`."""
+        # Rows that aren't there yet can't be locked; the names' hashes can, in order.
+        self.execute(_lock_names, (list(names),))
+
+    def _begin(self) -> None:
+        """See :py:meth:`Connection._begin`."""
+
+    def is_current(self) -> bool:
+        """Whether the server has said nothing; unasked, it would only say that it goes."""
+        return _is_silent(self._raw)
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _is_silent(connection: Any) -> bool:
+    poll = select_module.poll()
+    poll.register(connection.fileno(), select_module.POLLIN)
+    return not poll.poll(0)
+
+
+@cache
+def _is_in_array(column: Any) -> Any:
+    values = bindparam("values", type_=ARRAY(column.type))
+    return select(column.table).where(column == any_(values))
+
+
+@cache
+def _insert_or_not_arrays(table: Table) -> Any:
+    return _insert_arrays(table).on_conflict_do_nothing().returning(*table.primary_key)
+
+
+@cache
+def _insert_or_update_arrays(upsert: Upsert) -> Any:
+    insert = _insert_arrays(upsert.table)
+    return upsert.on_conflict(insert).returning(*upsert.table.primary_key)
+
+
+def _insert_arrays(table: Table) -> Any:
+    # One array for each column, so that the statement is the same for any number of rows,
+    # and may have RETURNING.
+    names = [column.name for column in table.columns]
+    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
+    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
+    return postgresql.insert(table).from_select(names, select(rows))
+
+
+def _arrays(table: Table, rows: Iterable[Row]) -> list[list[Any]]:
+    """Each column's values, the rows being sorted by primary key: two transactions that
+    lock rows in one order can't each wait for the other."""
+    key_length = len(table.primary_key)  # its columns are the first
+    return [
+        list(values) for values in zip(*sorted(rows, key=lambda row: row[:key_length]), strict=True)
+    ]
+
+
+_lock_names = text(
+    "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash"
+    " FROM unnest(:names) AS name ORDER BY hash) AS hashes"
+)
 
 
 class PostgreSQLDatabase(Database):
@@ -200,6 +340,8 @@ class PostgreSQLDatabase(Database):
     :param pool_size: how many reads may go on at the same time.
     :param application_name: how this service is called in ``pg_stat_activity``.
     """
+
+    driver_error = psycopg2.Error
 
     def __init__(
         self,
@@ -238,7 +380,9 @@ class PostgreSQLDatabase(Database):
             max_overflow=0,
             pool_timeout=connect_timeout.total_seconds(),
         )
-        super().__init__(make_engine(isolation_level="READ COMMITTED", poolclass=NullPool))
+        event.listen(self._reader, "checkout", _check_connection)
+        self._writer = make_engine(isolation_level="READ COMMITTED", poolclass=NullPool)
+        super().__init__(lambda: PostgreSQLConnection(self._writer.raw_connection()))
 
     def __str__(self) -> str:
         return repr(self._url.set(query={}))  # with *** for the password
@@ -246,13 +390,26 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """See :py:meth:`Database.reading`."""
-        with self._faults_named(), self._reader.connect() as connection:
+        with self._faults_named():
+            raw = self._reader.raw_connection()
+            try:
+                yield PostgreSQLConnection(raw)
+            except psycopg2.Error:
+                raw.invalidate()
+                raise
+            finally:
+                raw.close()
+
+    @contextmanager
+    def creating(self) -> Iterator[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.creating`."""
+        with self._faults_named(), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
+    def snapshot(self) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
-        with self._faults_named(), self._reader.connect() as connection:
+        with self._faults_named(), self._writer.connect() as connection:
             connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
@@ -265,67 +422,26 @@ class PostgreSQLDatabase(Database):
         super().close()
         self._reader.dispose()
 
-    def lock(self, connection: Connection, names: Iterable[str]) -> None:
-        """See :py:meth:`Database.lock`."""
-        # Rows that aren't there yet can't be locked; the names' hashes can, in order.
-        connection.execute(_lock_names, {"names": list(names)})
-
-    def insert_new(self, connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
-        """See :py:meth:`Database.insert_new`."""
-        statement = self._compiled(
-            table,
-            table,
-            lambda: _insert_arrays(table).on_conflict_do_nothing().returning(*table.primary_key),
-        )
-        return set(connection.execute(statement, _columns(table, rows)).scalars())
-
-    def upsert(self, connection: Connection, upsert: Upsert, rows: Sequence[Row]) -> None:
-        """See :py:meth:`Database.upsert`."""
-        table = upsert.table
-        statement = self._compiled(
-            table,
-            upsert,
-            lambda: upsert.on_conflict(_insert_arrays(table)).returning(*table.primary_key),
-        )
-        written = connection.execute(statement, _columns(table, rows)).all()
-        if len(written) < len(rows):
-            raise TransactionConflict(f"another transaction wrote to {table.name} first")
-
-    def _translate(self, error: exc.DBAPIError) -> Any:
-        code = getattr(error.orig, "pgcode", None)
-        if code in _MAY_BE_RUN_AGAIN:
+    def _translate(self, error: Any) -> Exception:
+        if error.pgcode in _MAY_BE_RUN_AGAIN:
             return TransactionConflict(_in_a_line(error))
-        if code == _UNDEFINED_TABLE or isinstance(
-            error, (exc.OperationalError, exc.InterfaceError, exc.InternalError)
+        if error.pgcode == _UNDEFINED_TABLE or isinstance(
+            error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
         ):
             return DatabaseUnavailable(_in_a_line(error))
-        return error
+        translated: Exception = error
+        return translated
 
 
-def _insert_arrays(table: Table) -> Any:
-    # One array for each column, so that the statement is the same for any number of rows,
-    # and may have RETURNING.
-    names = [column.name for column in table.columns]
-    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
-    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
-    return postgresql.insert(table).from_select(names, select(rows))
+def _check_connection(connection: Any, record: Any, proxy: Any) -> None:
+    # The pool makes another one then.
+    if not _is_silent(connection):
+        raise exc.DisconnectionError("the server has ended the connection")
 
 
-def _columns(table: Table, rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Each column's values, the rows being sorted by primary key: two transactions that
-    lock rows in one order can't each wait for the other."""
-    rows = sorted(rows, key=lambda row: [row[column.name] for column in table.primary_key])
-    return {column.name: [row[column.name] for row in rows] for column in table.columns}
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
-
-def _in_a_line(error: exc.DBAPIError) -> str:
-    return " ".join(str(error.orig).split())
-
-
-_lock_names = text(
-    "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash"
-    " FROM unnest(:names) AS name ORDER BY hash) AS hashes"
-)
 
 # SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _UNDEFINED_TABLE = "42P01"

@@ -26,18 +26,26 @@ class Overloaded(Exception):
     """Too many writes are waiting, or this one waited for too long."""
 
 
-class _Ticket(Generic[Write, Answer]):
-    """A write in the queue, and the request that waits for it."""
+class _Group(Generic[Write, Answer]):
+    """Writes that share a commit, each under a number, and those who wait for it."""
 
-    __slots__ = ("answer", "answered", "error", "given_up", "weight", "write")
+    __slots__ = ("_submitted", "answers", "committed", "error", "weight", "writes")
 
-    def __init__(self, write: Write, weight: int) -> None:
-        self.write = write
-        self.weight = weight
-        self.answered = Event()
-        self.answer: Answer
+    def __init__(self) -> None:
+        self.writes: dict[int, Write] = {}
+        self.weight = 0
+        self.answers: dict[int, Answer] = {}
         self.error: Exception | None = None
-        self.given_up = False
+        self.committed = Event()
+        self._submitted = 0
+
+    def add(self, write: Write, weight: int) -> int:
+        """Take in a write, and give it a number."""
+        number = self._submitted
+        self._submitted += 1
+        self.writes[number] = write
+        self.weight += weight
+        return number
 
 
 class GroupCommit(Generic[Write, Answer]):
@@ -68,7 +76,7 @@ class GroupCommit(Generic[Write, Answer]):
         self._max_group = max_group
         self._max_queued = max_queued
         self._timeout = timeout.total_seconds()
-        self._queue: deque[_Ticket[Write, Answer]] = deque()
+        self._queue: deque[_Group[Write, Answer]] = deque()
         self._queued = 0
         self._thread = ThreadPool(1)
         self._committing = False
@@ -80,66 +88,58 @@ class GroupCommit(Generic[Write, Answer]):
             commit was under way by then, the outcome is unknown.
         :raises Exception: what ``commit`` raised; nothing was recorded then.
         """
-        ticket: _Ticket[Write, Answer] = _Ticket(write, self._weigh(write))
-        if self._queue and self._queued + ticket.weight > self._max_queued:
+        weight = self._weigh(write)
+        if self._queue and self._queued + weight > self._max_queued:
             raise Overloaded("too many writes are waiting")
-        self._queue.append(ticket)
-        self._queued += ticket.weight
+        group = self._group_for(weight)
+        number = group.add(write, weight)
+        self._queued += weight
         if self._committing:
             metrics.set_queue_length(self._queued)
         else:
             self._committing = True
             gevent.spawn(self._commit_all)
         try:
-            if not ticket.answered.wait(self._timeout):
+            if not group.committed.wait(self._timeout):
                 raise Overloaded("the write took too long")
         finally:
-            ticket.given_up = True
-        if ticket.error is not None:
+            del group.writes[number]  # who has given up wants it no more
+        if group.error is not None:
             # The others in the group raise it too, each with a traceback of its own.
-            raise ticket.error.with_traceback(None)
-        return ticket.answer
+            raise group.error.with_traceback(None)
+        return group.answers[number]
 
     def close(self) -> None:
         """End the thread, after the commit that runs in it."""
         self._thread.kill()
 
+    def _group_for(self, weight: int) -> _Group[Write, Answer]:
+        if not self._queue or self._queue[-1].weight + weight > self._max_group:
+            self._queue.append(_Group())
+        return self._queue[-1]
+
     def _commit_all(self) -> None:
         try:
-            while group := self._next_group():
-                self._answer(group)
+            while self._queue:
+                group = self._queue.popleft()
+                self._queued -= group.weight
+                if group.writes:
+                    self._commit_group(group)
         finally:
             self._committing = False
 
-    def _next_group(self) -> list[_Ticket[Write, Answer]]:
-        group: list[_Ticket[Write, Answer]] = []
-        weight = 0
-        while self._queue:
-            ticket = self._queue[0]
-            if group and weight + ticket.weight > self._max_group:
-                break
-            self._queue.popleft()
-            self._queued -= ticket.weight
-            if not ticket.given_up:
-                group.append(ticket)
-                weight += ticket.weight
-        return group
-
-    def _answer(self, group: list[_Ticket[Write, Answer]]) -> None:
+    def _commit_group(self, group: _Group[Write, Answer]) -> None:
+        numbers, writes = list(group.writes), list(group.writes.values())
         begun = time.perf_counter()
-        self._thread.apply(self._commit_group, (group,))
+        answers, group.error = self._thread.apply(self._try_to_commit, (writes,))
         seconds = time.perf_counter() - begun
         metrics.set_queue_length(self._queued)
-        metrics.observe_commit(len(group), seconds, success=group[0].error is None)
-        for ticket in group:
-            ticket.answered.set()
+        metrics.observe_commit(len(writes), seconds, success=group.error is None)
+        group.answers = dict(zip(numbers, answers, strict=group.error is None))
+        group.committed.set()
 
-    def _commit_group(self, group: list[_Ticket[Write, Answer]]) -> None:
+    def _try_to_commit(self, writes: Sequence[Write]) -> tuple[Sequence[Answer], Exception | None]:
         try:
-            answers = self._commit([ticket.write for ticket in group])
+            return self._commit(writes), None
         except Exception as error:  # whatever it is, it is for those who wait to raise
-            for ticket in group:
-                ticket.error = error
-        else:
-            for ticket, answer in zip(group, answers, strict=True):
-                ticket.answer = answer
+            return (), error

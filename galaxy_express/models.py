@@ -19,11 +19,21 @@ from sqlalchemy import (
 from sqlalchemy.orm import declarative_base
 from sqlalchemy.types import TypeDecorator
 
-from galaxy_express.database import DatabaseUnavailable
+from galaxy_express.database import Database, DatabaseUnavailable
 from galaxy_express.dialects import database_from_config
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+
+def to_microseconds(timestamp: datetime) -> int:
+    """An aware datetime as whole microseconds since 1970 in UTC."""
+    return (timestamp - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """The datetime in UTC that so many microseconds since 1970 stand for."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 class UtcTimestamp(TypeDecorator[datetime]):
@@ -37,11 +47,11 @@ class UtcTimestamp(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
         """Aware datetime in, microseconds out."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else to_microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:
         """Microseconds in, datetime in UTC out."""
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else from_microseconds(value)
 
 
 # Compared byte by byte: opaque text has no language, and an index that depends on the
@@ -130,13 +140,22 @@ def drop_schema(app_config: RawConfig) -> None:
 
 @contextmanager
 def _administering(app_config: RawConfig) -> Iterator[Any]:
+    with database_for_script(app_config) as database, database.creating() as connection:
+        yield connection
+
+
+@contextmanager
+def database_for_script(app_config: RawConfig) -> Iterator[Database]:
+    """The database for a script of ``baseplate-script``, which a fault ends with a sentence.
+
+    :raises SystemExit: with that sentence, if a setting is wrong or the database unavailable.
+    """
     try:
         database = database_from_config(app_config)
     except ConfigurationError as error:
         raise SystemExit(f"The configuration is wrong: {error}") from error
     try:
-        with database.creating() as connection:
-            yield connection
+        yield database
     except DatabaseUnavailable as fault:
         raise SystemExit(
             f"The database {database} is unavailable: {fault}"

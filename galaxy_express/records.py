@@ -1,14 +1,13 @@
 """How decisions, preferences and totals are read from the tables, and written to them."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
-from sqlalchemy import and_, bindparam, func, literal, or_, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import and_, bindparam, exists, func, or_, select
 
 from galaxy_express import models
-from galaxy_express.database import Database, Upsert
+from galaxy_express.database import Connection, Row, Upsert
 from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference
 
 #: What a counter counts: an outcome and a package type, which is empty where the
@@ -21,12 +20,6 @@ _preferences = models.Preference.__table__
 _counters = models.Counter.__table__
 
 _one_decision = select(_packages).where(_packages.c.package_id == bindparam("package_id"))
-_decisions = select(_packages).where(
-    _packages.c.package_id.in_(bindparam("package_ids", expanding=True))
-)
-_preferences_of = select(_preferences).where(
-    _preferences.c.recipient_id.in_(bindparam("recipient_ids", expanding=True))
-)
 _preference_upsert = Upsert(
     _preferences,
     update=lambda new: {"wanted": new.wanted, "timestamp": new.timestamp},
@@ -37,58 +30,57 @@ _preference_upsert = Upsert(
     ),
 )
 _counter_upsert = Upsert(_counters, update=lambda new: {"value": _counters.c.value + new.value})
-_totals = select(
+
+#: Each counter's outcome, package type and total.
+TOTALS = select(
     _counters.c.outcome, _counters.c.package_type, func.sum(_counters.c.value)
 ).group_by(_counters.c.outcome, _counters.c.package_type)
 
 _schema_check = select(
-    *(
-        select(literal(1)).select_from(table).limit(1).scalar_subquery()
-        for table in (_packages, _preferences, _counters)
-    )
+    *(exists().select_from(table) for table in (_packages, _preferences, _counters))
 )
 
 
 def find_decision(connection: Connection, package_id: str) -> Decision | None:
     """The decision on a package, or ``None`` if nothing is known of it."""
-    row = connection.execute(_one_decision, {"package_id": package_id}).first()
-    return None if row is None else _decision(row)
+    rows = connection.select(_one_decision, (package_id,))
+    return _decision(rows[0]) if rows else None
 
 
 def find_decisions(connection: Connection, package_ids: Collection[str]) -> dict[str, Decision]:
     """The decisions on those of the packages that are known, by their id."""
     if not package_ids:
         return {}
-    rows = connection.execute(_decisions, {"package_ids": list(package_ids)})
-    return {row.package_id: _decision(row) for row in rows}
+    decisions = map(_decision, connection.find(_packages.c.package_id, package_ids))
+    return {decision.package.package_id: decision for decision in decisions}
 
 
-def _decision(row: Any) -> Decision:
+def _decision(row: Row) -> Decision:
     package_id, sender_id, recipient_id, package_type, timestamp, status = row
-    package = Package(package_id, sender_id, recipient_id, package_type, timestamp)
+    sent = from_microseconds(timestamp)
+    package = Package(package_id, sender_id, recipient_id, package_type, sent)
     return Decision(package, Status(status))
 
 
-def record_decisions(
-    database: Database, connection: Connection, decisions: Iterable[Decision]
-) -> set[str]:
+def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> set[str]:
     """Record new decisions.
 
-    :returns: the ids of the packages whose decision was recorded. Any other was decided
-        by another instance in the meantime, and that decision stands.
+    :returns: the ids of the packages whose decision was recorded. Any other package was
+        decided of before, and that decision stands.
     """
     rows = [
-        {
-            "package_id": decision.package.package_id,
-            "sender_id": decision.package.sender_id,
-            "recipient_id": decision.package.recipient_id,
-            "package_type": decision.package.package_type,
-            "timestamp": decision.package.timestamp,
-            "status": decision.status.value,
-        }
+        (
+            package.package_id,
+            package.sender_id,
+            package.recipient_id,
+            package.package_type,
+            to_microseconds(package.timestamp),
+            decision.status.value,
+        )
         for decision in decisions
+        for package in [decision.package]
     ]
-    return database.insert_new(connection, _packages, rows) if rows else set()
+    return connection.insert_new(_packages, rows) if rows else set()
 
 
 def find_preferences(
@@ -97,65 +89,48 @@ def find_preferences(
     """What each of the recipients said, by recipient and name of package type."""
     found: dict[str, dict[str, Preference]] = {recipient: {} for recipient in recipient_ids}
     if found:
-        rows = connection.execute(_preferences_of, {"recipient_ids": list(found)})
+        rows = connection.find(_preferences.c.recipient_id, found)
         for recipient_id, package_type, wanted, timestamp in rows:
-            found[recipient_id][package_type] = Preference(wanted, timestamp)
+            said = Preference(bool(wanted), from_microseconds(timestamp))
+            found[recipient_id][package_type] = said
     return found
 
 
 def record_preferences(
-    database: Database,
-    connection: Connection,
-    changed: Mapping[tuple[str, str], Preference],
+    connection: Connection, changed: Mapping[tuple[str, str], Preference]
 ) -> None:
     """Record preferences that came into force, by recipient and name of package type.
 
     :raises galaxy_express.database.TransactionConflict: if another instance recorded
         one that supersedes one of these in the meantime.
     """
-    if not changed:
-        return
-    database.upsert(
-        connection,
-        _preference_upsert,
-        [
-            {
-                "recipient_id": recipient_id,
-                "package_type": package_type,
-                "wanted": preference.wanted,
-                "timestamp": preference.timestamp,
-            }
-            for (recipient_id, package_type), preference in changed.items()
-        ],
-    )
+    rows = [
+        (recipient_id, package_type, said.wanted, to_microseconds(said.timestamp))
+        for (recipient_id, package_type), said in changed.items()
+    ]
+    if rows:
+        connection.upsert(_preference_upsert, rows)
 
 
-def add_to_totals(
-    database: Database, connection: Connection, shard: int, increments: Mapping[CounterKey, int]
-) -> None:
+def add_to_totals(connection: Connection, shard: int, increments: Mapping[CounterKey, int]) -> None:
     """Move counters, in the same transaction as the rows that they count.
 
     :param shard: the writer's own, so that it waits for no other's counters.
     """
-    rows = [
-        {"shard": shard, "outcome": outcome, "package_type": package_type, "value": increment}
-        for (outcome, package_type), increment in increments.items()
-    ]
+    rows = [(shard, *key, increment) for key, increment in increments.items()]
     if rows:
-        database.upsert(connection, _counter_upsert, rows)
+        connection.upsert(_counter_upsert, rows)
 
 
 def read_totals(connection: Connection) -> dict[CounterKey, int]:
     """Each counter's total. One that never moved is absent."""
-    return {
-        (outcome, package_type): int(total)
-        for outcome, package_type, total in connection.execute(_totals)
-    }
+    rows = connection.select(TOTALS)
+    return {(outcome, package_type): int(total) for outcome, package_type, total in rows}
 
 
 def check_schema(connection: Connection) -> None:
-    """Ask each table for a row.
+    """Ask each table whether it has a row.
 
-    :raises sqlalchemy.exc.DBAPIError: if the database can't answer, or a table is missing.
+    :raises Exception: the driver's, if the database can't answer, or a table is missing.
     """
-    connection.execute(_schema_check)
+    connection.select(_schema_check)

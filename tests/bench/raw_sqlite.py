@@ -6,6 +6,8 @@ import time
 import uuid
 from pathlib import Path
 
+from sqlalchemy import text
+
 from galaxy_express.dialects import database_from_config
 from galaxy_express.models import create_schema
 from tests.bench.wrk import BATCH, Run
@@ -40,9 +42,7 @@ class RawSQLite:
         self._connection = sqlite3.connect(path, isolation_level=None)
         database = database_from_config(config)
         with database.writing() as connection:
-            values = {
-                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS
-            }
+            values = {name: connection.select(text(f"PRAGMA {name}"))[0][0] for name in PRAGMAS}
         database.close()
         for name, value in values.items():
             self._connection.execute(f"PRAGMA {name}={value}")

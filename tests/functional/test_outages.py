@@ -3,6 +3,7 @@
 import gevent
 import pytest
 from baseplate.observers.timeout import TimeoutBaseplateObserver
+from sqlalchemy import text
 from webtest import TestApp, TestResponse
 
 from galaxy_express.models import create_schema
@@ -99,8 +100,8 @@ def test_writes_while_another_instance_hangs(
     create_schema(backend.config)
     app = make_app(IMPATIENT | {"desk.timeout": "100 milliseconds"})
     with open_database().writing() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')"
+        connection.execute(
+            text("INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')")
         )
         problem(send(app, status=503))
     assert send(app, status=200).json["status"] == "dropped"

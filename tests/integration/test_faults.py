@@ -96,7 +96,7 @@ def test_another_instance_is_not_waited_for_without_end(
 ) -> None:
     """Who waits for another instance of the service, which hangs, gives up in time."""
     with ThreadPoolExecutor(1) as threads, database.writing() as connection:
-        records.add_to_totals(database, connection, impatient_desk._shard, {records.REJECTED: 1})
+        records.add_to_totals(connection, impatient_desk._shard, {records.REJECTED: 1})
         waiting = threads.submit(send, impatient_desk, refused=1)
         with pytest.raises(DatabaseUnavailable):
             waiting.result(timeout=5)

@@ -8,6 +8,7 @@ from random import Random
 
 import psycopg2
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from galaxy_express.database import (
@@ -19,10 +20,12 @@ from galaxy_express.desk import ATTEMPTS, DeliveryDesk, Submission
 from galaxy_express.dialects import database_from_config
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
+from tests.integration.conftest import MakeDesk
 from tests.integration.racing import at_once
-from tests.integration.values import in_words, package, send, update
+from tests.integration.values import NOON, in_words, package, say, send, update
 
 if SKIP_POSTGRESQL:
     pytest.skip(NO_POSTGRESQL, allow_module_level=True)
@@ -35,6 +38,8 @@ def backend(postgresql: PostgreSQLBackend) -> Backend:
 
 
 THREADS = 6
+
+NO = Preference(False, NOON)
 
 PREFERENCE = "INSERT INTO preferences (recipient_id, package_type, wanted, timestamp) VALUES "
 PREFERENCE_OF_A = PREFERENCE + "('a', 'personal', true, 0)"
@@ -62,7 +67,7 @@ def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value:
     database = open_database(SETTINGS)
     for opened in (database.reading(), database.writing()):
         with opened as connection:
-            assert connection.exec_driver_sql(f"SHOW {setting}").scalar() == value
+            assert connection.select(text(f"SHOW {setting}")) == [(value,)]
 
 
 def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase) -> None:
@@ -70,7 +75,7 @@ def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase)
     database = open_database(SETTINGS | {"database.connect_timeout": "3 seconds"})
     for opened in (database.reading(), database.writing()):
         with opened as connection:
-            parameters = connection.connection.dbapi_connection.info.dsn_parameters
+            parameters = connection._raw.dbapi_connection.info.dsn_parameters
             assert parameters["connect_timeout"] == "3"
             assert parameters["tcp_user_timeout"] == "2500"
 
@@ -79,7 +84,7 @@ def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
     """A statement that takes too long makes the database unavailable, not the service."""
     database = open_database({"database.statement_timeout": "50 milliseconds"})
     with pytest.raises(DatabaseUnavailable, match="timeout"), database.reading() as connection:
-        connection.exec_driver_sql("SELECT pg_sleep(10)")
+        connection.execute(text("SELECT pg_sleep(10)"))
 
 
 def test_reads_are_bounded(open_database: OpenDatabase) -> None:
@@ -92,7 +97,7 @@ def test_reads_are_bounded(open_database: OpenDatabase) -> None:
         pass
     assert time.monotonic() - started < 10
     with database.reading() as connection:
-        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        assert connection.select(text("SELECT 1")) == [(1,)]
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -140,6 +145,62 @@ def test_rows_are_locked_in_the_order_of_their_keys(
             "dropped again",
             "delivered",
         ]
+
+
+@pytest.mark.parametrize(
+    ("before", "first", "second", "answer"),
+    [
+        pytest.param(
+            update(personal=True, marketing=True),
+            update(personal=False, marketing=True),
+            update(personal=True, marketing=False),
+            UpdatedPreferences({"personal": NO, "marketing": NO}, applied=False),
+            id="ties",
+        ),
+        pytest.param(
+            update(),
+            update(personal=False),
+            update(marketing=False),
+            UpdatedPreferences({"personal": NO, "marketing": NO}, applied=True),
+            id="nothing was said before",
+        ),
+    ],
+)
+def test_updates_of_one_recipient_take_turns(
+    backend: Backend,
+    make_desk: MakeDesk,
+    before: PreferenceUpdate,
+    first: PreferenceUpdate,
+    second: PreferenceUpdate,
+    answer: UpdatedPreferences,
+) -> None:
+    """An update that comes while another is recorded is answered knowing it, though the two
+    write different rows."""
+    one, other = make_desk(), make_desk()
+    say(one, before)
+    with ThreadPoolExecutor(2) as threads:
+        # What keeps the first from its end is the package that is sent with it.
+        with backend.transaction("ROLLBACK") as held:
+            held.execute(
+                "INSERT INTO packages VALUES ('a', 'zap', 'leela', 'personal', 0, 'dropped')"
+            )
+            threads.submit(one.commit, [first, Submission([package("a")])])
+            backend.wait_for_blocked_write()
+            answered = threads.submit(say, other, second)
+            deadline = time.monotonic() + 5
+            while waiting(backend) < 2 and not answered.done():
+                assert time.monotonic() < deadline, "the second neither waits nor is answered"
+                time.sleep(0.01)
+        assert answered.result() == answer
+
+
+def waiting(backend: Backend) -> int:
+    """How many transactions wait for a lock."""
+    ((number,),) = backend.rows(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return int(number)
 
 
 def deadlocks(backend: Backend) -> int:
@@ -192,11 +253,11 @@ def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Datab
 
         def lose() -> None:
             with database.writing() as connection:
-                connection.exec_driver_sql("SET LOCAL deadlock_timeout = '10ms'")
-                connection.exec_driver_sql(PREFERENCE_OF_B)
+                connection.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
+                connection.execute(text(PREFERENCE_OF_B))
                 threads.submit(other.execute, PREFERENCE_OF_B)
                 backend.wait_for_blocked_write()
-                connection.exec_driver_sql(PREFERENCE_OF_A)
+                connection.execute(text(PREFERENCE_OF_A))
 
         with pytest.raises(TransactionConflict):
             lose()
@@ -225,7 +286,7 @@ def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database
     def write(*statements: str) -> None:
         with database.writing() as connection:
             for statement in statements:
-                connection.exec_driver_sql(statement)
+                connection.execute(text(statement))
 
     with pytest.raises(DatabaseUnavailable):
         write(PREFERENCE_OF_A, "SELECT pg_terminate_backend(pg_backend_pid())")

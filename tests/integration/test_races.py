@@ -2,13 +2,20 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 from galaxy_express import records
 from galaxy_express.database import Database
 from galaxy_express.delivery import Decided, Outcome, Status
 from galaxy_express.desk import DeliveryDesk, Submission
-from galaxy_express.preferences import Preference
+from galaxy_express.preferences import (
+    Preference,
+    Preferences,
+    PreferenceUpdate,
+    UpdatedPreferences,
+    apply_update,
+)
 from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
 from tests.integration.racing import at_once
@@ -101,6 +108,49 @@ def test_updates_in_any_order(database: Database, make_desk: MakeDesk) -> None:
             }
             for recipient in recipients
         }
+
+
+def test_answers_to_updates_are_those_of_some_order(make_desk: MakeDesk) -> None:
+    """However updates of one recipient meet, they are answered as if they had come one after
+    the other."""
+    some = [{"personal": a, "marketing": b} for a in (True, False) for b in (True, False)]
+    some += [{"personal": False}, {"marketing": False}]
+
+    def work(desk: DeliveryDesk, recipient: str, chance: random.Random) -> list[Answered]:
+        updates = [update(chance.randrange(3), recipient, **chance.choice(some)) for _ in range(4)]
+        return [(each, say(desk, each)) for each in updates]
+
+    desks = [make_desk() for _ in range(3)]
+    for number in range(20):
+        chances = [random.Random(f"{number} {n}") for n in range(len(desks))]
+        assert is_serial(
+            at_once(
+                [
+                    partial(work, desk, str(number), chance)
+                    for desk, chance in zip(desks, chances, strict=True)
+                ]
+            )
+        )
+
+
+Answered = tuple[PreferenceUpdate, UpdatedPreferences]
+
+
+def is_serial(histories: Sequence[Sequence[Answered]]) -> bool:
+    """Whether there is an order of all updates, which keeps that of each history, in which
+    each is answered as it was."""
+    # Where one can get, as how far in each history; the preferences there don't depend on
+    # the way.
+    states: dict[tuple[int, ...], Preferences] = {(0,) * len(histories): {}}
+    for _ in range(sum(map(len, histories))):
+        states = {
+            (*done[:n], done[n] + 1, *done[n + 1 :]): answer.preferences
+            for done, in_force in states.items()
+            for n, history in enumerate(histories)
+            for said, answer in history[done[n] : done[n] + 1]
+            if apply_update(said, in_force) == answer
+        }
+    return bool(states)
 
 
 def test_counters_miss_nothing(backend: Backend, make_desk: MakeDesk) -> None:

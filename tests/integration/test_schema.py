@@ -22,13 +22,13 @@ INTEGRITY_ERRORS = (sqlite3.IntegrityError, psycopg2.IntegrityError)
 
 def missing(database: Database) -> list[str]:
     """The tables that the database lacks."""
-    with database.reading() as connection:
+    with database.snapshot() as connection:
         return missing_tables(connection)
 
 
 def inspector(database: Database) -> Inspector:
     """What the database tells of itself."""
-    with database.reading() as connection:
+    with database.snapshot() as connection:
         return inspect(connection.engine)
 
 

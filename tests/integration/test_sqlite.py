@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from galaxy_express import records
 from galaxy_express.database import Database, DatabaseUnavailable
@@ -38,14 +39,14 @@ PRAGMAS = pytest.mark.parametrize(
 def test_pragmas_of_writes(database: Database, pragma: str, value: object) -> None:
     """Whoever writes does so durably: what was committed was synced."""
     with database.writing() as connection:
-        assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+        assert connection.select(text(f"PRAGMA {pragma}")) == [(value,)]
 
 
 @PRAGMAS
 def test_pragmas_of_reads(database: Database, pragma: str, value: object) -> None:
     """Whoever reads has the same settings."""
     with database.reading() as connection:
-        assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+        assert connection.select(text(f"PRAGMA {pragma}")) == [(value,)]
 
 
 def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
@@ -88,7 +89,7 @@ def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Data
 
     def write() -> None:
         with database.writing() as connection:
-            records.add_to_totals(database, connection, 0, {records.REJECTED: 1})
+            records.add_to_totals(connection, 0, {records.REJECTED: 1})
             sqlite.path.unlink()
 
     with pytest.raises(DatabaseUnavailable, match="was replaced"):
@@ -135,9 +136,8 @@ def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDe
     """A write is committed while someone is in the middle of reading."""
     send(desk, package("a"))
     with database.reading() as connection:
-        cursor = connection.exec_driver_sql("SELECT package_id FROM packages")
+        connection.execute(text("SELECT package_id FROM packages"))
         assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
-        cursor.close()
         assert records.find_decision(connection, "b") is not None
 
 
