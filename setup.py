@@ -33,7 +33,7 @@ setup(
         # The event loop, which both servers run on.
         "gevent>=24.10.1",
         # The server for production: several workers, graceful restarts.
-        "gunicorn[gevent]>=23",
+        "gunicorn[gevent]>=27",
         # Baseplate 2.7 and Pyramid 1.10 import pkg_resources, which 81 takes away.
         "setuptools<81",
     ],

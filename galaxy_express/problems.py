@@ -11,11 +11,13 @@ from http import HTTPStatus
 from typing import NotRequired, TypedDict
 
 from baseplate.observers.timeout import ServerTimeout
+from pydantic_core import to_json
 from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
+from sentry_sdk.integrations.logging import ignore_logger
 
 from galaxy_express.database import DatabaseUnavailable
 from galaxy_express.group_commit import Overloaded
@@ -24,6 +26,9 @@ from galaxy_express.responses import json_response
 from galaxy_express.schemas import FieldError, Invalid, Malformed, Refused, TooLarge
 
 logger = logging.getLogger(__name__)
+# Sentry has each fault from Baseplate's observer, as the exception itself, and needn't have
+# it from the log again.
+ignore_logger(__name__)
 
 RETRY_AFTER_SECONDS = "1"
 
@@ -39,7 +44,10 @@ _TITLES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "Method Not Allowed",
     HTTPStatus.CONFLICT: "Conflict",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "URI Too Long",
+    HTTPStatus.EXPECTATION_FAILED: "Expectation Failed",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "Request Header Fields Too Large",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Internal Server Error",
     HTTPStatus.SERVICE_UNAVAILABLE: "Service Unavailable",
 }
@@ -85,6 +93,21 @@ def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
     """Answer with a problem, and the id of the request that met it."""
     body = Problem(**body, request_id=current_request_id())
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
+
+
+def unreadable(status: HTTPStatus, reason: str) -> bytes:
+    """Answer to what is no request yet, nor will be; the bytes of the connection's last answer.
+
+    :param reason: what keeps the server from reading it.
+    """
+    body = to_json(problem(status, f"the request can't be read: {reason}"))
+    head = (
+        f"HTTP/1.1 {status.value} {_TITLES[status]}\r\n"
+        "Content-Type: application/problem+json\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def not_found(request: Request) -> Response:

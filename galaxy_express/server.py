@@ -2,10 +2,13 @@
 
 import re
 import socket
+from http import HTTPStatus
 from typing import Any
 
 from baseplate.server import SERVER_STATE, ServerLifecycle, wsgi
 from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from galaxy_express.problems import unreadable
 
 
 class _Handler(WSGIHandler):
@@ -40,6 +43,14 @@ class _Handler(WSGIHandler):
         is_chunked = "transfer-encoding" in self.headers
         self.close_connection = self.close_connection or is_shutting_down or is_chunked
         return is_valid
+
+    def handle_one_request(self) -> Any:
+        """Answer a request; what can't be read with a problem, where gevent has no words."""
+        result = super().handle_one_request()
+        if isinstance(result, tuple):  # a status, and the answer that is yet to be sent
+            status = HTTPStatus(int(result[0]))
+            return result[0], unreadable(status, "it is malformed, or its head is too large")
+        return result
 
 
 def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> WSGIServer:

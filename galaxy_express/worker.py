@@ -4,14 +4,30 @@ import os
 import socket
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+)
 from gunicorn.workers.ggevent import GeventWorker
+
+# What is wrong with a request that can't be read is a matter of 400, but for these.
+_STATUSES = {
+    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+}
+
+# Connections that a worker takes one by one; those after them, several at once.
+A_FEW = 8
 
 # How long a client that has been answered may take to end the connection.
 LINGER_SECONDS = 2
@@ -48,6 +64,7 @@ class GalaxyExpressWorker(GeventWorker):
       others wait for seconds.
     - When there are as many connections as there may be, the one that has been idle for
       longest makes room for others.
+    - A request that can't be read is answered with a problem, like any other that is wrong.
     - When told to stop, it first says that it isn't ready any more, for as long as a load
       balancer needs to notice. Then it takes no more connections, hangs up those that are
       idle, and ends as soon as the requests under way are answered.
@@ -85,12 +102,21 @@ class GalaxyExpressWorker(GeventWorker):
         listener.setblocking(True)
 
         def handle(client: Any, address: Any) -> None:
+            if len(self._connections) <= A_FEW:
+                server.stop_accepting()
+                gevent.spawn_later(0.001, accept_again)
+            server.max_accept = 1 if len(self._connections) < A_FEW else 16
             self.handle(listener, client, address)
 
+        def accept_again() -> None:
+            if server.started:
+                server.start_accepting()
+
+        # A few connections are shared by pausing after each, so that other workers wake up in time
+        # to get theirs. Of many, a worker takes enough at once for newcomers not to wait
+        # while others are served.
         server = StreamServer(listener, handle=handle, spawn=self._connections)
-        # Enough for newcomers not to wait while others are served, and few enough for the
-        # other workers to get their share.
-        server.max_accept = 16
+        server.max_accept = 1
         server.start()
         return server
 
@@ -141,10 +167,28 @@ class GalaxyExpressWorker(GeventWorker):
             if not _is_at_its_end(req.body):
                 raise StopIteration  # gunicorn's way to say that the connection ends
         except StopIteration:
+            # It and the request refer to each other, so what it has read would stay in memory
+            # until the garbage is collected, which may be long after.
+            req.body = None
             _linger(sock)
             raise
         if loop.iteration == turn:  # it never waited
             gevent.sleep(0)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what can't be read, which gunicorn would do in HTML."""
+        # Once there is a request, gunicorn has such exceptions for what is our fault, too.
+        if req is not None or not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        # Not imported before gevent has patched what it imports.
+        from galaxy_express.problems import unreadable
+
+        self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
+        status = _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST)
+        with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
+            client.sendall(unreadable(status, str(exc)))
+            _linger(client)
 
 
 def _has_something(client: Any) -> bool:

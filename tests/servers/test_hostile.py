@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers.running import Server
+from tests.servers.running import Installation, Server
 from tests.servers.speaking import exchange, head, package
 
 # Of bytes of which one reading makes a body, and another the next request.
@@ -88,16 +88,16 @@ def test_ambiguous_framing(server: Server, shape: str) -> None:
     # In one piece: who refuses the head has the rest by then, and needn't reset the connection.
     (answer,) = exchange(server.port, [start + body + HIDDEN])
     assert answer.status == 400
+    assert answer.is_problem
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked", "identity"])
 def test_unknown_transfer_coding(server: Server, coding: str) -> None:
-    """A body in a coding that isn't known is refused, and not taken for another request.
-
-    RFC 9112 (section 6.1) has a server answer 501 to it."""
+    """A body in a coding that isn't known is refused, and not taken for another request."""
     start = head("POST /packages HTTP/1.1", f"Transfer-Encoding: {coding}")
     (answer,) = exchange(server.port, [start + HIDDEN])
-    assert answer.status in (400, 501)
+    assert answer.status == 400
+    assert answer.is_problem
 
 
 @pytest.mark.parametrize(
@@ -115,21 +115,47 @@ def test_body_that_breaks_off(server: Server, framing: str, body: bytes) -> None
     assert answer.is_problem
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        b"\x00\xff\r\n\r\n",
-        b"GET /statistics HTTP/9.9\r\n\r\n",
-        b"GET /statistics HTTP/x\r\n\r\n",
-        head("GET /" + "a" * 5_000 + " HTTP/1.1"),
-        head("GET /statistics HTTP/1.1", *(f"X-{n}: x" for n in range(500))),
-    ],
-    ids=["no HTTP", "version 9.9", "version x", "long path", "many headers"],
-)
-def test_head_that_cannot_be_read(server: Server, start: bytes) -> None:
-    """What isn't HTTP, or is too much of it, is the client's fault and is told so."""
-    (answer,) = exchange(server.port, [start])
+UNREADABLE = {
+    "no HTTP": b"\x00\xff\r\n\r\n",
+    "version 9.9": b"GET /statistics HTTP/9.9\r\n\r\n",
+    "version x": b"GET /statistics HTTP/x\r\n\r\n",
+    "name of a header with a space": head("GET /statistics HTTP/1.1", "X y: z"),
+    "header that is no field": head("GET /statistics HTTP/1.1", "nothing"),
+    "many headers": head("GET /statistics HTTP/1.1", *(f"X-{n}: x" for n in range(500))),
+}
+
+
+@pytest.mark.parametrize("shape", UNREADABLE)
+def test_head_that_cannot_be_read(server: Server, shape: str) -> None:
+    """What isn't HTTP, or is too much of it, is the client's fault and is told so, in a problem
+    that is the last on its connection."""
+    (answer,) = exchange(server.port, [UNREADABLE[shape]])
     assert 400 <= answer.status < 500
+    assert answer.is_problem
+    assert answer.is_last
+    assert answer.json.keys() == {"type", "title", "status", "detail"}
+    assert answer.json["type"] == "about:blank"
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (head("GET /" + "a" * 5_000_000 + " HTTP/1.1"), 414),
+        (head("GET /statistics HTTP/1.1", "X-Long: " + "a" * 5_000_000), 431),
+        (head("GET /statistics HTTP/1.1", "Expect: the-unexpected"), 417),
+    ],
+    ids=["long path", "long header", "unknown expectation"],
+)
+def test_what_gunicorn_knows_better(installation: Installation, start: bytes, status: int) -> None:
+    """gunicorn says more exactly what it can't read, however much of it there is, and has it in
+    its log in one line."""
+    with installation.gunicorn(workers=1) as server:
+        (answer,) = exchange(server.port, [start])
+        assert answer.status == status
+        assert answer.is_problem
+        assert answer.is_last
+    assert server.log.count("Invalid request from ip=127.0.0.1: ") == 1
+    assert "Traceback" not in server.log
 
 
 def test_nothing_hidden_was_done(server: Server) -> None:

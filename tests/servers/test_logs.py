@@ -240,8 +240,8 @@ def sentry() -> Iterator[Sentry]:
 
 
 def test_faults_are_reported_to_sentry(installation: Installation, sentry: Sentry) -> None:
-    """With a DSN set Sentry hears of each fault, as the exception that it is. Of what clients
-    do wrong it hears nothing."""
+    """With a DSN set Sentry hears of each fault once, as the exception that it is, while the log
+    has it, too. Of what clients do wrong it hears nothing."""
     installation.environment["SENTRY_DSN"] = sentry.dsn
     with installation.gunicorn(workers=1) as server:
         parcel = package()
@@ -260,4 +260,6 @@ def test_faults_are_reported_to_sentry(installation: Installation, sentry: Sentr
         installation.database.refuse_inserts("packages")
         assert server.request("POST", "/packages", package()).status == 500
         wait_until(lambda: len(sentry.exceptions()) == 3, "an unexpected error is reported")
+        assert len(lines(server, level="ERROR")) == 3
     assert sentry.exceptions() == ["DatabaseUnavailable", "DatabaseUnavailable", "IntegrityError"]
+    assert len(sentry.events) == 3
