@@ -1,6 +1,7 @@
 """What a browser is shown: the dashboard, the API description, and a page to try it on."""
 
 import json
+from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
@@ -41,6 +42,34 @@ _HEADERS = {
 }
 
 
+class _Page:
+    """A page, made ready once: all who read it, however slowly, share its bytes."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self._content = content
+        self._media_type = media_type
+        self._etag = sha256(content).hexdigest()
+
+    def response(self, request: Request) -> Response:
+        """Answer with the page, unless the client has it already."""
+        if self._etag in request.if_none_match:
+            response = Response(status=HTTPStatus.NOT_MODIFIED, content_type=None)
+        else:
+            response = Response(self._content, content_type=self._media_type)
+        response.headers.update(_HEADERS)
+        response.etag = self._etag
+        return response
+
+
+@cache
+def _file(name: str) -> _Page:
+    return _Page(_FILES[name].read_bytes(), _MEDIA_TYPES[name.rpartition(".")[2]])
+
+
+def _json(value: object, indent: int | None = None) -> _Page:
+    return _Page(json.dumps(value, indent=indent).encode() + b"\n", "application/json")
+
+
 class Pages:
     """The views.
 
@@ -48,64 +77,46 @@ class Pages:
     """
 
     def __init__(self, description: dict[str, Any]) -> None:
-        self._description = description
+        self._description = _json(description)
+        self._endpoints = _json(_endpoints(description), indent=2)
 
     def read_home(self, request: Request) -> Response:
         """``GET /``: the dashboard for browsers, and a list of the endpoints for the rest."""
         offers = request.accept.acceptable_offers(["application/json", "text/html"])
         if offers and offers[0][0] == "text/html":
-            response = _file(request, "dashboard.html")
+            response = _file("dashboard.html").response(request)
         else:
-            response = _json(request, self._endpoints(), indent=2)
+            response = self._endpoints.response(request)
         response.vary = ["Accept"]
         return response
 
     def read_docs(self, request: Request) -> Response:
         """``GET /docs``: the API description as a page on which to try it."""
-        return _file(request, "docs.html")
+        return _file("docs.html").response(request)
 
     def read_description(self, request: Request) -> Response:
         """``GET /openapi.json``: the API description."""
-        return _json(request, self._description)
+        return self._description.response(request)
 
     def read_static(self, request: Request) -> Response:
         """``GET /static/{name}``: what the pages are made of."""
         name = request.matchdict["name"]
-        return _file(request, name) if name in _FILES else not_found(request)
-
-    def _endpoints(self) -> dict[str, Any]:
-        endpoints = {
-            f"{method.upper()} {path}": operation["summary"]
-            for path, operations in self._description["paths"].items()
-            for method, operation in operations.items()
-            if method != "parameters"
-        }
-        pages = {
-            "GET /": "See the totals move, in a browser",
-            "GET /docs": "Try every endpoint, in a browser",
-            "GET /openapi.json": "Read how every endpoint is used (OpenAPI 3.1)",
-        }
-        return {"service": self._description["info"]["title"], "endpoints": endpoints | pages}
+        return _file(name).response(request) if name in _FILES else not_found(request)
 
 
-def _file(request: Request, name: str) -> Response:
-    return _response(request, _FILES[name].read_bytes(), _MEDIA_TYPES[name.rpartition(".")[2]])
-
-
-def _json(request: Request, value: object, indent: int | None = None) -> Response:
-    content = json.dumps(value, indent=indent).encode() + b"\n"
-    return _response(request, content, "application/json")
-
-
-def _response(request: Request, content: bytes, media_type: str) -> Response:
-    etag = sha256(content).hexdigest()
-    if etag in request.if_none_match:
-        response = Response(status=HTTPStatus.NOT_MODIFIED, content_type=None)
-    else:
-        response = Response(content, content_type=media_type)
-    response.headers.update(_HEADERS)
-    response.etag = etag
-    return response
+def _endpoints(description: dict[str, Any]) -> dict[str, Any]:
+    endpoints = {
+        f"{method.upper()} {path}": operation["summary"]
+        for path, operations in description["paths"].items()
+        for method, operation in operations.items()
+        if method != "parameters"
+    }
+    pages = {
+        "GET /": "See the totals move, in a browser",
+        "GET /docs": "Try every endpoint, in a browser",
+        "GET /openapi.json": "Read how every endpoint is used (OpenAPI 3.1)",
+    }
+    return {"service": description["info"]["title"], "endpoints": endpoints | pages}
 
 
 def add_pages(configurator: Configurator, description: dict[str, Any]) -> None:

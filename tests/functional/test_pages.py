@@ -1,7 +1,7 @@
 """The pages: who gets which, with what headers."""
 
 import pytest
-from webtest import TestApp
+from webtest import TestApp, TestRequest
 
 from tests.functional.client import problem
 
@@ -83,6 +83,20 @@ def test_what_did_not_change_is_not_sent_again(app: TestApp, path: str) -> None:
     assert again.body == b""
     other = app.get(path, headers=browser | {"If-None-Match": '"other"'})
     assert other.body == first.body
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_all_who_read_a_page_share_it(app: TestApp, path: str) -> None:
+    """A page is made ready once, so that a thousand clients who don't read what they asked for
+    cost no more memory than one."""
+
+    def content() -> bytes:
+        request = TestRequest.blank(path, headers={"Accept": BROWSER})
+        _, _, (chunk,) = request.call_application(app.app)
+        assert isinstance(chunk, bytes)
+        return chunk
+
+    assert content() is content()
 
 
 @pytest.mark.parametrize("range_", ["bytes=0-9", "bytes=99999999-", "nonsense"])
