@@ -4,6 +4,7 @@
 const POLL = 2000; // milliseconds between two questions
 const PATIENCE = 5000; // milliseconds to wait for an answer
 const WINDOW = 300; // seconds that the chart shows
+const RECENT = 10; // seconds that the rate in figures is of: over fewer, it would flicker
 
 const KINDS = ["delivered", "dropped", "rejected"];
 
@@ -21,15 +22,16 @@ function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-const whole = new Intl.NumberFormat("en");
-const brief = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
-const perSecond = (rate) => `${brief.format(rate)} a second`;
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const brief = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const steady = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const perSecond = (rate) => `${(rate > 0 && rate < 100 ? steady : whole).format(rate)} a second`;
 const timeOfDay = (date) => date.toLocaleTimeString("en-GB");
 
 
 // ---- How the service is, and the totals
 
-const state = { samples: [], lost: null };
+const state = { samples: [], lost: null, updated: null };
 
 /** Ask the service; gives { response, body }, or null where no answer came. */
 async function ask(path, options = {}) {
@@ -64,6 +66,9 @@ function showState(health, statistics) {
   document.body.classList.toggle("stale", pill.dataset.state !== "well");
 }
 
+/** Whether the figures are of a time that has passed. */
+const isStale = () => document.body.classList.contains("stale");
+
 function showTotals(totals) {
   const sample = {
     time: performance.now() / 1000,
@@ -73,8 +78,11 @@ function showTotals(totals) {
   };
   remember(sample);
   for (const kind of KINDS) say(find(kind), whole.format(sample[kind]));
+  const lengths = KINDS.map((kind) => find(kind).textContent.length);
+  find("totals").style.setProperty("--characters", Math.max(...lengths));
   showTypes(totals.by_type);
-  say(find("updated"), `updated ${timeOfDay(new Date())}`);
+  state.updated = timeOfDay(new Date());
+  say(find("updated"), `updated ${state.updated}`);
 }
 
 function remember(sample) {
@@ -119,27 +127,34 @@ function typeRow(name) {
 
 // ---- The rate over the last minutes
 
-/** What happened between each sample and the next: from, to, and how many of each a second. */
-function intervals() {
-  return state.samples.slice(1).map((sample, i) => {
-    const before = state.samples[i];
-    const interval = { from: before.time, to: sample.time };
-    for (const kind of KINDS) {
-      interval[kind] = (sample[kind] - before[kind]) / (sample.time - before.time);
-    }
-    interval.all = KINDS.reduce((sum, kind) => sum + interval[kind], 0);
-    return interval;
-  });
+/** What happened between two samples: from, to, and how many of each a second. */
+function between(before, sample) {
+  const interval = { from: before.time, to: sample.time, all: 0 };
+  for (const kind of KINDS) {
+    interval[kind] = (sample[kind] - before[kind]) / (sample.time - before.time);
+    interval.all += interval[kind];
+  }
+  return interval;
+}
+
+/** What happened lately, or null where that isn't known. */
+function recent({ samples }) {
+  if (isStale() || samples.length < 2) return null;
+  const [before, last] = samples.slice(-2);
+  const first = samples.find((sample) => sample.time > last.time - RECENT - 1);
+  return between(first === last ? before : first, last);
 }
 
 function showRates() {
-  const drawn = intervals();
-  const latest = state.lost ? undefined : drawn.at(-1);
-  for (const kind of KINDS) say(find(`${kind}-rate`), latest ? perSecond(latest[kind]) : "\u00a0");
+  const { samples, updated } = state;
+  const drawn = samples.slice(1).map((sample, i) => between(samples[i], sample));
+  const latest = recent(state);
+  const otherwise = isStale() && updated ? `as of ${updated}` : "\u00a0";
+  for (const kind of KINDS) say(find(`${kind}-rate`), latest ? perSecond(latest[kind]) : otherwise);
 
   const peak = Math.max(0, ...drawn.map((interval) => interval.all));
   const top = roundUp(peak);
-  say(find("chart-top"), `${whole.format(top)} /s`);
+  say(find("chart-top"), `${brief.format(top)} /s`);
   say(find("chart-half"), `${brief.format(top / 2)} /s`);
   draw(drawn, top);
   say(find("chart-summary"), summary(drawn, latest, peak));
@@ -147,15 +162,19 @@ function showRates() {
 
 function summary(drawn, latest, peak) {
   if (!drawn.length) return "Nothing has been measured yet.";
-  if (peak === 0) return "Quiet: nothing was sent.";
+  const known = performance.now() / 1000 - drawn[0].from;
+  const since = known < WINDOW ? ` since ${timeOfDay(new Date(Date.now() - known * 1000))}` : "";
+  if (peak === 0) return `Quiet: nothing was sent${since}.`;
   const now = latest ? `Now ${perSecond(latest.all)}; the` : "The";
-  return `${now} busiest moment had ${perSecond(peak)}.`;
+  return `${now} busiest moment${since} had ${perSecond(peak)}.`;
 }
 
-/** The next of 1, 2, 5, 10, 20, 50 ... */
+/** The next number that is round, and whose half is. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= value);
+  return [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10]
+    .map((factor) => factor * power)
+    .find((step) => step >= value);
 }
 
 /** Draw each interval as a bar, with the kinds on top of one another. */
@@ -171,7 +190,8 @@ function draw(drawn, top) {
     const gap = right - left > 3 ? 1 : 0;
     let base = height;
     for (const kind of KINDS) {
-      const tall = (interval[kind] / top) * height;
+      // However few there are, they can be seen.
+      const tall = interval[kind] && Math.max(1, (interval[kind] / top) * height);
       if (tall) paths[kind] += `M${left} ${base}V${base - tall}H${right - gap}V${base}z`;
       base -= tall;
     }
@@ -188,7 +208,7 @@ const newId = () => {
 };
 
 /** What a text field holds at first. */
-const FIRST = { sender_id: () => "zap", recipient_id: () => "leela", package_id: newId };
+const FIRST = { sender_id: () => "zap", recipient_id: () => "scruffy", package_id: newId };
 const HINTS = { timestamp: "Left empty: now." };
 
 /** A form made from the JSON Schema of a request. */
@@ -275,50 +295,63 @@ class Slip {
   }
 
   async submit() {
+    if (this.busy) return;
+    this.busy = true;
+    this.tell("Sending …");
     const request = this.request();
     this.show(request);
     const answer = await ask(request.path, { method: this.method, body: request.body });
+    this.busy = false;
     this.showAnswer(answer);
     poll.now();
   }
 
+  tell(text, outcome = "") {
+    const sentence = this.form.querySelector(".outcome");
+    sentence.textContent = text;
+    sentence.dataset.outcome = outcome;
+  }
+
   showAnswer(answer) {
-    const outcome = this.form.querySelector(".outcome");
     const shown = this.form.querySelector(".answer");
-    shown.hidden = answer === null;
-    let body = {};
     if (answer === null) {
-      outcome.textContent = "No answer: the service can't be reached. It is safe to try again.";
-      outcome.dataset.outcome = "refused";
+      this.tell("No answer: the service can't be reached. It is safe to try again.", "refused");
+      shown.textContent = "None.";
+      this.showFaults([]);
     } else {
-      const { response } = answer;
-      ({ body } = answer);
+      const { response, body } = answer;
       const headers = ["Location", "Idempotent-Replayed", "Retry-After"]
         .filter((name) => response.headers.has(name))
         .map((name) => `${name}: ${response.headers.get(name)}\n`);
       shown.textContent =
         `${response.status} ${response.statusText}\n${headers.join("")}\n${JSON.stringify(body, null, 2)}`;
-      outcome.textContent = tell(response, body);
-      outcome.dataset.outcome = response.ok ? body.status ?? "done" : "refused";
+      this.tell(tell(response, body), response.ok ? body.status : "refused");
+      this.showFaults(faults(response, body, this.parameters));
     }
-    this.showFaults(body.errors ?? []);
   }
 
   showFaults(errors) {
     for (const name of [...this.parameters, ...this.names]) {
-      const faults = errors.filter((error) => error.pointer === `#/${name}`);
+      const own = errors.filter((error) => error.pointer === `#/${name}`);
       const id = `${this.form.id}-${name}`;
-      find(`${id}-wrong`).textContent = faults.map((fault) => fault.detail).join("; ");
-      find(id)?.setAttribute("aria-invalid", String(faults.length > 0));
+      find(`${id}-wrong`).textContent = own.map((error) => error.detail).join("; ");
+      find(id)?.setAttribute("aria-invalid", String(own.length > 0));
     }
   }
+}
+
+/** What is wrong with which field. A path that is refused has one thing in it that can be. */
+function faults({ status }, { errors, detail }, parameters) {
+  if (errors || ![404, 422].includes(status)) return errors ?? [];
+  return parameters.map((name) => ({ pointer: `#/${name}`, detail }));
 }
 
 /** An answer in a sentence. */
 function tell(response, body) {
   if (!response.ok) return `Refused: ${body.detail}.`;
   if (body.status === undefined) {
-    return body.applied ? "Applied: it is in force." : "Not applied: a newer update is in force.";
+    if (body.applied) return "Applied: it is in force.";
+    return `Not applied: a newer update is in force, of ${body.updated_at.replace(/\.\d+/, "")}.`;
   }
   const decision = body.status === "dropped" ? "Dropped: the recipient declined it" : "Delivered";
   const replayed = response.headers.has("Idempotent-Replayed");
@@ -362,8 +395,11 @@ const poll = {
     clearTimeout(this.timer);
     if (this.busy) return;
     this.busy = true;
-    await update();
-    this.busy = false;
+    try {
+      await update();
+    } finally {
+      this.busy = false;
+    }
     if (!document.hidden) this.timer = setTimeout(() => this.now(), POLL);
   },
 };
