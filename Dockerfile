@@ -38,7 +38,9 @@ ENV VENV=/opt/venv \
     PYTEST_ADDOPTS="-o cache_dir=/tmp/pytest" \
     PYTHONPYCACHEPREFIX=/tmp/pycache \
     RUFF_CACHE_DIR=/tmp/ruff
-CMD ["baseplate-serve", "--bind", "0.0.0.0:9090", "--reload", "configs/development.ini"]
+# Prometheus's metrics, which start anew with the server.
+EXPOSE 6060
+CMD ["sh", "-c", "PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) exec baseplate-serve --bind 0.0.0.0:9090 --reload configs/development.ini"]
 
 
 FROM base AS production

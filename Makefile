@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/development.ini
 BIND ?= 127.0.0.1:9090
+# Where `make run` keeps metrics, unless $PROMETHEUS_MULTIPROC_DIR says otherwise.
+METRICS = $(VENV)/metrics/$(subst /,_,$(BIND))
 
 export GALAXY_EXPRESS_BIND ?= $(BIND)
 export GALAXY_EXPRESS_DATABASE_URL ?= sqlite:///galaxy_express.db
@@ -20,15 +22,31 @@ export PYTHONWARNINGS := ignore:pkg_resources is deprecated:UserWarning
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
+# Metrics are read on port 6060, always, which servers would share in silence.
 run: install check-port migratedb ## Serve on port 9090 for development, and restart when code changes.
-	$(BIN)/baseplate-serve --bind $(BIND) --reload $(CONFIG)
+	@mkdir -p $(METRICS) && rm -f $(METRICS)/*.db
+	@config=$(CONFIG); \
+	if $(call listens,127.0.0.1:6060); then \
+		echo "Something listens on port 6060 already, where metrics are read: this server goes without." >&2; \
+		config=$(METRICS)/without-metrics.ini; \
+		sed 's/^metrics.enabled *=.*/metrics.enabled = false/' $(CONFIG) >$$config; \
+	fi; \
+	export PROMETHEUS_MULTIPROC_DIR="$${PROMETHEUS_MULTIPROC_DIR:-$(METRICS)}"; \
+	mkdir -p "$$PROMETHEUS_MULTIPROC_DIR"; \
+	exec $(BIN)/baseplate-serve --bind $(BIND) --reload $$config
 
 serve: CONFIG = configs/production.ini
 serve: install check-port migratedb ## Serve on port 9090 as in production: gunicorn, several workers.
+	@if $(call listens,127.0.0.1:6060); then \
+		echo "Something listens on port 6060 already: who reads metrics there may get those of either." >&2; \
+	fi
 	$(BIN)/gunicorn --config configs/gunicorn.conf.py
 
+# Servers would share the port in silence.
 check-port: install
-	@$(call free-port,$(BIND))
+	@if $(call listens,$(BIND)); then \
+		echo "Something listens on $(BIND) already: stop it, or choose another port (BIND=127.0.0.1:9191)." >&2; exit 1; \
+	fi
 
 # Without PostgreSQL a part of the code can't be reached. What servers covered that are killed
 # is lost, so a line or two of the worker may be missing where all is covered.
@@ -105,11 +123,9 @@ cmp -s $(1) $(VENV)/$(1) || { \
 }
 endef
 
-# Stops if something listens on the port already; the servers would share it in silence.
-define free-port
-$(BIN)/python -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1].rpartition(":")[2]))) == 0)' $(1) || { \
-	echo "Something listens on $(1) already: stop it, or choose another port (BIND=127.0.0.1:9191)." >&2; exit 1; \
-}
+# Whether something listens on a port of this machine.
+define listens
+$(BIN)/python -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1].rpartition(":")[2]))))' $(1)
 endef
 
 $(BIN)/python:

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import shutil
 import socket
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,8 +22,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from galaxy_express.package_types import PACKAGE_TYPES
-from tests.servers.running import Installation, Server, wait_until
+from tests.servers.running import ROOT, Installation, Server, free_port, wait_until
 from tests.servers.speaking import TIMEOUT, Unanswered, exchange, head, package
+from tests.servers.test_first_hour import skip_unless_set_up
 
 assert isinstance(PROMETHEUS_EXPORTER_ADDRESS.address, InternetAddress)
 PORT = PROMETHEUS_EXPORTER_ADDRESS.address.port
@@ -361,3 +364,57 @@ def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
     assert scrape.sends() == {("delivered", "personal"): 1, ("rejected", ""): 1}
     assert scrape.total("http_server_requests_total", http_endpoint="/packages") == 2
     assert scrape.total("galaxy_express_commit_writes_sum") == 2
+
+
+# What is asked of make, in the checkout itself
+
+
+def make_run(installation: Installation) -> Server:
+    """``make run``, yet to be started, which keeps its metrics in a folder of the test."""
+    if not shutil.which("make"):
+        pytest.skip("the commands are make's")
+    skip_unless_set_up()
+    port = free_port()
+    variables = {
+        "BIND": f"127.0.0.1:{port}",
+        "METRICS": str(installation.folder / "metrics"),
+        "VENV": sys.prefix,
+    }
+    assignments = [f"{name}={value}" for name, value in variables.items()]
+    command = ["make", "-C", str(ROOT), "run", *assignments]
+    return Server(command, installation.folder, port, installation.environment)
+
+
+def test_make_run_has_metrics(measured: Installation) -> None:
+    """``make run`` has metrics, and each time they start anew, though the last server was
+    killed."""
+    scrapes = []
+    for _ in range(2):
+        with make_run(measured) as server:
+            server.request("POST", "/packages", package())
+            scrapes.append(Scrape().sends())
+            server.kill()
+    assert scrapes == [{("delivered", "personal"): 1}] * 2
+
+
+def test_make_run_keeps_metrics_where_it_is_told(measured: Installation) -> None:
+    """Whoever names a folder for metrics has those of ``make run`` in there, and keeps them. It
+    is made if it isn't there."""
+    folder = measured.folder / "named" / "by me"
+    measured.environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    with make_run(measured) as server:
+        server.request("POST", "/packages", package())
+    assert list(folder.glob("counter_*.db"))
+    assert not list(measured.folder.glob("metrics/*.db"))
+
+
+def test_make_run_beside_another_server(measured: Installation) -> None:
+    """If something has the exporter's port ``make run`` says so, serves without metrics, and
+    takes none of the other's requests."""
+    with socket.create_server(("0.0.0.0", PORT)), make_run(measured) as server:  # noqa: S104
+        assert server.request("POST", "/packages", package()).status == 201
+        assert (
+            "Something listens on port 6060 already, where metrics are read: "
+            "this server goes without.\n"
+        ) in server.log
+        assert "Traceback" not in server.log
