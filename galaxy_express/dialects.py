@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import select as select_module
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +10,7 @@ from datetime import timedelta
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Any
 from urllib.parse import quote
 
@@ -284,9 +284,9 @@ class PostgreSQLConnection(Connection):
 
 
 def _is_silent(connection: Any) -> bool:
-    poll = select_module.poll()
-    poll.register(connection.fileno(), select_module.POLLIN)
-    return not poll.poll(0)
+    incoming = poll()
+    incoming.register(connection.fileno(), POLLIN)
+    return not incoming.poll(0)
 
 
 @cache

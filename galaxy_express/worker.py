@@ -26,9 +26,6 @@ _STATUSES = {
     LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
 }
 
-# Connections that a worker takes one by one; those after them, several at once.
-A_FEW = 8
-
 # How long a client that has been answered may take to end the connection.
 LINGER_SECONDS = 2
 
@@ -102,19 +99,11 @@ class GalaxyExpressWorker(GeventWorker):
         listener.setblocking(True)
 
         def handle(client: Any, address: Any) -> None:
-            if len(self._connections) <= A_FEW:
-                server.stop_accepting()
-                gevent.spawn_later(0.001, accept_again)
-            server.max_accept = 1 if len(self._connections) < A_FEW else 16
+            # The more it has, the more a worker takes at once: a few newcomers don't all go to
+            # one worker, and many don't wait while others are served.
+            server.max_accept = max(1, len(self._connections) // 2)
             self.handle(listener, client, address)
 
-        def accept_again() -> None:
-            if server.started:
-                server.start_accepting()
-
-        # A few connections are shared by pausing after each, so that other workers wake up in time
-        # to get theirs. Of many, a worker takes enough at once for newcomers not to wait
-        # while others are served.
         server = StreamServer(listener, handle=handle, spawn=self._connections)
         server.max_accept = 1
         server.start()
