@@ -71,12 +71,6 @@ def post_fork(server: Any, worker: Any) -> None:
     """Tell Baseplate the worker's number, and let the worker be ended while it starts."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the master's, until it sets its own
     os.environ["MULTIPROCESS_WORKER_ID"] = str(worker.number)
-    # Where there is a worker for each core, each stays on its own. Its two threads take turns,
-    # and on two cores all that both of them use would move from cache to cache all the time.
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        if workers >= len(cores):
-            os.sched_setaffinity(0, {cores[worker.number % len(cores)]})
 
 
 def child_exit(server: Any, worker: Any) -> None:
