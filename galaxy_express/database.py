@@ -230,7 +230,7 @@ class Database(ABC):
             if kept is not None:
                 kept.close()
             raise self._translate(getattr(error, "orig", error)) from error
-        except (exc.TimeoutError, OSError) as error:  # of the pool, or of a file
+        except OSError as error:  # of a file, or the time is up
             raise DatabaseUnavailable(str(error)) from error
 
 

@@ -33,6 +33,7 @@ from galaxy_express.database import (
     Upsert,
 )
 from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.turnstile import Turnstile
 
 
 class SQLiteConnection(Connection):
@@ -378,8 +379,8 @@ class PostgreSQLDatabase(Database):
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=connect_timeout.total_seconds(),
         )
+        self._readers = Turnstile(pool_size, connect_timeout.total_seconds())
         event.listen(self._reader, "checkout", _check_connection)
         self._writer = make_engine(isolation_level="READ COMMITTED", poolclass=NullPool)
         super().__init__(lambda: PostgreSQLConnection(self._writer.raw_connection()))
@@ -390,7 +391,7 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """See :py:meth:`Database.reading`."""
-        with self._faults_named():
+        with self._faults_named(), self._readers.place():
             raw = self._reader.raw_connection()
             try:
                 yield PostgreSQLConnection(raw)
