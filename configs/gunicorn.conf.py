@@ -78,6 +78,7 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.number)
+    worker.leave()
 
 
 def on_exit(server: Any) -> None:

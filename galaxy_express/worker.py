@@ -1,8 +1,10 @@
 """The worker of gunicorn: its own gevent worker, with manners."""
 
+import mmap
 import os
 import socket
 import time
+from array import array
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +27,15 @@ _STATUSES = {
     ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
 }
+
+# How many connections each worker has, by its number, and this for numbers that none has. The
+# memory is made where gunicorn's master imports this, and shared by all workers.
+_NONE = 2**31 - 1
+_loads = memoryview(mmap.mmap(-1, 4 * 1024)).cast("i")
+_loads[:] = array("i", [_NONE]) * len(_loads)
+
+# How long a worker that has more connections than another leaves newcomers to that one.
+PAUSE_SECONDS = 0.002
 
 # How long a client that has been answered may take to end the connection.
 LINGER_SECONDS = 2
@@ -56,6 +67,7 @@ class _Idle(gevent.Timeout):
 class GalaxyExpressWorker(GeventWorker):
     """A gevent worker in which connections share, and which leaves without a fuss.
 
+    - Workers share. One that has more connections than another leaves it the next.
     - Connections take turns. A greenlet goes on for as long as it needn't wait, so a
       connection that always has a request ready would be served again and again, while
       others wait for seconds.
@@ -69,6 +81,8 @@ class GalaxyExpressWorker(GeventWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: The least number that no other worker has; set by the configuration's hooks.
+        self.number = 0
         #: The idle connections, the one that has been so for longest first.
         self.idle: dict[_Idle, gevent.Greenlet] = {}
         self._connections = Pool(self.worker_connections)
@@ -76,12 +90,14 @@ class GalaxyExpressWorker(GeventWorker):
 
     def run(self) -> None:
         """Serve until told to stop."""
+        _loads[self.number] = 0
         servers = [self._serve(listener) for listener in self.sockets]
         while not self._stopping.wait(1):
             self.notify()
         deadline = time.monotonic() + self.cfg.graceful_timeout - self._drain_seconds() - 1
         for server in servers:
             server.stop_accepting()
+        self.leave()
         gevent.sleep(0)  # who was accepted last asks the listener for its name
         for server in servers:
             server.close()
@@ -99,15 +115,30 @@ class GalaxyExpressWorker(GeventWorker):
         listener.setblocking(True)
 
         def handle(client: Any, address: Any) -> None:
-            # The more it has, the more a worker takes at once: a few newcomers don't all go to
-            # one worker, and many don't wait while others are served.
-            server.max_accept = max(1, len(self._connections) // 2)
-            self.handle(listener, client, address)
+            number = _loads[self.number] = len(self._connections)
+            if number > min(_loads) + 1:
+                server.stop_accepting()
+                gevent.spawn_later(PAUSE_SECONDS, accept_again)
+            # Many newcomers needn't wait while others are served.
+            server.max_accept = max(1, number // 2)
+            try:
+                self.handle(listener, client, address)
+            finally:
+                if _loads[self.number] != _NONE:
+                    _loads[self.number] = len(self._connections) - 1
+
+        def accept_again() -> None:
+            if server.started:
+                server.start_accepting()
 
         server = StreamServer(listener, handle=handle, spawn=self._connections)
         server.max_accept = 1
         server.start()
         return server
+
+    def leave(self) -> None:
+        """Be none any more with whom other workers share; the master says so of the dead."""
+        _loads[self.number] = _NONE
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
         """Begin to stop, at SIGTERM."""

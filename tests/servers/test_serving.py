@@ -5,6 +5,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -175,6 +176,22 @@ def test_idle_connections_make_room(installation: Installation) -> None:
         for _ in range(60):
             idle = stack.enter_context(Connection(server.port))
             assert idle.request("GET", "/health?type=liveness").status == 200
+
+
+def test_workers_share(installation: Installation) -> None:
+    """Each worker gets its part of the connections, however few there are."""
+    with installation.gunicorn() as server, ExitStack() as stack:
+        before = {pid: _open_files(pid) for pid in server.workers}
+        for _ in range(5):  # as they come: four at a time
+            clients = [stack.enter_context(Connection(server.port)) for _ in range(4)]
+            for client in clients:
+                assert client.request("GET", "/health?type=liveness").status == 200
+        gained = [_open_files(pid) - files for pid, files in before.items()]
+    assert min(gained) >= 8
+
+
+def _open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def test_unix_socket(installation: Installation) -> None:
