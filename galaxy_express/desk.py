@@ -92,6 +92,7 @@ class _Group:
 
     def __init__(self, package_types: PackageTypeRegistry) -> None:
         self._package_types = package_types
+        self._wanted: dict[tuple[str, str], bool] = {}
         self._preferences: dict[str, Preferences] = {}
         self._changed: dict[tuple[str, str], Preference] = {}
         self._updated: deque[UpdatedPreferences] = deque()
@@ -109,7 +110,8 @@ class _Group:
                 recipients.update(package.recipient_id for package in write.packages)
         if updated:
             connection.lock(updated)
-        self._preferences |= records.find_preferences(connection, recipients | updated)
+        self._preferences |= records.find_preferences(connection, updated)
+        self._wanted |= records.find_wanted(connection, recipients)
 
     def decide(self, write: Write) -> None:
         """Decide of one write, knowing those before it."""
@@ -122,9 +124,8 @@ class _Group:
                 self._decisions[package.package_id] = decision
 
     def _is_wanted(self, package: Package) -> bool:
-        said = self._preferences[package.recipient_id].get(package.package_type)
-        package_type = self._package_types[package.package_type]
-        return package_type.is_wanted(said.wanted if said else None)
+        said = self._wanted.get((package.recipient_id, package.package_type))
+        return self._package_types[package.package_type].is_wanted(said)
 
     def _update(self, update: PreferenceUpdate) -> None:
         before = self._preferences[update.recipient_id]
@@ -134,6 +135,7 @@ class _Group:
         for package_type, preference in answer.preferences.items():
             if preference != before.get(package_type):
                 self._changed[update.recipient_id, package_type] = preference
+                self._wanted[update.recipient_id, package_type] = preference.wanted
 
     def record(self, connection: Connection) -> None:
         """Write what is new. Where a package was decided of before, by whomever, that

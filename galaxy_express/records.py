@@ -96,6 +96,17 @@ def find_preferences(
     return found
 
 
+def find_wanted(
+    connection: Connection, recipient_ids: Collection[str]
+) -> dict[tuple[str, str], bool]:
+    """Whether a package type is wanted, by recipient and name of package type, where the
+    recipient said so: as much of :py:func:`find_preferences` as a send needs."""
+    if not recipient_ids:
+        return {}
+    rows = connection.find(_preferences.c.recipient_id, recipient_ids)
+    return {(recipient_id, name): bool(wanted) for recipient_id, name, wanted, _ in rows}
+
+
 def record_preferences(
     connection: Connection, changed: Mapping[tuple[str, str], Preference]
 ) -> None:
