@@ -28,6 +28,9 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # It would be a file in the home folder, which a user without rights may not have.
 control_socket_disable = True
 
+# What a proxy says of the path isn't needed, and would be believed of anyone on this machine.
+forwarder_headers = ""
+
 # gunicorn's own lines go to standard error, as JSON like those of the workers.
 logconfig_dict = {
     "version": 1,

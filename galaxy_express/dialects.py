@@ -158,7 +158,6 @@ class SQLiteDatabase(Database):
         self._path = str(path.absolute())
         self._lock_timeout = lock_timeout
         self._engine = self._make_engine("rw")
-        event.listen(self._engine, "do_connect", self._check_file)
         self._read_connection = KeptConnection(self._connect)
         super().__init__(self._connect)
 
@@ -220,15 +219,22 @@ class SQLiteDatabase(Database):
         engine = create_engine(
             url, future=True, connect_args={"timeout": timeout, "check_same_thread": False}
         )
+        if mode != "rwc":
+            event.listen(engine, "do_connect", self._check_not_empty)
+        if mode == "rw":
+            event.listen(engine, "do_connect", self._check_writable)
         if mode != "ro":
             event.listen(engine, "connect", _set_pragmas)
         return engine
 
-    def _check_file(self, *_: Any) -> None:
-        # Not by opening it: to close it again would give up all locks that this process has
-        # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    # Neither opens the file: to close it again would give up all locks that this process has
+    # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+
+    def _check_not_empty(self, *_: Any) -> None:
         if os.stat(self._path).st_size == 0:  # SQLite would delete the log beside it
             raise OSError(f"{self._path} is empty")
+
+    def _check_writable(self, *_: Any) -> None:
         if not os.access(self._path, os.W_OK):  # SQLite would never write to it again
             raise OSError(f"{self._path} may not be written to")
 

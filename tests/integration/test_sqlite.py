@@ -108,6 +108,20 @@ def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: Deli
     assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered again"]
 
 
+def test_an_empty_file_beside_the_log(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
+) -> None:
+    """Who looks at an empty file in the database's place doesn't delete the log beside it."""
+    send(desk, package())
+    log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
+    content = log.read_bytes()
+    sqlite.path.rename(sqlite.path.with_suffix(".elsewhere"))
+    sqlite.path.touch()
+    with pytest.raises(DatabaseUnavailable, match="is empty"), database.snapshot():
+        pass
+    assert log.read_bytes() == content
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """No file of this process may become larger than the largest in a folder."""

@@ -158,6 +158,12 @@ def test_what_gunicorn_knows_better(installation: Installation, start: bytes, st
     assert "Traceback" not in server.log
 
 
+def test_no_header_moves_the_path(server: Server) -> None:
+    """What a proxy might say of the path is taken from nobody."""
+    (answer,) = exchange(server.port, [head("GET /statistics HTTP/1.1", "SCRIPT_NAME: /packages")])
+    assert answer.status == 200
+
+
 def test_nothing_hidden_was_done(server: Server) -> None:
     """A well-formed send after all that is served as ever."""
     assert server.request("POST", "/packages", package()).status == 201
