@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from galaxy_express import records
 from galaxy_express.database import (
     Database,
     DatabaseUnavailable,
@@ -278,6 +279,18 @@ def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:
         desk.commit([Submission([package()]), update(personal=True)])
     assert backend.rows("SELECT last_value FROM attempts") == [(ATTEMPTS,)]
     assert backend.stored() == backend.counted() == {}
+
+
+def test_a_connection_that_was_ended_meanwhile(
+    postgresql: PostgreSQLBackend, database: Database, desk: DeliveryDesk
+) -> None:
+    """Where the server has ended the connections between two uses, nobody notices."""
+    for name in ("a", "b"):
+        assert [in_words(outcome) for outcome in send(desk, package(name))] == ["delivered"]
+        with database.reading() as connection:
+            assert records.find_decision(connection, name) is not None
+        with postgresql.away():
+            pass
 
 
 def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database) -> None:
