@@ -81,10 +81,7 @@ def audit(database: Database) -> Audit:
         missing = models.missing_tables(connection)
         if missing:
             return Audit({}, 0, [f"There is no table {name}." for name in missing])
-        counted = {
-            (outcome, package_type): int(total)
-            for outcome, package_type, total in connection.execute(records.TOTALS)
-        }
+        counted = records.as_totals(connection.execute(records.TOTALS))
         rejected = counted.pop(records.REJECTED, 0)
         stored = _count_packages(connection)
         totals = {

@@ -167,7 +167,7 @@ def faults_tween_factory(
         except ServerTimeout as fault:
             logger.warning("%s took longer than %s s", fault.span_name, fault.timeout_seconds)
             return unavailable("this took too long; it is safe to try again")
-        except Exception:
+        except Exception:  # Baseplate's observers have seen it, and the client is owed an answer
             logger.exception("Unexpected error")
             return problem_response(
                 problem(HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong on our side")

@@ -1,6 +1,7 @@
 """How decisions, preferences and totals are read from the tables, and written to them."""
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from sqlalchemy import and_, bindparam, exists, func, or_, select
 
@@ -135,7 +136,11 @@ def add_to_totals(connection: Connection, shard: int, increments: Mapping[Counte
 
 def read_totals(connection: Connection) -> dict[CounterKey, int]:
     """Each counter's total. One that never moved is absent."""
-    rows = connection.select(TOTALS)
+    return as_totals(connection.select(TOTALS))
+
+
+def as_totals(rows: Iterable[Any]) -> dict[CounterKey, int]:
+    """The totals that the rows of :py:data:`TOTALS` tell."""
     return {(outcome, package_type): int(total) for outcome, package_type, total in rows}
 
 

@@ -45,7 +45,7 @@ class Backend(ABC):
         """Remove all rows."""
         with self.transaction() as cursor:
             for table in ("packages", "preferences", "counters"):
-                cursor.execute(f"DELETE FROM {table}")  # noqa: S608
+                cursor.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
 
     def contents(self) -> list[list[tuple[Any, ...]]]:
         """All packages and preferences."""

@@ -42,6 +42,7 @@ class Window:
 
     def complaints(self) -> list[str]:
         """What the browser has written to its console since it was last asked."""
+        # Selenium's own method has no types.
         return [entry["message"] for entry in self._driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def run(self, script: str, *arguments: object) -> Any:

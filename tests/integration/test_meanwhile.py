@@ -20,7 +20,7 @@ DROP_B = (
 def preference(said: Preference) -> str:
     """The statement by which another process records what Leela said of personal packages."""
     row = ("leela", "personal", said.wanted, round(said.timestamp.timestamp() * 1_000_000))
-    return f"INSERT INTO preferences (recipient_id, package_type, wanted, timestamp) VALUES {row}"  # noqa: S608
+    return f"INSERT INTO preferences (recipient_id, package_type, wanted, timestamp) VALUES {row}"  # noqa: S608 - our own words
 
 
 def test_a_decision_taken_meanwhile_stands(backend: Backend, desk: DeliveryDesk) -> None:
@@ -115,9 +115,9 @@ def test_reading_waits_for_nobody(
     send(desk, package())
     say(desk, update(personal=True))
     with backend.transaction() as other:
-        other.execute(f"DELETE FROM {table}")  # noqa: S608
+        other.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
         with database.reading() as connection:
             assert records.find_decision(connection, "pkg-1") is not None
             assert records.find_preferences(connection, ["leela"])["leela"] != {}
             assert records.read_totals(connection) == {("delivered", "personal"): 1}
-    assert backend.rows(f"SELECT * FROM {table}") == []  # noqa: S608
+    assert backend.rows(f"SELECT * FROM {table}") == []  # noqa: S608 - our own words

@@ -143,6 +143,7 @@ class _Received(io.BytesIO):
 
     def answers(self) -> Iterable[Answer]:
         while self.tell() < len(self.getbuffer()):
+            # It asks its socket for a file to read from, and for nothing else.
             response = http.client.HTTPResponse(self)  # type: ignore[arg-type]
             response.begin()
             yield Answer(response.status, response.headers, response.read())

@@ -134,7 +134,7 @@ def another_service(status: int, body: bytes) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as http.server calls it
             """Say nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:

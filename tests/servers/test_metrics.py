@@ -411,7 +411,8 @@ def test_make_run_keeps_metrics_where_it_is_told(measured: Installation) -> None
 def test_make_run_beside_another_server(measured: Installation) -> None:
     """If something has the exporter's port ``make run`` says so, serves without metrics, and
     takes none of the other's requests."""
-    with socket.create_server(("0.0.0.0", PORT)), make_run(measured) as server:  # noqa: S104
+    everywhere = ("0.0.0.0", PORT)  # noqa: S104 - as the exporter does
+    with socket.create_server(everywhere), make_run(measured) as server:
         assert server.request("POST", "/packages", package()).status == 201
         assert (
             "Something listens on port 6060 already, where metrics are read: "
