@@ -181,13 +181,18 @@ def test_idle_connections_make_room(installation: Installation) -> None:
 def test_workers_share(installation: Installation) -> None:
     """Each worker gets its part of the connections, however few there are."""
     with installation.gunicorn() as server, ExitStack() as stack:
-        before = {pid: _open_files(pid) for pid in server.workers}
-        for _ in range(5):  # as they come: four at a time
-            clients = [stack.enter_context(Connection(server.port)) for _ in range(4)]
-            for client in clients:
-                assert client.request("GET", "/health?type=liveness").status == 200
-        gained = [_open_files(pid) - files for pid, files in before.items()]
-    assert min(gained) >= 8
+        workers = server.workers
+
+        def gained(clients: int) -> int:
+            before = {pid: _open_files(pid) for pid in workers}
+            for _ in range(clients // 4):  # as they come: four at a time
+                some = [stack.enter_context(Connection(server.port)) for _ in range(4)]
+                for client in some:
+                    assert client.request("GET", "/health?type=liveness").status == 200
+            return min(_open_files(pid) - files for pid, files in before.items())
+
+        wait_until(lambda: gained(4) > 0, "all workers have started")
+        wait_until(lambda: gained(20) >= 8, "each gets its part")
 
 
 def _open_files(pid: int) -> int:
