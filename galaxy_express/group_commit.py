@@ -10,16 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
 from galaxy_express import metrics
 
 Write = TypeVar("Write")
 Answer = TypeVar("Answer")
+
+# Between threads of the operating system; gevent replaces it by one between its greenlets.
+_Channel = get_original("queue", "SimpleQueue")
 
 
 class Overloaded(Exception):
@@ -46,6 +50,42 @@ class _Group(Generic[Write, Answer]):
         self.writes[number] = write
         self.weight += weight
         return number
+
+
+class _Thread:
+    """A thread that makes one call at a time for the event loop.
+
+    gevent's pool of threads, from which it comes, takes several times as long to hand a
+    call over and its result back: it makes anew for each what is kept here.
+    """
+
+    def __init__(self) -> None:
+        self._calls = _Channel()
+        self._results = _Channel()
+        self._notice = gevent.get_hub().loop.async_()
+        self._pool = ThreadPool(1)
+        self._pool.spawn(self._run)
+
+    def call(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Have a function called, which raises nothing. The event loop then gives its
+        result to another, which may not wait for anything."""
+        self._notice.start(self._finish, then)
+        self._calls.put(function)
+
+    def _finish(self, then: Callable[[Any], None]) -> None:
+        self._notice.stop()
+        then(self._results.get())
+
+    def _run(self) -> None:
+        while (function := self._calls.get()) is not None:
+            self._results.put(function())
+            del function  # nor what it holds, until the next one comes
+            self._notice.send()
+
+    def end(self) -> None:
+        """End the thread, after the call that it makes."""
+        self._calls.put(None)
+        self._pool.join()
 
 
 class GroupCommit(Generic[Write, Answer]):
@@ -78,7 +118,8 @@ class GroupCommit(Generic[Write, Answer]):
         self._timeout = timeout.total_seconds()
         self._queue: deque[_Group[Write, Answer]] = deque()
         self._queued = 0
-        self._thread = ThreadPool(1)
+        self._thread = _Thread()
+        self._loop = gevent.get_hub().loop
         self._committing = False
 
     def submit(self, write: Write) -> Answer:
@@ -98,7 +139,7 @@ class GroupCommit(Generic[Write, Answer]):
             metrics.set_queue_length(self._queued)
         else:
             self._committing = True
-            gevent.spawn(self._commit_all)
+            self._loop.run_callback(self._commit_next)
         try:
             if not group.committed.wait(self._timeout):
                 raise Overloaded("the write took too long")
@@ -111,32 +152,36 @@ class GroupCommit(Generic[Write, Answer]):
 
     def close(self) -> None:
         """End the thread, after the commit that runs in it."""
-        self._thread.kill()
+        self._thread.end()
 
     def _group_for(self, weight: int) -> _Group[Write, Answer]:
         if not self._queue or self._queue[-1].weight + weight > self._max_group:
             self._queue.append(_Group())
         return self._queue[-1]
 
-    def _commit_all(self) -> None:
-        try:
-            while self._queue:
-                group = self._queue.popleft()
-                self._queued -= group.weight
-                if group.writes:
-                    self._commit_group(group)
-        finally:
-            self._committing = False
+    def _commit_next(self) -> None:
+        while self._queue:
+            group = self._queue.popleft()
+            self._queued -= group.weight
+            if group.writes:
+                self._commit_group(group)
+                return
+        self._committing = False
 
     def _commit_group(self, group: _Group[Write, Answer]) -> None:
         numbers, writes = list(group.writes), list(group.writes.values())
         begun = time.perf_counter()
-        answers, group.error = self._thread.apply(self._try_to_commit, (writes,))
-        seconds = time.perf_counter() - begun
-        metrics.set_queue_length(self._queued)
-        metrics.observe_commit(len(writes), seconds, success=group.error is None)
-        group.answers = dict(zip(numbers, answers, strict=group.error is None))
-        group.committed.set()
+
+        def settle(result: tuple[Sequence[Answer], Exception | None]) -> None:
+            seconds = time.perf_counter() - begun
+            answers, group.error = result
+            group.answers = dict(zip(numbers, answers, strict=group.error is None))
+            group.committed.set()
+            self._commit_next()
+            metrics.set_queue_length(self._queued)
+            metrics.observe_commit(len(writes), seconds, success=group.error is None)
+
+        self._thread.call(lambda: self._try_to_commit(writes), settle)
 
     def _try_to_commit(self, writes: Sequence[Write]) -> tuple[Sequence[Answer], Exception | None]:
         try:
