@@ -2,7 +2,6 @@
 are validated with."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -69,7 +68,7 @@ class _Examples:
         declined = next((t for t in reversed(types) if t.declinable), types[-1])
         now = datetime(2142, 3, 1, 12, tzinfo=UTC)
         wanted = Package("pkg-1", "zap", "leela", types[0].name, now)
-        unwanted = replace(wanted, package_id="pkg-2", package_type=declined.name)
+        unwanted = wanted._replace(package_id="pkg-2", package_type=declined.name)
 
         self.preferences = schemas.preferences_body(
             "leela", {t.name: Preference(t is not declined, now) for t in types}

@@ -1,8 +1,8 @@
 """The decision: what becomes of a package. Pure, and the same for one or a thousand."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Status(StrEnum):
@@ -12,8 +12,7 @@ class Status(StrEnum):
     DROPPED = "dropped"
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(NamedTuple):
     """A package as its sender described it.
 
     :param timestamp: when the sender says that it was sent, in UTC.
@@ -38,8 +37,7 @@ class Package:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What was decided of a package, once and for all."""
 
     package: Package
@@ -51,16 +49,14 @@ class Decision:
         return "recipient_declined" if self.status is Status.DROPPED else None
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """The outcome of a send: the decision, and whether an earlier send had brought it about."""
 
     decision: Decision
     replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """The outcome of a send whose ``package_id`` stands for another package already."""
 
     package_id: str

@@ -1,6 +1,5 @@
 """The decision itself."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -34,16 +33,16 @@ def test_a_retry_is_answered_with_the_first_decision(status: Status) -> None:
 def test_a_retry_may_bear_another_timestamp() -> None:
     """A sender may stamp each attempt anew; the first timestamp is kept."""
     first = Decision(PACKAGE, Status.DELIVERED)
-    again = replace(PACKAGE, timestamp=datetime(2143, 1, 1, tzinfo=UTC))
+    again = PACKAGE._replace(timestamp=datetime(2143, 1, 1, tzinfo=UTC))
     assert replay(again, first) == Decided(first, replayed=True)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        replace(PACKAGE, sender_id="nixon"),
-        replace(PACKAGE, recipient_id="fry"),
-        replace(PACKAGE, package_type="marketing"),
+        PACKAGE._replace(sender_id="nixon"),
+        PACKAGE._replace(recipient_id="fry"),
+        PACKAGE._replace(package_type="marketing"),
     ],
 )
 def test_an_id_used_for_another_package_is_a_conflict(other: Package) -> None:
@@ -53,4 +52,4 @@ def test_an_id_used_for_another_package_is_a_conflict(other: Package) -> None:
 
 def test_another_id_is_another_package() -> None:
     """Packages that differ in nothing but their id are no retries of each other."""
-    assert not replace(PACKAGE, package_id="pkg-2").is_retry_of(PACKAGE)
+    assert not PACKAGE._replace(package_id="pkg-2").is_retry_of(PACKAGE)
