@@ -76,22 +76,23 @@ class DeliveryDesk:
         return self._transact(writes)
 
     def _transact(self, writes: Sequence[Write]) -> list[Answer]:
+        group = _Group(self._package_types, writes)
         with self._database.writing() as connection:
-            group = _Group(self._package_types)
-            group.read(connection, writes)
-            for write in writes:
-                group.decide(write)
+            group.read(connection)
+            group.decide()
             group.record(connection)
-            answers = [group.answer(write) for write in writes]
-            records.add_to_totals(connection, self._shard, _totals(writes, answers))
+            answers = group.answers()
+            totals = group.totals(answers)
+            records.add_to_totals(connection, self._shard, totals)
         return answers
 
 
 class _Group:
     """What is known of the packages and recipients of a group of writes, and changes by it."""
 
-    def __init__(self, package_types: PackageTypeRegistry) -> None:
+    def __init__(self, package_types: PackageTypeRegistry, writes: Sequence[Write]) -> None:
         self._package_types = package_types
+        self._writes = writes
         self._wanted: dict[tuple[str, str], bool] = {}
         self._preferences: dict[str, Preferences] = {}
         self._changed: dict[tuple[str, str], Preference] = {}
@@ -99,11 +100,11 @@ class _Group:
         self._decisions: dict[str, Decision] = {}
         self._new: set[str] = set()
 
-    def read(self, connection: Connection, writes: Iterable[Write]) -> None:
+    def read(self, connection: Connection) -> None:
         """Find out what is in force, and keep others from changing it."""
         recipients: set[str] = set()
         updated: set[str] = set()
-        for write in writes:
+        for write in self._writes:
             if isinstance(write, PreferenceUpdate):
                 updated.add(write.recipient_id)
             else:
@@ -113,15 +114,16 @@ class _Group:
         self._preferences |= records.find_preferences(connection, updated)
         self._wanted |= records.find_wanted(connection, recipients)
 
-    def decide(self, write: Write) -> None:
-        """Decide of one write, knowing those before it."""
-        if isinstance(write, PreferenceUpdate):
-            self._update(write)
-            return
-        for package in write.packages:
-            if package.package_id not in self._decisions:
-                decision = decide(package, self._is_wanted(package))
-                self._decisions[package.package_id] = decision
+    def decide(self) -> None:
+        """Decide of each write, knowing those before it."""
+        for write in self._writes:
+            if isinstance(write, PreferenceUpdate):
+                self._update(write)
+                continue
+            for package in write.packages:
+                if package.package_id not in self._decisions:
+                    decision = decide(package, self._is_wanted(package))
+                    self._decisions[package.package_id] = decision
 
     def _is_wanted(self, package: Package) -> bool:
         said = self._wanted.get((package.recipient_id, package.package_type))
@@ -145,34 +147,36 @@ class _Group:
         known = self._decisions.keys() - self._new
         self._decisions |= records.find_decisions(connection, known)
 
-    def answer(self, write: Write) -> Answer:
-        """The answer to a write; to be asked for in the order of the writes."""
-        if isinstance(write, PreferenceUpdate):
-            return self._updated.popleft()
-        return [self._outcome(package) for package in write.packages]
+    def answers(self) -> list[Answer]:
+        """The answer to each write."""
+        untold = set(self._new)
+        answers: list[Answer] = []
+        for write in self._writes:
+            if isinstance(write, PreferenceUpdate):
+                answers.append(self._updated.popleft())
+                continue
+            outcomes: list[Outcome] = []
+            for package in write.packages:
+                decision = self._decisions[package.package_id]
+                if package.package_id in untold:
+                    untold.remove(package.package_id)
+                    outcomes.append(Decided(decision, replayed=False))
+                else:
+                    outcomes.append(replay(package, decision))
+            answers.append(outcomes)
+        return answers
 
-    def _outcome(self, package: Package) -> Outcome:
-        decision = self._decisions[package.package_id]
-        if package.package_id in self._new:
-            self._new.remove(package.package_id)
-            return Decided(decision, replayed=False)
-        return replay(package, decision)
-
-
-def _totals(writes: Iterable[Write], answers: Iterable[Answer]) -> Tally[records.CounterKey]:
-    totals: Tally[records.CounterKey] = Tally()
-    for write, answer in zip(writes, answers, strict=True):
-        if isinstance(write, PreferenceUpdate):
-            continue
-        if write.refused:
-            totals[records.REJECTED] += write.refused
-        for outcome in cast(list[Outcome], answer):
-            if isinstance(outcome, Conflict):
-                totals[records.REJECTED] += 1
-            elif not outcome.replayed:
-                decision = outcome.decision
-                totals[decision.status.value, decision.package.package_type] += 1
-    return totals
+    def totals(self, answers: Iterable[Answer]) -> Tally[records.CounterKey]:
+        """How much each counter moves."""
+        new = map(self._decisions.__getitem__, self._new)
+        totals = Tally((decision.status.value, decision.package.package_type) for decision in new)
+        rejected = sum(write.refused for write in self._writes if isinstance(write, Submission))
+        for answer in answers:
+            if isinstance(answer, list):
+                rejected += sum(isinstance(outcome, Conflict) for outcome in answer)
+        if rejected:
+            totals[records.REJECTED] = rejected
+        return totals
 
 
 class DeskClient:
