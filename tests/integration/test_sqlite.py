@@ -30,7 +30,8 @@ PRAGMAS = pytest.mark.parametrize(
         ("journal_mode", "wal"),
         ("synchronous", 2),
         ("foreign_keys", 1),
-        ("wal_autocheckpoint", 10_000),
+        ("page_size", 2048),
+        ("wal_autocheckpoint", 20_000),
     ],
 )
 

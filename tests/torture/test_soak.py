@@ -22,7 +22,7 @@ from tests.torture.resources import open_files, resident_megabytes
 CLIENTS = 32
 SAMPLES = 40
 
-# Megabytes. SQLite begins to empty the log at 10,000 pages of 4 KiB each.
+# Megabytes. SQLite begins to empty the log at 20,000 pages of 2 KiB each.
 LARGEST_LOG = 100
 
 
