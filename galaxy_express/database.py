@@ -85,8 +85,8 @@ class Connection(ABC):
         return rows
 
     @abstractmethod
-    def find(self, column: Any, values: Collection[str]) -> list[Row]:
-        """The rows of a table that have one of the values in a column."""
+    def find(self, query: Any, column: Any, values: Collection[str]) -> list[Row]:
+        """The rows of a query that have one of the values in a column."""
 
     @abstractmethod
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:

@@ -51,17 +51,17 @@ class SQLiteConnection(Connection):
         self._identity = identity
         self._turn: int | None = None
 
-    def find(self, column: Any, values: Collection[str]) -> list[Row]:
+    def find(self, query: Any, column: Any, values: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
         array = json.dumps(list(values), ensure_ascii=False)
-        ((rows,),) = self.select(_rows_as_json(column), (array,))
+        ((rows,),) = self.select(_rows_as_json(query, column), (array,))
         return [tuple(row) for row in json.loads(rows)]
 
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_new`."""
         # The transaction has had the write lock since it began, so no row can come between.
         (key,) = table.primary_key
-        known = {row[0] for row in self.find(key, [row[0] for row in rows])}
+        known = {row[0] for row in self.find(select(key), key, [row[0] for row in rows])}
         new = [row for row in rows if row[0] not in known]
         self._write(_insert, table, new)
         return {row[0] for row in new}
@@ -115,10 +115,10 @@ class SQLiteConnection(Connection):
 
 
 @cache
-def _rows_as_json(column: Any) -> Any:
+def _rows_as_json(query: Any, column: Any) -> Any:
     # One statement for any number of values, and one row for any number of rows.
     values = func.json_each(bindparam("values")).table_valued("value")
-    rows = func.json_group_array(func.json_array(*column.table.columns))
+    rows = func.json_group_array(func.json_array(*query.selected_columns))
     return select(rows).where(column.in_(select(values.c.value)))
 
 
@@ -266,9 +266,9 @@ class PostgreSQLConnection(Connection):
 
     dialect = postgresql.dialect(paramstyle="format")
 
-    def find(self, column: Any, values: Collection[str]) -> list[Row]:
+    def find(self, query: Any, column: Any, values: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
-        return self.select(_is_in_array(column), (list(values),))
+        return self.select(_is_in_array(query, column), (list(values),))
 
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_new`."""
@@ -301,9 +301,9 @@ def _is_silent(connection: Any) -> bool:
 
 
 @cache
-def _is_in_array(column: Any) -> Any:
+def _is_in_array(query: Any, column: Any) -> Any:
     values = bindparam("values", type_=ARRAY(column.type))
-    return select(column.table).where(column == any_(values))
+    return query.where(column == any_(values))
 
 
 @cache

@@ -20,7 +20,12 @@ _packages = models.Package.__table__
 _preferences = models.Preference.__table__
 _counters = models.Counter.__table__
 
-_one_decision = select(_packages).where(_packages.c.package_id == bindparam("package_id"))
+_all_of_packages = select(_packages)
+_one_decision = _all_of_packages.where(_packages.c.package_id == bindparam("package_id"))
+_all_of_preferences = select(_preferences)
+_what_is_wanted = select(
+    _preferences.c.recipient_id, _preferences.c.package_type, _preferences.c.wanted
+)
 _preference_upsert = Upsert(
     _preferences,
     update=lambda new: {"wanted": new.wanted, "timestamp": new.timestamp},
@@ -52,7 +57,8 @@ def find_decisions(connection: Connection, package_ids: Collection[str]) -> dict
     """The decisions on those of the packages that are known, by their id."""
     if not package_ids:
         return {}
-    decisions = map(_decision, connection.find(_packages.c.package_id, package_ids))
+    rows = connection.find(_all_of_packages, _packages.c.package_id, package_ids)
+    decisions = map(_decision, rows)
     return {decision.package.package_id: decision for decision in decisions}
 
 
@@ -90,7 +96,7 @@ def find_preferences(
     """What each of the recipients said, by recipient and name of package type."""
     found: dict[str, dict[str, Preference]] = {recipient: {} for recipient in recipient_ids}
     if found:
-        rows = connection.find(_preferences.c.recipient_id, found)
+        rows = connection.find(_all_of_preferences, _preferences.c.recipient_id, found)
         for recipient_id, package_type, wanted, timestamp in rows:
             said = Preference(bool(wanted), from_microseconds(timestamp))
             found[recipient_id][package_type] = said
@@ -104,8 +110,8 @@ def find_wanted(
     recipient said so: as much of :py:func:`find_preferences` as a send needs."""
     if not recipient_ids:
         return {}
-    rows = connection.find(_preferences.c.recipient_id, recipient_ids)
-    return {(recipient_id, name): bool(wanted) for recipient_id, name, wanted, _ in rows}
+    rows = connection.find(_what_is_wanted, _preferences.c.recipient_id, recipient_ids)
+    return {(recipient_id, name): bool(wanted) for recipient_id, name, wanted in rows}
 
 
 def record_preferences(
