@@ -17,7 +17,18 @@ from urllib.parse import quote
 import psycopg2
 import sqlalchemy.engine
 from baseplate.lib import config
-from sqlalchemy import Table, any_, bindparam, create_engine, event, exc, func, select, text
+from sqlalchemy import (
+    Table,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    exc,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL, Engine, make_url
@@ -59,24 +70,26 @@ class SQLiteConnection(Connection):
 
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_new`."""
-        # The transaction has had the write lock since it began, so no row can come between.
-        (key,) = table.primary_key
-        known = {row[0] for row in self.find(select(key), key, [row[0] for row in rows])}
-        new = [row for row in rows if row[0] not in known]
-        self._write(_insert, table, new)
-        return {row[0] for row in new}
+        inserted = self._write(_insert_or_not, table, rows)
+        if inserted == len(rows):
+            return {row[0] for row in rows}
+        # The transaction has had the write lock since it began, so the last rows are its own.
+        return {key for (key,) in self.select(_last_keys(table), (inserted,))}
 
     def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
         self._write(_insert_or_update, upsert, rows)
 
-    def _write(self, make: Callable[[Any, int], Any], target: Any, rows: Sequence[Row]) -> None:
+    def _write(self, make: Callable[[Any, int], Any], target: Any, rows: Sequence[Row]) -> int:
         # Few statements for many rows: after each, this thread has to wait for its turn with
         # the interpreter. And few numbers of rows in a statement, so that all are kept.
+        written = 0
         while rows:
             number = min(len(rows), 16 if len(rows) < 32 else 1 << len(rows).bit_length() - 1)
             self.execute(make(target, number), tuple(chain.from_iterable(rows[:number])))
+            written += self._cursor.rowcount
             rows = rows[number:]
+        return written
 
     def lock(self, names: Iterable[str]) -> None:
         """See :py:meth:`Connection.lock`. A transaction has all of SQLite's locks already."""
@@ -122,15 +135,28 @@ def _rows_as_json(query: Any, column: Any) -> Any:
     return select(rows).where(column.in_(select(values.c.value)))
 
 
-@cache
 def _insert(table: Table, rows: int) -> Any:
+    # What breaks a constraint is a fault, after which nothing of the transaction stays. To
+    # undo this statement alone, as is the default, SQLite would write down how, in a journal.
     placeholders = (None,) * len(table.columns)
-    return sqlite.insert(table).values([placeholders] * rows)
+    return sqlite.insert(table).prefix_with("OR ROLLBACK").values([placeholders] * rows)
+
+
+@cache
+def _insert_or_not(table: Table, rows: int) -> Any:
+    return _insert(table, rows).on_conflict_do_nothing()
 
 
 @cache
 def _insert_or_update(upsert: Upsert, rows: int) -> Any:
     return upsert.on_conflict(_insert(upsert.table, rows))
+
+
+@cache
+def _last_keys(table: Table) -> Any:
+    rowid: Any = literal_column("rowid")
+    last = select(func.max(rowid)).select_from(table).scalar_subquery()
+    return select(*table.primary_key).where(rowid > last - bindparam("number"))
 
 
 def _identity(path: str) -> tuple[int, int] | None:
