@@ -14,6 +14,11 @@ BATCH = 500
 # A request that gets no answer for so many seconds is an error.
 TIMEOUT = 30
 
+# Packages, or other requests, in a second of load for which requests are made beforehand.
+# Where a server takes more, the rest are made in time.
+READY = 8000
+READY_IN_BATCHES = 60_000
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -76,6 +81,7 @@ def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -
         str(random.SystemRandom().getrandbits(52)),
         str(decisions),
         str(known),
+        str(seconds * (READY_IN_BATCHES // BATCH if load.kind == "batch" else READY)),
     ]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result = json.loads(output.splitlines()[-1])
