@@ -9,6 +9,7 @@ The map of the house::
       responses     answers in JSON
     desk            where it is decided and recorded, in one transaction
       group_commit  many requests, one transaction
+      checkpoints   what SQLite would do in the midst of a commit, done beside it
       delivery      the decision, pure
       preferences   which update is in force, pure
       records       statements: tables from and to the values of the domain

@@ -209,6 +209,12 @@ class Database(ABC):
         :raises DatabaseUnavailable: see there.
         """
 
+    def checkpoint(self) -> None:  # noqa: B027 - most databases see to it themselves
+        """Move what was committed from a log to where it belongs, while others go on.
+
+        It does what it can, and what it can't is left for later.
+        """
+
     def find_damage(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """What the database finds wrong with its own files, if it can tell."""
         return []

@@ -19,6 +19,7 @@ from baseplate.clients import ContextFactory
 from baseplate.lib import config
 
 from galaxy_express import metrics, records
+from galaxy_express.checkpoints import Checkpoints
 from galaxy_express.database import Connection, Database, TransactionConflict
 from galaxy_express.delivery import Conflict, Decided, Decision, Outcome, Package, decide, replay
 from galaxy_express.group_commit import GroupCommit
@@ -288,6 +289,7 @@ class DeskContextFactory(ContextFactory):
             max_group=settings.max_group,
             max_queued=settings.max_queued,
             timeout=settings.timeout,
+            then=Checkpoints(database).note_commit,
         )
 
     def make_object_for_context(self, name: str, span: Span) -> DeskClient:

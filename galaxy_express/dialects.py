@@ -5,7 +5,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from itertools import chain
@@ -159,6 +159,10 @@ def _last_keys(table: Table) -> Any:
     return select(*table.primary_key).where(rowid > last - bindparam("number"))
 
 
+# The kind that waits for nobody, and that nobody has to wait for.
+_checkpoint = text("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         stat = os.stat(path)
@@ -185,6 +189,7 @@ class SQLiteDatabase(Database):
         self._lock_timeout = lock_timeout
         self._engine = self._make_engine("rw")
         self._read_connection = KeptConnection(self._connect)
+        self._checkpoint_connection = KeptConnection(self._connect)
         super().__init__(self._connect)
 
     def __str__(self) -> str:
@@ -218,6 +223,12 @@ class SQLiteDatabase(Database):
         finally:
             engine.dispose()
 
+    def checkpoint(self) -> None:
+        """See :py:meth:`Database.checkpoint`. One at a time, in each process."""
+        kept = self._checkpoint_connection
+        with suppress(DatabaseUnavailable), self._faults_named(kept):
+            kept.get().select(_checkpoint)
+
     def find_damage(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """See :py:meth:`Database.find_damage`."""
         found = list(connection.exec_driver_sql("PRAGMA integrity_check").scalars())
@@ -227,6 +238,7 @@ class SQLiteDatabase(Database):
         """See :py:meth:`Database.close`."""
         super().close()
         self._read_connection.close()
+        self._checkpoint_connection.close()
 
     def _translate(self, error: Any) -> Exception:
         # A damaged file is a plain DatabaseError, the base class of the others.

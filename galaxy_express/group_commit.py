@@ -100,6 +100,7 @@ class GroupCommit(Generic[Write, Answer]):
     :param max_group: the most to commit at once, unless one write alone weighs more.
     :param max_queued: the most to let wait, unless nothing else is waiting.
     :param timeout: the longest that a write may take, from submission to answer.
+    :param then: called in the event loop after each commit; it may not wait for anything.
     """
 
     def __init__(
@@ -110,12 +111,14 @@ class GroupCommit(Generic[Write, Answer]):
         max_group: int,
         max_queued: int,
         timeout: timedelta,
+        then: Callable[[], None],
     ) -> None:
         self._commit = commit
         self._weigh = weigh
         self._max_group = max_group
         self._max_queued = max_queued
         self._timeout = timeout.total_seconds()
+        self._then = then
         self._queue: deque[_Group[Write, Answer]] = deque()
         self._queued = 0
         self._thread = _Thread()
@@ -180,6 +183,7 @@ class GroupCommit(Generic[Write, Answer]):
             self._commit_next()
             metrics.set_queue_length(self._queued)
             metrics.observe_commit(len(writes), seconds, success=group.error is None)
+            self._then()
 
         self._thread.call(lambda: self._try_to_commit(writes), settle)
 

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from tests.servers.load import Load, audit, mixed_jobs
-from tests.servers.running import Installation
+from tests.servers.running import Installation, wait_until
 from tests.servers.speaking import package
 
 
@@ -44,3 +44,13 @@ def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: s
                 assert server.request("GET", "/statistics").status == 200
             assert not written.done()
         assert written.result().status == 201
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_the_log_is_emptied_before_it_is_long(installation: Installation, name: str) -> None:
+    """What is sent to a server is soon in the database's file itself, however little it is."""
+    with installation.server(name) as server:
+        sent = package(package_id="soon-moved")
+        assert server.request("POST", "/packages", sent).status == 201
+        file = installation.folder / "galaxy_express.db"
+        wait_until(lambda: b"soon-moved" in file.read_bytes(), "a checkpoint")

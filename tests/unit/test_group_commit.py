@@ -17,11 +17,13 @@ class Ledger:
 
     :ivar groups: the writes that were committed, by transaction.
     :ivar begun: how many transactions have begun.
+    :ivar noted: how many transactions there had been, each time that the end of one was noted.
     """
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
         self.begun = 0
+        self.noted: list[int] = []
         self.cursed: set[str] = set()
         self._may_go_on = threading.Event()
         self._may_go_on.set()
@@ -34,6 +36,10 @@ class Ledger:
             raise ArithmeticError(f"{self.cursed} can't be committed")
         self.groups.append(list(writes))
         return [write.upper() for write in writes]
+
+    def note(self) -> None:
+        """Note the end of a transaction."""
+        self.noted.append(len(self.groups))
 
     def hold(self) -> None:
         """Let no transaction end."""
@@ -67,6 +73,7 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
             max_group=max_group,
             max_queued=max_queued,
             timeout=timedelta(seconds=timeout),
+            then=ledger.note,
         )
         queues.append(queue)
         return queue
@@ -255,6 +262,14 @@ def test_work_goes_on_after_a_failure(make_queue: MakeQueue, ledger: Ledger) -> 
         queue.submit("a")
     ledger.cursed = set()
     assert queue.submit("a") == "A"
+
+
+def test_what_comes_then(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """After each commit something else may be done, which is told of each once."""
+    queue = make_queue()
+    for write in "abc":
+        queue.submit(write)
+    wait_until(lambda: ledger.noted == [1, 2, 3])
 
 
 def test_closing_waits_for_the_commit_under_way(make_queue: MakeQueue, ledger: Ledger) -> None:

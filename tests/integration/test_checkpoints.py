@@ -1,0 +1,95 @@
+"""Checkpoints beside the commits; they are SQLite's alone."""
+
+import time
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from galaxy_express.checkpoints import INTERVAL_SECONDS, Checkpoints
+from galaxy_express.database import Database
+from galaxy_express.desk import DeliveryDesk
+from tests.backends import Backend, SQLiteBackend
+from tests.integration.values import in_words, package, send
+
+IDS = ("first", "second", "third")
+
+#: Tells which of the packages are in the database's file, whatever is in the log beside it.
+Moved = Callable[[], set[str]]
+
+
+@pytest.fixture
+def backend(sqlite: SQLiteBackend) -> Backend:
+    """SQLite alone."""
+    return sqlite
+
+
+@pytest.fixture
+def moved(sqlite: SQLiteBackend) -> Moved:
+    """Look for ids in the bytes of the file."""
+
+    def look() -> set[str]:
+        content = sqlite.path.read_bytes()
+        return {package_id for package_id in IDS if package_id.encode() in content}
+
+    return look
+
+
+def test_a_checkpoint_moves_what_was_committed(
+    database: Database, desk: DeliveryDesk, moved: Moved
+) -> None:
+    """What was committed is in the log at first, and afterwards in the file itself."""
+    send(desk, package("first"))
+    assert moved() == set()
+    database.checkpoint()
+    assert moved() == {"first"}
+
+
+def test_a_checkpoint_and_a_write_do_not_wait_for_each_other(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, moved: Moved
+) -> None:
+    """What is committed can be moved while another process writes."""
+    send(desk, package("first"))
+    with sqlite.locked():
+        database.checkpoint()
+        assert moved() == {"first"}
+
+
+def test_a_checkpoint_while_the_file_is_away(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, moved: Moved
+) -> None:
+    """What can't be moved is moved when the file is back."""
+    send(desk, package("first"))
+    with sqlite.away():
+        database.checkpoint()
+        assert not sqlite.path.exists()
+    assert [in_words(outcome) for outcome in send(desk, package("first"))] == ["delivered again"]
+    database.checkpoint()
+    assert moved() == {"first"}
+
+
+def test_commits_bring_checkpoints_about(
+    database: Database, desk: DeliveryDesk, moved: Moved
+) -> None:
+    """Of commits that follow each other closely the first is moved; those after it are
+    moved together, some time later."""
+    checkpoints = Checkpoints(database)
+    began = time.monotonic()
+    send(desk, package("first"))
+    checkpoints.note_commit()
+    wait_until(lambda: moved() == {"first"})
+    for name in ("second", "third"):
+        send(desk, package(name))
+        checkpoints.note_commit()
+    gevent.sleep(INTERVAL_SECONDS / 4)
+    assert moved() == {"first"} or time.monotonic() - began > INTERVAL_SECONDS
+    gevent.sleep(INTERVAL_SECONDS)
+    checkpoints.note_commit()
+    wait_until(lambda: moved() == set(IDS))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Let the threads run until it is so."""
+    with gevent.Timeout(10):
+        while not condition():
+            gevent.sleep(0.01)
