@@ -17,7 +17,7 @@ export GALAXY_EXPRESS_DATABASE_URL ?= sqlite:///galaxy_express.db
 export PYTHONWARNINGS := ignore:pkg_resources is deprecated:UserWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint format bench bench-growth demo torture shell migratedb dropdb resetdb auditdb requirements wheel clean install install-dev check-port
+.PHONY: help run serve test lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb auditdb requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,9 @@ bench: install-dev ## Measure how fast it is (OPTIONS=--help tells more).
 
 bench-growth: install-dev ## Measure what ten million packages change (OPTIONS=--help).
 	$(BIN)/python -m tests.bench.growth $(OPTIONS)
+
+bench-profile: install-dev ## Measure what each part of a send costs (OPTIONS=--help).
+	$(BIN)/python -m tests.bench.profile $(OPTIONS)
 
 demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
 	$(BIN)/python -m galaxy_express.demo http://$(BIND) $(OPTIONS)

@@ -1,9 +1,10 @@
 """How fast the service is: real servers under real load, beside a plain implementation.
 
 ``python -m tests.bench`` prints the figures, ``python -m tests.bench.growth`` those that
-need millions of packages::
+need millions of packages, and ``python -m tests.bench.profile`` where the time goes::
 
-    __main__, growth    what is measured, in which order, and the tables of it
+    __main__, growth    what is measured, in which order, and the tables of it;
+    and profile
       settings          how long, where, on which database
       conditions        on what the figures depend
       report            medians, ratios, Markdown
@@ -13,4 +14,5 @@ need millions of packages::
       raw_sqlite        what SQLite itself can do
       fill              millions of packages, quickly
       baseline          the plain implementation
+      parts             the service with no more than some parts of a send
 """

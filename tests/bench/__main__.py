@@ -18,7 +18,7 @@ from tests.bench.service import serving
 from tests.bench.settings import Settings, make_parser, prepare
 from tests.bench.wrk import BATCH, Load, Run
 
-BASELINE = Path(__file__).with_name("baseline.ini")
+BASELINE = Path(__file__).with_name("baseline.ini").read_text()
 
 HEALTH = Line("`GET /health`", Load("get", 64, "/health"))
 HEALTH_1 = Line("`GET /health`", Load("get", 1, "/health"))

@@ -99,7 +99,7 @@ function setup(the_thread)
 end
 
 -- Read by done(), which wrk runs elsewhere.
-made, bad = 0, 0
+made, bad, began = 0, 0, 0
 
 function init(args)
   local kind = kinds[args[1]]
@@ -109,6 +109,7 @@ function init(args)
   for id in io.lines(args[5]) do known[#known + 1] = id end
   local ready = {}
   for i = 1, tonumber(args[6]) do ready[i] = kind.request() end
+  began = os.clock()
   function request()
     made = made + 1
     return ready[made] or kind.request()
@@ -122,12 +123,13 @@ end
 
 function done(summary, latency)
   local errors = summary.errors
-  print(format('{"seconds":%f,"made":%d,"answers":%d,"bad":%d,"broken":%d,"p50":%f,"p99":%f}',
+  print(format('{"seconds":%f,"made":%d,"answers":%d,"bad":%d,"broken":%d,"processor":%f,"p50":%f,"p99":%f}',
     summary.duration / 1e6,
     thread:get("made") - 1,  -- wrk makes one that it doesn't send
     summary.requests,
     math.max(errors.status, thread:get("bad")),
     errors.connect + errors.read + errors.write + errors.timeout,
+    os.clock() - thread:get("began"),
     latency:percentile(50) / 1e3,
     latency:percentile(99) / 1e3))
 end

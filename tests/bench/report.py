@@ -103,7 +103,7 @@ def figures_table(results: Results, lines: Iterable[Line], beside: str) -> str:
 
     :param beside: what the last column is a multiple of.
     """
-    return _table(
+    return table(
         ("", "connections", "a second", "p50 ms", "p99 ms", "errors", f"/ {beside}"),
         (
             (
@@ -123,7 +123,7 @@ def figures_table(results: Results, lines: Iterable[Line], beside: str) -> str:
 
 def goals_table(goals: Iterable[Goal]) -> str:
     """A table of goals."""
-    return _table(
+    return table(
         ("", "goal", "reached", ""),
         (
             (goal.name, goal.goal, f"{goal.reached:.2f}", "yes" if goal.is_reached else "no")
@@ -132,7 +132,7 @@ def goals_table(goals: Iterable[Goal]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    # A column of text, then columns of figures.
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: a column of text, then columns of figures."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

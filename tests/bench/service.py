@@ -37,13 +37,26 @@ class Service:
 
         :raises tests.bench.audit.Discrepancy: if it isn't there.
         """
+        run = self.load(load, seconds)
+        self._ledger.enter(self._decisions, load.packages * (run.made - run.good))
+        return run
+
+    def load(self, load: Load, seconds: int) -> Run:
+        """Send a load for a while, and look for nothing in the database.
+
+        The program ends if no answer is good.
+        """
         run = run_wrk(self._server.port, load, seconds, self._decisions, self._known)
         if run.errors:
             print(f"{run.errors} errors of {load}. {self._server.log[-2000:]}", file=sys.stderr)
         if not run.good:
             sys.exit(f"There is no good answer to {load}.")
-        self._ledger.enter(self._decisions, load.packages * (run.made - run.good))
         return run
+
+    @property
+    def workers(self) -> set[int]:
+        """The process ids of its workers."""
+        return self._server.workers
 
     def get_to_know_packages(self) -> None:
         """Send packages for a second, to read them and to send them again later."""
@@ -60,7 +73,7 @@ class Service:
 
     def resident_megabytes(self) -> float:
         """How much memory its workers have, as Linux counts it, the largest of them."""
-        return max(_resident_bytes(worker) for worker in self._server.workers) / 1e6
+        return max(_resident_bytes(worker) for worker in self.workers) / 1e6
 
 
 def _resident_bytes(pid: int) -> int:
@@ -73,13 +86,13 @@ def _resident_bytes(pid: int) -> int:
 def serving(
     settings: Settings,
     *,
-    config: Path | None = None,
+    config: str | None = None,
     workers: int | None = None,
     packages: int = 0,
 ) -> Iterator[Service]:
     """Start a server with an empty database. Afterwards both are gone.
 
-    :param config: of another application than the service, in place of production.ini.
+    :param config: of another application than the service: the content of production.ini.
     :param workers: how many, if not as many as the settings say.
     :param packages: how many are there from the start.
     """
@@ -92,7 +105,7 @@ def serving(
 
         shutil.copytree(ROOT / "configs", folder / "configs")
         if config is not None:
-            shutil.copy(config, folder / "configs/production.ini")
+            (folder / "configs/production.ini").write_text(config)
         port = free_port()
         environment = os.environ | {
             "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",

@@ -47,6 +47,7 @@ class Run:
         have one under way.
     :param good: how many answers were as they should be.
     :param errors: how many answers were not, or never came.
+    :param processor: how many seconds of a processor wrk itself took.
     :param p50: milliseconds; the 99th percentile is corrected by wrk for what a
         connection could not send while it waited ("coordinated omission").
     """
@@ -57,6 +58,7 @@ class Run:
     errors: int
     p50: float
     p99: float
+    processor: float = 0.0
 
 
 def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -> Run:
@@ -94,4 +96,5 @@ def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -
         errors=result["bad"] + max(result["broken"], lost),
         p50=result["p50"],
         p99=result["p99"],
+        processor=result["processor"],
     )
