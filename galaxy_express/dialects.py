@@ -171,6 +171,10 @@ def _identity(path: str) -> tuple[int, int] | None:
     return stat.st_dev, stat.st_ino
 
 
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
 class SQLiteDatabase(Database):
     """SQLite in a file: one machine, any number of processes.
 
@@ -257,20 +261,28 @@ class SQLiteDatabase(Database):
         engine = create_engine(
             url, future=True, connect_args={"timeout": timeout, "check_same_thread": False}
         )
-        if mode != "rwc":
-            event.listen(engine, "do_connect", self._check_not_empty)
+        check_content = self._check_no_log if mode == "rwc" else self._check_not_empty
+        event.listen(engine, "do_connect", check_content)
         if mode == "rw":
             event.listen(engine, "do_connect", self._check_writable)
         if mode != "ro":
             event.listen(engine, "connect", _set_pragmas)
         return engine
 
-    # Neither opens the file: to close it again would give up all locks that this process has
+    # None of these opens the file: to close it again would give up all locks that this process has
     # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     def _check_not_empty(self, *_: Any) -> None:
         if os.stat(self._path).st_size == 0:  # SQLite would delete the log beside it
             raise OSError(f"{self._path} is empty")
+
+    def _check_no_log(self, *_: Any) -> None:
+        log = f"{self._path}-wal"
+        if not _size(self._path) and _size(log):  # nor would it keep the log of a file it makes
+            raise OSError(
+                f"{self._path} is missing or empty, but its log is there, with what may be nowhere"
+                f" else: put the file back, or, if it is gone for good, remove {log}"
+            )
 
     def _check_writable(self, *_: Any) -> None:
         if not os.access(self._path, os.W_OK):  # SQLite would never write to it again

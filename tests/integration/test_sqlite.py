@@ -123,6 +123,22 @@ def test_an_empty_file_beside_the_log(
     assert log.read_bytes() == content
 
 
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_no_tables_beside_a_log(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, is_empty: bool
+) -> None:
+    """Tables are not made in a file whose log is all that is left of it: the log would be lost."""
+    send(desk, package())
+    elsewhere = sqlite.path.with_suffix(".elsewhere")
+    sqlite.path.rename(elsewhere)
+    if is_empty:
+        sqlite.path.touch()
+    with pytest.raises(SystemExit, match=r"remove .*galaxy_express\.db-wal"):
+        create_schema(sqlite.config)
+    elsewhere.rename(sqlite.path)
+    assert sqlite.stored() == {("delivered", "personal"): 1}
+
+
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """No file of this process may become larger than the largest in a folder."""
