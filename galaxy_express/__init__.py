@@ -15,7 +15,7 @@ The map of the house::
       records       statements: tables from and to the values of the domain
     models          where it is stored
     database        transactions; dialects, what differs between databases
-    turnstile       who reads next, where only so many can
+    turnstile       who reads next, where only so many can; threads, beside the event loop
     package_types   what there is to send
     pages           what a person may look at, described in api_description
     metrics         what is counted; request_ids, what makes a request findable

@@ -7,29 +7,35 @@ a little at a time, and what is left for that one is little.
 
 import time
 
-import gevent
-from gevent.event import AsyncResult
-
 from galaxy_express.database import Database
+from galaxy_express.threads import CallingThread
 
 INTERVAL_SECONDS = 0.25
 
 
 class Checkpoints:
-    """Has a database make checkpoints while it is written to, in a thread beside the event loop.
+    """Has a database make checkpoints after commits, in a thread of their own.
 
     All calls must come from one event loop.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._thread = CallingThread()
+        self._under_way = False
         self._due = 0.0
-        self._latest: AsyncResult | None = None
 
     def note_commit(self) -> None:
         """Begin a checkpoint, unless the latest has only just begun or is still under way."""
         now = time.monotonic()
-        if now < self._due or not (self._latest is None or self._latest.ready()):
-            return
-        self._due = now + INTERVAL_SECONDS
-        self._latest = gevent.get_hub().threadpool.spawn(self._database.checkpoint)
+        if now >= self._due and not self._under_way:
+            self._under_way = True
+            self._due = now + INTERVAL_SECONDS
+            self._thread.call(self._database.checkpoint, self._finish)
+
+    def _finish(self, _: None) -> None:
+        self._under_way = False
+
+    def close(self) -> None:
+        """End the thread, after the checkpoint that is under way."""
+        self._thread.end()

@@ -283,15 +283,21 @@ class DeskContextFactory(ContextFactory):
             },
         )
         self._database = database
+        self._checkpoints = Checkpoints(database)
         self._queue: GroupCommit[Write, Answer] = GroupCommit(
             DeliveryDesk(database, package_types).commit,
             weigh=lambda write: max(1, len(getattr(write, "packages", ()))),
             max_group=settings.max_group,
             max_queued=settings.max_queued,
             timeout=settings.timeout,
-            then=Checkpoints(database).note_commit,
+            after_commit=self._checkpoints.note_commit,
         )
 
     def make_object_for_context(self, name: str, span: Span) -> DeskClient:
         """See :py:class:`baseplate.clients.ContextFactory`."""
         return DeskClient(self._database, self._queue, name, span)
+
+    def close(self) -> None:
+        """End the threads, after what they are doing."""
+        self._queue.close()
+        self._checkpoints.close()

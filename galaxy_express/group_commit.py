@@ -10,20 +10,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import gevent
 from gevent.event import Event
-from gevent.monkey import get_original
-from gevent.threadpool import ThreadPool
 
 from galaxy_express import metrics
+from galaxy_express.threads import CallingThread
 
 Write = TypeVar("Write")
 Answer = TypeVar("Answer")
-
-# Between threads of the operating system; gevent replaces it by one between its greenlets.
-_Channel = get_original("queue", "SimpleQueue")
 
 
 class Overloaded(Exception):
@@ -39,7 +35,7 @@ class _Group(Generic[Write, Answer]):
         self.writes: dict[int, Write] = {}
         self.weight = 0
         self.answers: dict[int, Answer] = {}
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.committed = Event()
         self._submitted = 0
 
@@ -50,42 +46,6 @@ class _Group(Generic[Write, Answer]):
         self.writes[number] = write
         self.weight += weight
         return number
-
-
-class _Thread:
-    """A thread that makes one call at a time for the event loop.
-
-    gevent's pool of threads, from which it comes, takes several times as long to hand a
-    call over and its result back: it makes anew for each what is kept here.
-    """
-
-    def __init__(self) -> None:
-        self._calls = _Channel()
-        self._results = _Channel()
-        self._notice = gevent.get_hub().loop.async_()
-        self._pool = ThreadPool(1)
-        self._pool.spawn(self._run)
-
-    def call(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Have a function called, which raises nothing. The event loop then gives its
-        result to another, which may not wait for anything."""
-        self._notice.start(self._finish, then)
-        self._calls.put(function)
-
-    def _finish(self, then: Callable[[Any], None]) -> None:
-        self._notice.stop()
-        then(self._results.get())
-
-    def _run(self) -> None:
-        while (function := self._calls.get()) is not None:
-            self._results.put(function())
-            del function  # nor what it holds, until the next one comes
-            self._notice.send()
-
-    def end(self) -> None:
-        """End the thread, after the call that it makes."""
-        self._calls.put(None)
-        self._pool.join()
 
 
 class GroupCommit(Generic[Write, Answer]):
@@ -100,7 +60,7 @@ class GroupCommit(Generic[Write, Answer]):
     :param max_group: the most to commit at once, unless one write alone weighs more.
     :param max_queued: the most to let wait, unless nothing else is waiting.
     :param timeout: the longest that a write may take, from submission to answer.
-    :param then: called in the event loop after each commit; it may not wait for anything.
+    :param after_commit: called in the event loop; it may not wait for anything.
     """
 
     def __init__(
@@ -111,17 +71,17 @@ class GroupCommit(Generic[Write, Answer]):
         max_group: int,
         max_queued: int,
         timeout: timedelta,
-        then: Callable[[], None],
+        after_commit: Callable[[], None],
     ) -> None:
         self._commit = commit
         self._weigh = weigh
         self._max_group = max_group
         self._max_queued = max_queued
         self._timeout = timeout.total_seconds()
-        self._then = then
+        self._after_commit = after_commit
         self._queue: deque[_Group[Write, Answer]] = deque()
         self._queued = 0
-        self._thread = _Thread()
+        self._thread = CallingThread()
         self._loop = gevent.get_hub().loop
         self._committing = False
 
@@ -175,20 +135,25 @@ class GroupCommit(Generic[Write, Answer]):
         numbers, writes = list(group.writes), list(group.writes.values())
         begun = time.perf_counter()
 
-        def settle(result: tuple[Sequence[Answer], Exception | None]) -> None:
+        def settle(result: Sequence[Answer] | BaseException) -> None:
             seconds = time.perf_counter() - begun
-            answers, group.error = result
-            group.answers = dict(zip(numbers, answers, strict=group.error is None))
+            if isinstance(result, BaseException):
+                group.error = result
+            else:
+                group.answers = dict(zip(numbers, result, strict=True))
             group.committed.set()
             self._commit_next()
             metrics.set_queue_length(self._queued)
             metrics.observe_commit(len(writes), seconds, success=group.error is None)
-            self._then()
+            self._after_commit()
 
         self._thread.call(lambda: self._try_to_commit(writes), settle)
 
-    def _try_to_commit(self, writes: Sequence[Write]) -> tuple[Sequence[Answer], Exception | None]:
+    def _try_to_commit(self, writes: Sequence[Write]) -> Sequence[Answer] | BaseException:
         try:
-            return self._commit(writes), None
-        except Exception as error:  # whatever it is, it is for those who wait to raise
-            return (), error
+            answers = self._commit(writes)
+            if len(answers) != len(writes):
+                raise AssertionError(f"{len(answers)} answers to {len(writes)} writes")
+        except BaseException as error:  # whatever it is, it is for those who wait to raise
+            return error
+        return answers

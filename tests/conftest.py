@@ -177,5 +177,5 @@ def app(app_of_session: TestApp, app_backend: Backend) -> TestApp:
 def close_app(app: TestApp) -> None:
     """Close what an application has opened."""
     context = app.app.baseplate._context_config
-    context["desk"]._queue.close()
+    context["desk"].close()
     context["database"]._database.close()

@@ -13,7 +13,8 @@ from galaxy_express.group_commit import GroupCommit, Overloaded
 
 
 class Ledger:
-    """What is committed to: it can be held up, and it refuses the writes named in ``cursed``.
+    """What is committed to: it can be held up, and it refuses the writes named in ``cursed``,
+    by raising ``curse``, and answers nothing to those in ``forgotten``.
 
     :ivar groups: the writes that were committed, by transaction.
     :ivar begun: how many transactions have begun.
@@ -25,6 +26,8 @@ class Ledger:
         self.begun = 0
         self.noted: list[int] = []
         self.cursed: set[str] = set()
+        self.curse: type[BaseException] = ArithmeticError
+        self.forgotten: set[str] = set()
         self._may_go_on = threading.Event()
         self._may_go_on.set()
 
@@ -33,9 +36,9 @@ class Ledger:
         self.begun += 1
         self._may_go_on.wait()
         if self.cursed.intersection(writes):
-            raise ArithmeticError(f"{self.cursed} can't be committed")
+            raise self.curse(f"{self.cursed} can't be committed")
         self.groups.append(list(writes))
-        return [write.upper() for write in writes]
+        return [write.upper() for write in writes if write not in self.forgotten]
 
     def note(self) -> None:
         """Note the end of a transaction."""
@@ -73,7 +76,7 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
             max_group=max_group,
             max_queued=max_queued,
             timeout=timedelta(seconds=timeout),
-            then=ledger.note,
+            after_commit=ledger.note,
         )
         queues.append(queue)
         return queue
@@ -254,14 +257,30 @@ def test_a_failure_reaches_all_of_its_group_and_no_other(
     assert ledger.groups == [["busy"], ["cc", "d"]]
 
 
-def test_work_goes_on_after_a_failure(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A commit that fails leaves the queue as it was."""
+@pytest.mark.parametrize("curse", [ArithmeticError, SystemExit])
+def test_work_goes_on_after_a_failure(
+    make_queue: MakeQueue, ledger: Ledger, curse: type[BaseException]
+) -> None:
+    """A commit that fails, however badly, leaves the queue as it was."""
     queue = make_queue()
-    ledger.cursed = {"a"}
-    with pytest.raises(ArithmeticError):
+    ledger.cursed, ledger.curse = {"a"}, curse
+    with pytest.raises(curse):
         queue.submit("a")
     ledger.cursed = set()
     assert queue.submit("a") == "A"
+
+
+def test_work_goes_on_without_an_answer(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """A commit that forgets an answer is a failure like any other, and nobody gets another's."""
+    queue = make_queue()
+    ledger.forgotten = {"a"}
+    busy, (a, b) = submit_while_busy(queue, ledger, "a", "b")
+    ledger.go_on()
+    for greenlet in (a, b):
+        with pytest.raises(AssertionError, match="1 answers to 2 writes"):
+            greenlet.get(timeout=10)
+    assert answers([busy]) == ["BUSY"]
+    assert queue.submit("c") == "C"
 
 
 def test_what_comes_then(make_queue: MakeQueue, ledger: Ledger) -> None:
