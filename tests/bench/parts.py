@@ -13,6 +13,7 @@ from baseplate.lib.config import RawConfig
 from pyramid.router import Router
 
 from galaxy_express import make_wsgi_app as make_whole_app
+from galaxy_express.checkpoints import Checkpoints
 from galaxy_express.delivery import Decided, Outcome, decide
 from galaxy_express.desk import DeliveryDesk, DeskClient, Submission
 
@@ -49,10 +50,12 @@ def _look_up() -> None:
 
 
 def _queue() -> None:
+    _replace(Checkpoints, "note_commit", lambda _checkpoints: None)
     _replace(DeliveryDesk, "commit", lambda _desk, writes: list(map(_decide, writes)))
 
 
 def _sync() -> None:
+    _replace(Checkpoints, "note_commit", lambda _checkpoints: None)
     log = TemporaryFile(dir=".")  # noqa: SIM115 - open for as long as the server runs
     written = 0
 

@@ -15,9 +15,11 @@ BATCH = 500
 TIMEOUT = 30
 
 # Packages, or other requests, in a second of load for which requests are made beforehand.
-# Where a server takes more, the rest are made in time.
+# Where a server takes more, the rest are made in time; so they are where the load is a long
+# one, for which LuaJIT has not the memory.
 READY = 8000
 READY_IN_BATCHES = 60_000
+READY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,10 @@ def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -
         str(random.SystemRandom().getrandbits(52)),
         str(decisions),
         str(known),
-        str(seconds * (READY_IN_BATCHES // BATCH if load.kind == "batch" else READY)),
+        str(
+            min(seconds, READY_SECONDS)
+            * (READY_IN_BATCHES // BATCH if load.kind == "batch" else READY)
+        ),
     ]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result = json.loads(output.splitlines()[-1])
