@@ -85,8 +85,8 @@ class Connection(ABC):
         return rows
 
     @abstractmethod
-    def find(self, query: Any, column: Any, values: Collection[str]) -> list[Row]:
-        """The rows of a query that have one of the values in a column."""
+    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
+        """Some columns of a table, of the rows that have one of the values in another."""
 
     @abstractmethod
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
@@ -212,7 +212,7 @@ class Database(ABC):
     def checkpoint(self) -> None:  # noqa: B027 - most databases see to it themselves
         """Move what was committed from a log to where it belongs, while others go on.
 
-        It does what it can, and what it can't is left for later.
+        What can't be moved is left for the next one. One at a time, in each process.
         """
 
     def find_damage(self, connection: sqlalchemy.engine.Connection) -> list[str]:
@@ -228,13 +228,13 @@ class Database(ABC):
         """The exception to raise in the place of the driver's."""
 
     @contextmanager
-    def _faults_named(self, kept: KeptConnection | None = None) -> Iterator[None]:
-        # After a fault, a connection that is kept is made anew.
+    def _faults_named(self, *kept: KeptConnection) -> Iterator[None]:
+        # After a fault, connections that are kept are made anew.
         try:
             yield
         except (self.driver_error, exc.DBAPIError) as error:
-            if kept is not None:
-                kept.close()
+            for connection in kept:
+                connection.close()
             raise self._translate(getattr(error, "orig", error)) from error
         except OSError as error:  # of a file, or the time is up
             raise DatabaseUnavailable(str(error)) from error

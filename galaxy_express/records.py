@@ -20,11 +20,11 @@ _packages = models.Package.__table__
 _preferences = models.Preference.__table__
 _counters = models.Counter.__table__
 
-_all_of_packages = select(_packages)
-_one_decision = _all_of_packages.where(_packages.c.package_id == bindparam("package_id"))
-_all_of_preferences = select(_preferences)
-_what_is_wanted = select(
-    _preferences.c.recipient_id, _preferences.c.package_type, _preferences.c.wanted
+_one_decision = select(_packages).where(_packages.c.package_id == bindparam("package_id"))
+_what_is_wanted = (
+    _preferences.c.recipient_id,
+    _preferences.c.package_type,
+    _preferences.c.wanted,
 )
 _preference_upsert = Upsert(
     _preferences,
@@ -57,7 +57,7 @@ def find_decisions(connection: Connection, package_ids: Collection[str]) -> dict
     """The decisions on those of the packages that are known, by their id."""
     if not package_ids:
         return {}
-    rows = connection.find(_all_of_packages, _packages.c.package_id, package_ids)
+    rows = connection.find(tuple(_packages.c), _packages.c.package_id, package_ids)
     decisions = map(_decision, rows)
     return {decision.package.package_id: decision for decision in decisions}
 
@@ -96,7 +96,7 @@ def find_preferences(
     """What each of the recipients said, by recipient and name of package type."""
     found: dict[str, dict[str, Preference]] = {recipient: {} for recipient in recipient_ids}
     if found:
-        rows = connection.find(_all_of_preferences, _preferences.c.recipient_id, found)
+        rows = connection.find(tuple(_preferences.c), _preferences.c.recipient_id, found)
         for recipient_id, package_type, wanted, timestamp in rows:
             said = Preference(bool(wanted), from_microseconds(timestamp))
             found[recipient_id][package_type] = said

@@ -145,8 +145,8 @@ class SQLiteBackend(Backend):
         self._set_write_version(2)  # that of a database with a write-ahead log
 
     def _set_write_version(self, version: int) -> None:
-        with self.cursor() as cursor:
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        while self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            time.sleep(0.01)  # it doesn't wait for another checkpoint
         # By another process: to close the file would give up all locks that this one has on
         # it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
         write = ["dd", f"of={self.path}", "bs=1", "seek=18", "conv=notrunc"]

@@ -9,7 +9,9 @@ import pytest
 from galaxy_express.checkpoints import INTERVAL_SECONDS, Checkpoints
 from galaxy_express.database import Database
 from galaxy_express.desk import DeliveryDesk
+from galaxy_express.dialects import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
+from tests.integration.conftest import MakeDesk
 from tests.integration.values import in_words, package, send
 
 IDS = ("first", "second", "third")
@@ -58,14 +60,61 @@ def test_a_checkpoint_and_a_write_do_not_wait_for_each_other(
 def test_a_checkpoint_while_the_file_is_away(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, moved: Moved
 ) -> None:
-    """What can't be moved is moved when the file is back."""
+    """What can't be moved is moved when the file is back, and nothing into another file."""
     send(desk, package("first"))
+    database.checkpoint()
+    send(desk, package("second"))
     with sqlite.away():
         database.checkpoint()
         assert not sqlite.path.exists()
-    assert [in_words(outcome) for outcome in send(desk, package("first"))] == ["delivered again"]
-    database.checkpoint()
     assert moved() == {"first"}
+    assert [in_words(outcome) for outcome in send(desk, package("second"))] == ["delivered again"]
+    database.checkpoint()
+    assert moved() == {"first", "second"}
+
+
+def at_the_start_of_a_checkpoint(database: Database, do: Callable[[], object]) -> None:
+    """Make a checkpoint, and do something when it has begun and before it looks at the log."""
+    assert isinstance(database, SQLiteDatabase)
+    connection = database._checkpoint_connection.get()._raw
+    connection.set_trace_callback(lambda _: do())
+    database.checkpoint()
+    connection.set_trace_callback(None)
+
+
+def test_a_log_that_has_been_moved_is_not_begun_anew_during_a_checkpoint(
+    sqlite: SQLiteBackend, database: Database, make_desk: MakeDesk, moved: Moved
+) -> None:
+    """Another process moves all of the log and commits, while this one makes a checkpoint:
+    the commit goes to the log's end, since SQLite may take it for moved at its beginning."""
+    desk = make_desk()
+    send(desk, package("first"))
+    log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
+    header = log.read_bytes()[:32]
+
+    def move_and_commit() -> None:
+        assert sqlite.rows("PRAGMA wal_checkpoint(PASSIVE)")[0][0] == 0
+        send(desk, package("second"))
+
+    at_the_start_of_a_checkpoint(database, move_and_commit)
+    assert log.read_bytes()[:32] == header
+    send(desk, package("third"))
+    database.checkpoint()
+    assert moved() == set(IDS)
+
+
+def test_nothing_is_moved_from_a_log_that_is_begun_anew(
+    database: Database, make_desk: MakeDesk, moved: Moved
+) -> None:
+    """Where all has been moved already, a checkpoint leaves to the next one what another
+    process commits meanwhile: SQLite may mistake how much of that has been moved."""
+    desk = make_desk()
+    send(desk, package("first"))
+    database.checkpoint()
+    at_the_start_of_a_checkpoint(database, lambda: send(desk, package("second")))
+    assert moved() == {"first"}
+    database.checkpoint()
+    assert moved() == {"first", "second"}
 
 
 def test_commits_bring_checkpoints_about(
@@ -86,6 +135,7 @@ def test_commits_bring_checkpoints_about(
     gevent.sleep(INTERVAL_SECONDS)
     checkpoints.note_commit()
     wait_until(lambda: moved() == set(IDS))
+    checkpoints.close()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -47,8 +47,8 @@ def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: s
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_the_log_is_emptied_before_it_is_long(installation: Installation, name: str) -> None:
-    """What is sent to a server is soon in the database's file itself, however little it is."""
+def test_the_log_is_moved_before_it_is_long(installation: Installation, name: str) -> None:
+    """A server doesn't wait for a long log before it moves what was sent to where it belongs."""
     with installation.server(name) as server:
         sent = package(package_id="soon-moved")
         assert server.request("POST", "/packages", sent).status == 201
