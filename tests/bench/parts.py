@@ -21,7 +21,7 @@ from galaxy_express.desk import DeliveryDesk, DeskClient, Submission
 # and from the beginning again when it has logged a lot.
 PAGE = 2048
 PAGES_MORE = 5
-LOG = 20_000 * PAGE
+LOG = 40_960 * PAGE
 
 WHOLE = "written by SQLite"
 

@@ -31,7 +31,7 @@ PRAGMAS = pytest.mark.parametrize(
         ("synchronous", 2),
         ("foreign_keys", 1),
         ("page_size", 2048),
-        ("wal_autocheckpoint", 20_000),
+        ("wal_autocheckpoint", 40_960),
     ],
 )
 
