@@ -128,8 +128,8 @@ class SQLiteConnection(Connection):
 
 
 # How long a log may become before what is in it is moved at once, while all wait. With the
-# default of 4 MB half as many rows would be inserted in the same time; a longer one would
-# help large batches further, and make the wait longer.
+# default of 4 MB about half as many rows would be inserted in the same time; a longer one
+# would help large batches further, and make the wait longer.
 LOG_BYTES = 80 * 2**20
 
 
