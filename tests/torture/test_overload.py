@@ -38,7 +38,9 @@ def test_overload(installation: Installation, amount: Amount, report: Report) ->
     # To refuse costs something, and the crowd itself, which is on this machine, does too.
     served_before = sum(hit.status == 201 for hit in before)
     assert len(served) > served_before / 4
-    assert _wait(refused) < _wait(served)
+    # Were all let in, to serve them would take as long. (Those who were served came later, for
+    # the most part, when there was no crowd that comes at once.)
+    assert _wait(refused) < 1e3 * FAR_MORE / (served_before / amount.seconds)
     assert {hit.status for hit in after} == {201}
     answered = sum(hit.status == 201 for hit in before + crowd + after)
     assert statistics["packages_delivered"] == answered
