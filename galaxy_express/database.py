@@ -86,7 +86,7 @@ class Connection(ABC):
 
     @abstractmethod
     def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
-        """Some columns of a table, of the rows that have one of the values in another."""
+        """Some columns of a table, of the rows that have one of the values in one."""
 
     @abstractmethod
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:

@@ -237,16 +237,18 @@ class SQLiteDatabase(Database):
 
     def checkpoint(self) -> None:
         """See :py:meth:`Database.checkpoint`."""
-        # Until version 3.51.3, SQLite loses commits if one begins the log anew, all of which
-        # has been moved, at a certain moment of another's checkpoint
-        # (https://www.sqlite.org/wal.html#walresetbug). While someone reads from the log,
-        # none does; and if the guard has nothing to read there, no checkpoint moves anything.
+        # When all of the log has been moved, the next commit begins it anew. Should that be
+        # at a certain moment of another process's checkpoint, SQLite before 3.51.3 takes
+        # commits for moved that are not, and they are lost
+        # (https://www.sqlite.org/wal.html#walresetbug). So the guard is in the midst of reading
+        # meanwhile. If it reads from the log, no commit begins that anew; if it reads from the
+        # file, since all has been moved, no checkpoint may write there.
         guard, kept = self._checkpoint_guard, self._checkpoint_connection
         with suppress(DatabaseUnavailable), self._faults_named(guard, kept):
-            reader = guard.get()
+            reader, mover = guard.get(), kept.get()
             reader.execute(_begin)
             reader.select(_look)
-            kept.get().select(_checkpoint)
+            mover.select(_checkpoint)
             reader.execute(_rollback)
 
     def find_damage(self, connection: sqlalchemy.engine.Connection) -> list[str]:
