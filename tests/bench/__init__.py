@@ -3,8 +3,8 @@
 ``python -m tests.bench`` prints the figures, ``python -m tests.bench.growth`` those that
 need millions of packages, and ``python -m tests.bench.profile`` where the time goes::
 
-    __main__, growth    what is measured, in which order, and the tables of it;
-    and profile
+    __main__, growth,   what is measured, in which order, and the tables of it
+    profile
       settings          how long, where, on which database
       conditions        on what the figures depend
       report            medians, ratios, Markdown

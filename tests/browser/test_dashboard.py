@@ -69,7 +69,7 @@ def test_the_numbers_move(dashboard: Dashboard) -> None:
         "personal": ["3", "0", "100.0 %"],
     }
     for kind in ("delivered", "dropped", "rejected"):
-        # No later than in this turn of the loop.
+        # It is called in this turn of the loop, and never later.
         wait_until(lambda: is_drawn(dashboard, kind), f"{kind} is drawn")  # noqa: B023
     assert "busiest moment" in dashboard.text("#chart-summary")
     assert dashboard.complaints() == []

@@ -283,8 +283,8 @@ def test_work_goes_on_without_an_answer(make_queue: MakeQueue, ledger: Ledger) -
     assert queue.submit("c") == "C"
 
 
-def test_what_comes_then(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """After each commit something else may be done, which is told of each once."""
+def test_what_follows_a_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """What is to be done after each commit is done once for each."""
     queue = make_queue()
     for write in "abc":
         queue.submit(write)
