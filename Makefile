@@ -66,16 +66,16 @@ format: install-dev ## Put the code into the style that lint asks for.
 	$(BIN)/ruff format .
 
 bench: install-dev ## Measure how fast it is (OPTIONS=--help tells more).
-	$(BIN)/python -m tests.bench $(OPTIONS)
+	$(BIN)/python -m benchmarks $(OPTIONS)
 
 bench-growth: install-dev ## Measure what ten million packages change (OPTIONS=--help).
-	$(BIN)/python -m tests.bench.growth $(OPTIONS)
+	$(BIN)/python -m benchmarks.growth $(OPTIONS)
 
 bench-profile: install-dev ## Measure what each part of a send costs (OPTIONS=--help).
-	$(BIN)/python -m tests.bench.profile $(OPTIONS)
+	$(BIN)/python -m benchmarks.profile $(OPTIONS)
 
 demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
-	$(BIN)/python -m galaxy_express.demo http://$(BIND) $(OPTIONS)
+	$(BIN)/python -m galaxy_express.ops.demo http://$(BIND) $(OPTIONS)
 
 torture: install-dev ## Attack it for ten minutes: kills, faults, floods (OPTIONS=--help).
 	$(BIN)/python -m pytest tests/torture --torture $(OPTIONS)
@@ -92,7 +92,7 @@ dropdb: install ## Drop the tables, and with them everything stored.
 resetdb: dropdb migratedb ## Start anew with empty tables.
 
 auditdb: install ## Recompute the totals, compare them with the counters, look for damage.
-	$(BIN)/baseplate-script $(CONFIG) galaxy_express.audit:audit_database
+	$(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database
 
 requirements: install-dev ## Pin the newest versions of everything in setup.py and requirements-dev.in.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate --no-header \

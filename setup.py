@@ -8,7 +8,7 @@ setup(
     description="Decides, exactly once for each package, to deliver it or to drop it.",
     python_requires=">=3.11",
     packages=find_packages(include=["galaxy_express", "galaxy_express.*"]),
-    package_data={"galaxy_express": ["py.typed", "static/*"]},
+    package_data={"galaxy_express": ["py.typed"], "galaxy_express.web": ["static/*"]},
     install_requires=[
         # The framework of the service: spans, metrics, configuration, serving, and reports
         # of errors to Sentry if $SENTRY_DSN says where. The later 2.7.1 brings a hundred

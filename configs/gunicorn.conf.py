@@ -8,11 +8,11 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-wsgi_app = "galaxy_express.wsgi:application('configs/production.ini')"
+wsgi_app = "galaxy_express.serving.wsgi:application('configs/production.ini')"
 bind = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
 
 # A worker is a process, with one event loop and one thread that commits.
-worker_class = "galaxy_express.worker.GalaxyExpressWorker"
+worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
 workers = int(os.environ.get("GALAXY_EXPRESS_WORKERS", "2"))
 # Connections that a worker has open at once; above that, idle ones make room.
 worker_connections = 1000

@@ -1,27 +1,19 @@
-"""Galaxy Express: decides, exactly once for each package, to deliver it or to drop it.
+"""Galaxy Express: decides, exactly once per package, whether to deliver or drop it.
 
-The map of the house::
+The map::
 
-    application     how all of this is put together
-    views           where a request enters: read, call, answer
-      schemas       bodies in and out: strict parsing, typed dictionaries
-      problems      errors as answers
-      responses     answers in JSON
-    desk            where it is decided and recorded, in one transaction
-      group_commit  many requests, one transaction
-      checkpoints   what SQLite would do in the midst of a commit, done beside it
-      delivery      the decision, pure
-      preferences   which update is in force, pure
-      records       statements: tables from and to the values of the domain
-    models          where it is stored
-    database        transactions; dialects, what differs between databases
-    turnstile       who reads next, where only so many can; threads, beside the event loop
-    package_types   what there is to send
-    pages           what a person may look at, described in api_description
-    metrics         what is counted; request_ids, what makes a request findable
-    settings        configuration, read strictly; shell, the same for a person
-    audit, demo     whether what is stored is right; something to look at
-    server          how it is served: by baseplate-serve, or by gunicorn (wsgi, worker)
+    application     wiring: configuration, Baseplate, and the features below
+    web/            where a request enters: views, schemas, problems, pages
+    desk            where a group of writes is decided and recorded, in one transaction
+    delivery        the rules of a decision (pure)
+    preferences     the rules of a preference update (pure)
+    group_commit    many concurrent writes, one transaction, one sync
+    package_types   the types of package that there are
+    models          where everything is stored: the tables
+    storage/        SQLite and PostgreSQL: connections, transactions, statements
+    serving/        the gunicorn worker, Baseplate's server, the WSGI entry point
+    ops/            what operators run: the schema, the audit, the shell, a demo
+    settings, metrics, worker_thread
 """
 
 from typing import TYPE_CHECKING
@@ -42,8 +34,8 @@ def make_wsgi_app(
     :param package_types: the types of package that there are.
     :raises baseplate.lib.config.ConfigurationError: naming the setting that is wrong.
     """
-    # Imported only now: gunicorn's master imports this package for its worker's class,
-    # and what the master has imported, workers can neither patch for gevent nor load anew.
+    # Imported late: gunicorn's master imports this package for its worker class, and modules
+    # imported before the fork can be neither monkey-patched nor reloaded.
     from galaxy_express.application import make_application
 
     return make_application(app_config, package_types)

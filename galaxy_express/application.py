@@ -1,7 +1,6 @@
 """The application: configuration, Baseplate, what a request may reach, and the routes."""
 
 import logging
-from collections import defaultdict
 
 from baseplate import Baseplate
 from baseplate.frameworks.pyramid import BaseplateConfigurator
@@ -9,18 +8,11 @@ from baseplate.lib.config import RawConfig
 from pyramid.config import Configurator
 from pyramid.router import Router
 
-from galaxy_express.api_description import describe_api
-from galaxy_express.database import Database, DatabaseContextFactory, DatabaseUnavailable
 from galaxy_express.desk import DeskContextFactory
-from galaxy_express.dialects import database_from_config
-from galaxy_express.metrics import bound_labels
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
-from galaxy_express.pages import add_pages
-from galaxy_express.problems import answer_with_problems, method_not_allowed, not_found
-from galaxy_express.request_ids import identify_requests
-from galaxy_express.schemas import Schemas
-from galaxy_express.views import GalaxyExpressService
+from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
+from galaxy_express.storage.dialects import database_from_config
 
 logger = logging.getLogger("galaxy_express")
 
@@ -40,14 +32,11 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     baseplate.add_to_context("database", DatabaseContextFactory(database))
     baseplate.add_to_context("desk", desk)
 
-    configurator = Configurator()
+    configurator = Configurator(settings={"package_types": package_types})
     configurator.include(BaseplateConfigurator(baseplate).includeme)
-    bound_labels(configurator)
-    identify_requests(configurator)
-    answer_with_problems(configurator)
-    schemas = Schemas(package_types)
-    _add_routes(configurator, GalaxyExpressService(schemas))
-    add_pages(configurator, describe_api(package_types, schemas))
+    configurator.commit()  # so that our answer to an unknown path may replace Baseplate's
+    configurator.include("galaxy_express.metrics")
+    configurator.include("galaxy_express.web")
     logger.info(
         "Galaxy Express on %s, with package types %s",
         database,
@@ -56,33 +45,6 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     )
     _report_schema(database)
     return configurator.make_wsgi_app()
-
-
-def _add_routes(configurator: Configurator, service: GalaxyExpressService) -> None:
-    # Pyramid's patterns end in $, which would let a line feed follow; no path ends in one.
-    configurator.add_route("line_feed", "/{path:(?s:.*)\n}")
-    configurator.add_view(not_found, route_name="line_feed")
-
-    # An id may hold anything that can be percent-encoded, slashes and line ends included.
-    package = "/packages/{package_id:(?s:.+)}"
-    preferences = "/recipients/{recipient_id:(?s:.*)}/preferences"
-    allowed: dict[str, set[str]] = defaultdict(set)
-    for name, method, pattern, view in (
-        ("send_package", "POST", "/packages", service.send_package),
-        ("send_batch", "POST", "/packages/batch", service.send_batch),
-        ("read_package", "GET", package, service.read_package),
-        ("update_preferences", "PUT", preferences, service.update_preferences),
-        ("read_preferences", "GET", preferences, service.read_preferences),
-        ("read_statistics", "GET", "/statistics", service.read_statistics),
-        ("is_healthy", "GET", "/health", service.is_healthy),
-    ):
-        configurator.add_route(name, pattern, request_method=method)  # GET brings HEAD
-        configurator.add_view(view, route_name=name)
-        allowed[pattern] |= {method, "HEAD"} if method == "GET" else {method}
-    allowed["/packages/batch"] |= allowed[package]  # "batch" is an id like any other
-    for pattern, methods in allowed.items():
-        configurator.add_route(f"not_allowed {pattern}", pattern)
-        configurator.add_view(method_not_allowed(methods), route_name=f"not_allowed {pattern}")
 
 
 def _without_secrets(app_config: RawConfig, database: Database) -> dict[str, str]:

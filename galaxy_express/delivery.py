@@ -49,7 +49,7 @@ class Decision(NamedTuple):
         return "recipient_declined" if self.status is Status.DROPPED else None
 
 
-class Decided(NamedTuple):
+class SendResult(NamedTuple):
     """The outcome of a send: the decision, and whether an earlier send had brought it about."""
 
     decision: Decision
@@ -62,7 +62,7 @@ class Conflict(NamedTuple):
     package_id: str
 
 
-Outcome = Decided | Conflict
+SendOutcome = SendResult | Conflict
 
 
 def decide(package: Package, wanted: bool) -> Decision:
@@ -73,9 +73,9 @@ def decide(package: Package, wanted: bool) -> Decision:
     return Decision(package, Status.DELIVERED if wanted else Status.DROPPED)
 
 
-def replay(package: Package, earlier: Decision) -> Outcome:
+def replay(package: Package, earlier: Decision) -> SendOutcome:
     """Answer a send whose ``package_id`` was decided before: with the first decision,
     whatever has changed since, unless the id stood for a different package."""
     if package.is_retry_of(earlier.package):
-        return Decided(earlier, replayed=True)
+        return SendResult(earlier, replayed=True)
     return Conflict(package.package_id)

@@ -18,10 +18,16 @@ from baseplate import Span
 from baseplate.clients import ContextFactory
 from baseplate.lib import config
 
-from galaxy_express import metrics, records
-from galaxy_express.checkpoints import Checkpoints
-from galaxy_express.database import Connection, Database, TransactionConflict
-from galaxy_express.delivery import Conflict, Decided, Decision, Outcome, Package, decide, replay
+from galaxy_express import metrics
+from galaxy_express.delivery import (
+    Conflict,
+    Decision,
+    Package,
+    SendOutcome,
+    SendResult,
+    decide,
+    replay,
+)
 from galaxy_express.group_commit import GroupCommit
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import (
@@ -32,6 +38,9 @@ from galaxy_express.preferences import (
     apply_update,
 )
 from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.storage import queries
+from galaxy_express.storage.checkpoints import Checkpoints
+from galaxy_express.storage.database import Connection, Database, TransactionConflict
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +52,15 @@ ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class SendRequest:
     """Packages to decide of, in order, and how many more were refused beside them."""
 
     packages: Sequence[Package] = ()
     refused: int = 0
 
 
-Write = Submission | PreferenceUpdate
-Answer = list[Outcome] | UpdatedPreferences
+Write = SendRequest | PreferenceUpdate
+Answer = list[SendOutcome] | UpdatedPreferences
 
 
 class DeliveryDesk:
@@ -67,7 +76,7 @@ class DeliveryDesk:
 
         :returns: the answer to each: to a submission an outcome for each of its
             packages, to an update the preferences in force.
-        :raises galaxy_express.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
         """
         for _ in range(ATTEMPTS - 1):
             try:
@@ -78,13 +87,13 @@ class DeliveryDesk:
 
     def _transact(self, writes: Sequence[Write]) -> list[Answer]:
         group = _Group(self._package_types, writes)
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             group.read(connection)
             group.decide()
             group.record(connection)
             answers = group.answers()
             totals = group.totals(answers)
-            records.add_to_totals(connection, self._shard, totals)
+            queries.add_to_totals(connection, self._shard, totals)
         return answers
 
 
@@ -112,8 +121,8 @@ class _Group:
                 recipients.update(package.recipient_id for package in write.packages)
         if updated:
             connection.lock(updated)
-        self._preferences |= records.find_preferences(connection, updated)
-        self._wanted |= records.find_wanted(connection, recipients)
+        self._preferences |= queries.find_preferences(connection, updated)
+        self._wanted |= queries.find_wanted(connection, recipients)
 
     def decide(self) -> None:
         """Decide of each write, knowing those before it."""
@@ -143,10 +152,10 @@ class _Group:
     def record(self, connection: Connection) -> None:
         """Write what is new. Where a package was decided of before, by whomever, that
         decision takes the place of ours."""
-        records.record_preferences(connection, self._changed)
-        self._new = records.record_decisions(connection, self._decisions.values())
+        queries.record_preferences(connection, self._changed)
+        self._new = queries.record_decisions(connection, self._decisions.values())
         known = self._decisions.keys() - self._new
-        self._decisions |= records.find_decisions(connection, known)
+        self._decisions |= queries.find_decisions(connection, known)
 
     def answers(self) -> list[Answer]:
         """The answer to each write."""
@@ -156,27 +165,27 @@ class _Group:
             if isinstance(write, PreferenceUpdate):
                 answers.append(self._updated.popleft())
                 continue
-            outcomes: list[Outcome] = []
+            outcomes: list[SendOutcome] = []
             for package in write.packages:
                 decision = self._decisions[package.package_id]
                 if package.package_id in untold:
                     untold.remove(package.package_id)
-                    outcomes.append(Decided(decision, replayed=False))
+                    outcomes.append(SendResult(decision, replayed=False))
                 else:
                     outcomes.append(replay(package, decision))
             answers.append(outcomes)
         return answers
 
-    def totals(self, answers: Iterable[Answer]) -> Tally[records.CounterKey]:
+    def totals(self, answers: Iterable[Answer]) -> Tally[queries.CounterKey]:
         """How much each counter moves."""
         new = map(self._decisions.__getitem__, self._new)
         totals = Tally((decision.status.value, decision.package.package_type) for decision in new)
-        rejected = sum(write.refused for write in self._writes if isinstance(write, Submission))
+        rejected = sum(write.refused for write in self._writes if isinstance(write, SendRequest))
         for answer in answers:
             if isinstance(answer, list):
                 rejected += sum(isinstance(outcome, Conflict) for outcome in answer)
         if rejected:
-            totals[records.REJECTED] = rejected
+            totals[queries.REJECTED] = rejected
         return totals
 
 
@@ -191,35 +200,35 @@ class DeskClient:
         self._name = name
         self._span = span
 
-    def send(self, package: Package) -> Outcome:
+    def send(self, package: Package) -> SendOutcome:
         """Decide of a package, or find out what was decided.
 
-        :raises galaxy_express.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
         :raises galaxy_express.group_commit.Overloaded: as above, or the outcome is unknown.
         """
         with self._span.make_child(f"{self._name}.send"):
             outcome = self._find_replay(package)
             if outcome is None:
-                (outcome,) = self._submit(Submission([package]))
+                (outcome,) = self._submit(SendRequest([package]))
             _count(package, outcome)
             return outcome
 
-    def _find_replay(self, package: Package) -> Outcome | None:
+    def _find_replay(self, package: Package) -> SendOutcome | None:
         # A retry doesn't queue with what is to be written.
-        with self._database.reading() as connection:
-            earlier = records.find_decision(connection, package.package_id)
+        with self._database.read_connection() as connection:
+            earlier = queries.find_decision(connection, package.package_id)
         if earlier is None or not package.is_retry_of(earlier.package):
             return None
         return replay(package, earlier)
 
-    def send_batch(self, packages: Sequence[Package], refused: int) -> list[Outcome]:
+    def send_batch(self, packages: Sequence[Package], refused: int) -> list[SendOutcome]:
         """Decide of packages, in order.
 
         :param refused: how many items of the batch were refused, to be counted.
         :raises: what :py:meth:`send` raises.
         """
         with self._span.make_child(f"{self._name}.send_batch"):
-            outcomes = self._submit(Submission(packages, refused))
+            outcomes = self._submit(SendRequest(packages, refused))
             for package, outcome in zip(packages, outcomes, strict=True):
                 _count(package, outcome)
             for _ in range(refused):
@@ -232,11 +241,11 @@ class DeskClient:
         :raises: what :py:meth:`send` raises.
         """
         with self._span.make_child(f"{self._name}.refuse"):
-            self._submit(Submission(refused=1))
+            self._submit(SendRequest(refused=1))
             metrics.count_send("rejected")
 
-    def _submit(self, submission: Submission) -> list[Outcome]:
-        return cast(list[Outcome], self._queue.submit(submission))
+    def _submit(self, submission: SendRequest) -> list[SendOutcome]:
+        return cast(list[SendOutcome], self._queue.submit(submission))
 
     def update_preferences(self, update: PreferenceUpdate) -> UpdatedPreferences:
         """Record a recipient's preferences, unless newer ones are in force.
@@ -249,7 +258,7 @@ class DeskClient:
             return updated
 
 
-def _count(package: Package, outcome: Outcome) -> None:
+def _count(package: Package, outcome: SendOutcome) -> None:
     if isinstance(outcome, Conflict):
         metrics.count_send("conflicting", package.package_type)
         logger.warning(

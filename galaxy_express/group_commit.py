@@ -16,7 +16,7 @@ import gevent
 from gevent.event import Event
 
 from galaxy_express import metrics
-from galaxy_express.threads import CallingThread
+from galaxy_express.worker_thread import WorkerThread
 
 Write = TypeVar("Write")
 Answer = TypeVar("Answer")
@@ -81,7 +81,7 @@ class GroupCommit(Generic[Write, Answer]):
         self._after_commit = after_commit
         self._queue: deque[_Group[Write, Answer]] = deque()
         self._queued = 0
-        self._thread = CallingThread()
+        self._thread = WorkerThread()
         self._loop = gevent.get_hub().loop
         self._committing = False
 

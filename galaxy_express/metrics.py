@@ -88,6 +88,6 @@ def known_methods_tween_factory(
     return known_methods_tween
 
 
-def bound_labels(configurator: Configurator) -> None:
-    """Set up that Baseplate's labels are bounded, too."""
+def includeme(configurator: Configurator) -> None:
+    """Bound the labels of Baseplate's metrics, too."""
     configurator.add_tween("galaxy_express.metrics.known_methods_tween_factory")

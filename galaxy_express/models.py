@@ -19,8 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import declarative_base
 from sqlalchemy.types import TypeDecorator
 
-from galaxy_express.database import Database, DatabaseUnavailable
-from galaxy_express.dialects import database_from_config
+from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.dialects import database_from_config
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -140,7 +140,7 @@ def drop_schema(app_config: RawConfig) -> None:
 
 @contextmanager
 def _administering(app_config: RawConfig) -> Iterator[Any]:
-    with database_for_script(app_config) as database, database.creating() as connection:
+    with database_for_script(app_config) as database, database.schema_transaction() as connection:
         yield connection
 
 

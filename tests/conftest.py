@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, settings
 from webtest import TestApp
 
 from galaxy_express import make_wsgi_app
-from galaxy_express.database import Database
-from galaxy_express.dialects import database_from_config
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageTypeRegistry
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.dialects import database_from_config
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
 
 # A machine may be busy, and a fixture may serve one example after the other.
@@ -47,7 +47,7 @@ MakeApp = Callable[..., Any]
 OpenDatabase = Callable[..., Database]
 
 
-def give_up(reason: str) -> NoReturn:
+def skip_or_fail(reason: str) -> NoReturn:
     """Skip a test for want of something; in CI, where that may not happen unseen, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)

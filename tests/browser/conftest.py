@@ -10,7 +10,7 @@ from selenium.webdriver.chrome.webdriver import WebDriver
 
 from tests.backends import SQLiteBackend
 from tests.browser.window import Window
-from tests.conftest import give_up
+from tests.conftest import skip_or_fail
 from tests.servers.running import Installation, Server
 
 
@@ -19,7 +19,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     """Chromium without a screen."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
-        give_up("there is no Chromium with its driver (Debian: chromium, chromium-driver)")
+        skip_or_fail("there is no Chromium with its driver (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in (

@@ -9,10 +9,10 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from webtest import TestApp, TestResponse
 
-from galaxy_express.api_description import describe_api
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
-from galaxy_express.schemas import Schemas
+from galaxy_express.web.openapi import describe_api
+from galaxy_express.web.schemas import Schemas
 from tests.backends import Backend
 from tests.conftest import MakeApp
 from tests.functional.client import (

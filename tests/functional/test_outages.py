@@ -99,7 +99,7 @@ def test_writes_while_another_instance_hangs(
     """Who would have to wait for an instance that hangs gets 503, and later what it decided."""
     create_schema(backend.config)
     app = make_app(IMPATIENT | {"desk.timeout": "100 milliseconds"})
-    with open_database().writing() as connection:
+    with open_database().transaction() as connection:
         connection.execute(
             text("INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')")
         )

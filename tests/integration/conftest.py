@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from galaxy_express.database import Database
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.storage.database import Database
 from tests.conftest import OpenDatabase
 
 #: Makes a desk with a connection of its own, as another process would.

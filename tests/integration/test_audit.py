@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
-from galaxy_express import models, records
-from galaxy_express.audit import audit, audit_database
-from galaxy_express.database import Database
+from galaxy_express import models
 from galaxy_express.desk import DeliveryDesk
+from galaxy_express.ops.audit import audit, audit_database
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.values import in_words, package, say, send, update
 
@@ -186,7 +187,7 @@ def test_a_snapshot_stays_as_it_is(database: Database, desk: DeliveryDesk) -> No
     """What is written during an audit is no part of it, and doesn't wait for its end."""
     ids = select(models.Package.package_id)
     with database.snapshot() as connection:
-        before = connection.execute(records.TOTALS).all()
+        before = connection.execute(queries.TOTALS).all()
         assert [in_words(outcome) for outcome in send(desk, package("d"))] == ["dropped"]
-        assert connection.execute(records.TOTALS).all() == before
+        assert connection.execute(queries.TOTALS).all() == before
         assert sorted(connection.execute(ids).scalars()) == ["a", "b", "c"]

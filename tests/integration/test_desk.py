@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galaxy_express import records
-from galaxy_express.database import Database
-from galaxy_express.delivery import Decided, Decision, Status
-from galaxy_express.desk import DeliveryDesk, Submission, Write
+from galaxy_express.delivery import Decision, SendResult, Status
+from galaxy_express.desk import DeliveryDesk, SendRequest, Write
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
 from tests.integration.values import NOON, at, in_words, outcomes, package, say, send, update
@@ -19,7 +19,7 @@ from tests.integration.values import NOON, at, in_words, outcomes, package, say,
 def test_a_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) -> None:
     """What the desk answers is in the database, as the row of the package and in a counter."""
     (outcome,) = send(desk, package())
-    assert outcome == Decided(Decision(package(), Status.DELIVERED), replayed=False)
+    assert outcome == SendResult(Decision(package(), Status.DELIVERED), replayed=False)
     assert backend.rows(
         "SELECT package_id, sender_id, recipient_id, package_type, status FROM packages"
     ) == [("pkg-1", "zap", "leela", "personal", "delivered")]
@@ -30,11 +30,11 @@ def test_a_decision_is_read_as_it_was_taken(database: Database, desk: DeliveryDe
     """What was stored is read back without loss."""
     odd = package("a/b \U0001f680 '100%'", "é", "e\u0301", "marketing", at(-1_000_000_000))
     send(desk, odd)
-    with database.reading() as connection:
-        assert records.find_decision(connection, odd.package_id) == (
+    with database.read_connection() as connection:
+        assert queries.find_decision(connection, odd.package_id) == (
             Decision(odd, Status.DELIVERED)
         )
-        assert records.find_decision(connection, "pkg-1") is None
+        assert queries.find_decision(connection, "pkg-1") is None
 
 
 @pytest.mark.parametrize("year", [1, 1969, 1970, 9999])
@@ -42,8 +42,8 @@ def test_any_year_can_be_stored(database: Database, desk: DeliveryDesk, year: in
     """A timestamp of any year is read back to the microsecond."""
     early = package(timestamp=NOON.replace(year=year, microsecond=1))
     send(desk, early)
-    with database.reading() as connection:
-        decision = records.find_decision(connection, "pkg-1")
+    with database.read_connection() as connection:
+        decision = queries.find_decision(connection, "pkg-1")
     assert decision is not None
     assert decision.package == early
 
@@ -68,8 +68,8 @@ def test_a_retry_gets_the_first_decision(backend: Backend, desk: DeliveryDesk) -
     first = send(desk, package())
     say(desk, update(personal=False))
     (again,) = send(desk, package(timestamp=at(5)))
-    assert isinstance(first[0], Decided)
-    assert again == Decided(first[0].decision, replayed=True)
+    assert isinstance(first[0], SendResult)
+    assert again == SendResult(first[0].decision, replayed=True)
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
 
 
@@ -139,12 +139,12 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
     """A package knows the updates before it in the group, and not those after it."""
     answers = desk.commit(
         [
-            Submission([package("a")]),
+            SendRequest([package("a")]),
             update(1, personal=False),
-            Submission([package("b"), package("a")]),
+            SendRequest([package("b"), package("a")]),
             update(0, personal=True),
             update(2, personal=True),
-            Submission([package("c"), package("b")]),
+            SendRequest([package("c"), package("b")]),
         ]
     )
     first, declined, second, older, wanted, third = answers
@@ -155,13 +155,13 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
     assert declined == UpdatedPreferences({"personal": no}, applied=True)
     assert older == UpdatedPreferences({"personal": no}, applied=False)
     assert wanted == UpdatedPreferences({"personal": yes}, applied=True)
-    with database.reading() as connection:
-        assert records.find_preferences(connection, ["leela"]) == {"leela": {"personal": yes}}
+    with database.read_connection() as connection:
+        assert queries.find_preferences(connection, ["leela"]) == {"leela": {"personal": yes}}
 
 
 def test_a_request_that_was_refused_is_counted(backend: Backend, desk: DeliveryDesk) -> None:
     """A refusal moves one counter, and there is no row for it."""
-    desk.commit([Submission(refused=1), Submission(refused=3)])
+    desk.commit([SendRequest(refused=1), SendRequest(refused=3)])
     assert backend.stored() == {}
     assert backend.counted() == {("rejected", ""): 4}
 
@@ -179,8 +179,8 @@ def test_preferences_are_stored_for_each_type(database: Database, desk: Delivery
     """What a recipient said of each type is there with its own timestamp."""
     say(desk, update(0, personal=True, marketing=True))
     say(desk, update(1, marketing=False))
-    with database.reading() as connection:
-        assert records.find_preferences(connection, ["leela", "fry"]) == {
+    with database.read_connection() as connection:
+        assert queries.find_preferences(connection, ["leela", "fry"]) == {
             "leela": {"personal": Preference(True, at(0)), "marketing": Preference(False, at(1))},
             "fry": {},
         }
@@ -194,7 +194,7 @@ def test_a_transaction_that_fails_leaves_nothing(
     send(desk, package("before"))
     backend.refuse_inserts(table)
     with pytest.raises(database.driver_error):
-        desk.commit([Submission([package("a")], refused=1), update(personal=False)])
+        desk.commit([SendRequest([package("a")], refused=1), update(personal=False)])
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
     assert backend.rows("SELECT * FROM preferences") == []
 
@@ -207,7 +207,7 @@ _packages = st.builds(
     package_type=st.sampled_from(["personal", "marketing"]),
 )
 _writes = st.one_of(
-    st.builds(Submission, st.lists(_packages, max_size=5)),
+    st.builds(SendRequest, st.lists(_packages, max_size=5)),
     st.builds(
         PreferenceUpdate,
         st.sampled_from("rs"),

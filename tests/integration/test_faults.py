@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import pytest
 
-from galaxy_express import records
-from galaxy_express.database import Database, DatabaseUnavailable
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema
 from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend
 from tests.conftest import DATABASES, OpenDatabase
 from tests.integration.values import in_words, package, say, send, update
@@ -29,15 +29,15 @@ def test_without_tables(backend: Backend, open_database: OpenDatabase) -> None:
     drop_schema(backend.config)
     database = open_database()
     desk = DeliveryDesk(database, PACKAGE_TYPES)
-    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-        records.check_schema(connection)
-    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-        records.find_decision(connection, "pkg-1")
+    with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+        queries.check_schema(connection)
+    with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+        queries.find_decision(connection, "pkg-1")
     with pytest.raises(DatabaseUnavailable):
         send(desk, package())
     create_schema(backend.config)
-    with database.reading() as connection:
-        records.check_schema(connection)
+    with database.read_connection() as connection:
+        queries.check_schema(connection)
     assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
 
 
@@ -45,8 +45,8 @@ def test_without_tables(backend: Backend, open_database: OpenDatabase) -> None:
 def test_each_table_is_checked(backend: Backend, database: Database, table: str) -> None:
     """A schema that lacks any one table is no schema."""
     backend.rows(f"DROP TABLE {table}")
-    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-        records.check_schema(connection)
+    with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+        queries.check_schema(connection)
 
 
 def test_while_it_is_away(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
@@ -54,8 +54,8 @@ def test_while_it_is_away(backend: Backend, database: Database, desk: DeliveryDe
     send(desk, package("before"))
     with backend.away():
         for _ in range(2):
-            with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-                records.check_schema(connection)
+            with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+                queries.check_schema(connection)
             with pytest.raises(DatabaseUnavailable):
                 send(desk, package("meanwhile"))
 
@@ -64,15 +64,15 @@ def test_when_it_is_back(backend: Backend, database: Database, desk: DeliveryDes
     """The same desk goes on where it was, with nothing lost and nothing added."""
     send(desk, package("before"))
     with backend.away():
-        with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-            records.check_schema(connection)
+        with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+            queries.check_schema(connection)
         with pytest.raises(DatabaseUnavailable):
             send(desk, package("meanwhile"))
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
     sent = send(desk, package("before"), package("meanwhile"))
     assert [in_words(outcome) for outcome in sent] == ["delivered again", "delivered"]
-    with database.reading() as connection:
-        assert records.read_totals(connection) == {("delivered", "personal"): 2}
+    with database.read_connection() as connection:
+        assert queries.read_totals(connection) == {("delivered", "personal"): 2}
 
 
 def test_a_lock_is_not_waited_for_without_end(
@@ -95,8 +95,8 @@ def test_another_instance_is_not_waited_for_without_end(
     database: Database, impatient_desk: DeliveryDesk
 ) -> None:
     """Who waits for another instance of the service, which hangs, gives up in time."""
-    with ThreadPoolExecutor(1) as threads, database.writing() as connection:
-        records.add_to_totals(connection, impatient_desk._shard, {records.REJECTED: 1})
+    with ThreadPoolExecutor(1) as threads, database.transaction() as connection:
+        queries.add_to_totals(connection, impatient_desk._shard, {queries.REJECTED: 1})
         waiting = threads.submit(send, impatient_desk, refused=1)
         with pytest.raises(DatabaseUnavailable):
             waiting.result(timeout=5)
@@ -108,10 +108,10 @@ def test_a_database_that_takes_no_writes(
     """What can't be written is unavailable, while all can be read."""
     send(desk, package("before"))
     with backend.read_only():
-        with suppress(DatabaseUnavailable), database.reading():
+        with suppress(DatabaseUnavailable), database.read_connection():
             pass  # the connections that there were may be found to be lost
         with pytest.raises(DatabaseUnavailable):
             send(desk, package("meanwhile"))
-        with database.reading() as connection:
-            assert records.find_decision(connection, "before") is not None
+        with database.read_connection() as connection:
+            assert queries.find_decision(connection, "before") is not None
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}

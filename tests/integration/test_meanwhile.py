@@ -2,11 +2,11 @@
 
 import pytest
 
-from galaxy_express import records
-from galaxy_express.database import Database
-from galaxy_express.delivery import Decided, Decision, Status
-from galaxy_express.desk import DeliveryDesk, Submission, Write
+from galaxy_express.delivery import Decision, SendResult, Status
+from galaxy_express.desk import DeliveryDesk, SendRequest, Write
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.integration.racing import meanwhile
 from tests.integration.values import at, in_words, outcomes, package, say, send, update
@@ -31,7 +31,7 @@ def test_a_decision_taken_meanwhile_stands(backend: Backend, desk: DeliveryDesk)
         "dropped again",
         "dropped again",
     ]
-    assert heard[1] == Decided(Decision(package("b"), Status.DROPPED), replayed=True)
+    assert heard[1] == SendResult(Decision(package("b"), Status.DROPPED), replayed=True)
     assert backend.counted() == {("delivered", "personal"): 1}
 
 
@@ -86,16 +86,16 @@ def test_an_update_recorded_meanwhile_is_weighed(
     said = PreferenceUpdate("leela", ours.timestamp, {"personal": ours.wanted})
     answer = meanwhile(backend, statement, lambda: say(desk, said))
     assert answer == UpdatedPreferences({"personal": in_force}, applied=in_force == ours)
-    with database.reading() as connection:
-        assert records.find_preferences(connection, ["leela"]) == {"leela": answer.preferences}
+    with database.read_connection() as connection:
+        assert queries.find_preferences(connection, ["leela"]) == {"leela": answer.preferences}
 
 
 def test_an_update_lost_to_another_spoils_nothing(backend: Backend, desk: DeliveryDesk) -> None:
     """A group that is done again because of one update has its packages decided by it once."""
     group: list[Write] = [
-        Submission([package("a")], refused=1),
+        SendRequest([package("a")], refused=1),
         update(0, personal=True),
-        Submission([package("b")]),
+        SendRequest([package("b")]),
     ]
     first, updated, second = meanwhile(
         backend, preference(Preference(False, at(1))), lambda: desk.commit(group)
@@ -116,8 +116,8 @@ def test_reading_waits_for_nobody(
     say(desk, update(personal=True))
     with backend.transaction() as other:
         other.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
-        with database.reading() as connection:
-            assert records.find_decision(connection, "pkg-1") is not None
-            assert records.find_preferences(connection, ["leela"])["leela"] != {}
-            assert records.read_totals(connection) == {("delivered", "personal"): 1}
+        with database.read_connection() as connection:
+            assert queries.find_decision(connection, "pkg-1") is not None
+            assert queries.find_preferences(connection, ["leela"])["leela"] != {}
+            assert queries.read_totals(connection) == {("delivered", "personal"): 1}
     assert backend.rows(f"SELECT * FROM {table}") == []  # noqa: S608 - our own words

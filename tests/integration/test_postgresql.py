@@ -11,17 +11,17 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from galaxy_express import records
-from galaxy_express.database import (
+from galaxy_express.desk import ATTEMPTS, DeliveryDesk, SendRequest
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     TransactionConflict,
 )
-from galaxy_express.desk import ATTEMPTS, DeliveryDesk, Submission
-from galaxy_express.dialects import database_from_config
-from galaxy_express.models import create_schema
-from galaxy_express.package_types import PACKAGE_TYPES
-from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
+from galaxy_express.storage.dialects import database_from_config
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
 from tests.integration.conftest import MakeDesk
@@ -66,7 +66,7 @@ SETTINGS = {
 def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value: str) -> None:
     """What was configured holds for reads and for writes."""
     database = open_database(SETTINGS)
-    for opened in (database.reading(), database.writing()):
+    for opened in (database.read_connection(), database.transaction()):
         with opened as connection:
             assert connection.select(text(f"SHOW {setting}")) == [(value,)]
 
@@ -74,7 +74,7 @@ def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value:
 def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase) -> None:
     """The driver knows how long to wait for a server that is silent."""
     database = open_database(SETTINGS | {"database.connect_timeout": "3 seconds"})
-    for opened in (database.reading(), database.writing()):
+    for opened in (database.read_connection(), database.transaction()):
         with opened as connection:
             parameters = connection._raw.dbapi_connection.info.dsn_parameters
             assert parameters["connect_timeout"] == "3"
@@ -84,7 +84,10 @@ def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase)
 def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
     """A statement that takes too long makes the database unavailable, not the service."""
     database = open_database({"database.statement_timeout": "50 milliseconds"})
-    with pytest.raises(DatabaseUnavailable, match="timeout"), database.reading() as connection:
+    with (
+        pytest.raises(DatabaseUnavailable, match="timeout"),
+        database.read_connection() as connection,
+    ):
         connection.execute(text("SELECT pg_sleep(10)"))
 
 
@@ -94,10 +97,10 @@ def test_reads_are_bounded(open_database: OpenDatabase) -> None:
         {"database.pool_size": "1", "database.connect_timeout": "50 milliseconds"}
     )
     started = time.monotonic()
-    with database.reading(), pytest.raises(DatabaseUnavailable), database.reading():
+    with database.read_connection(), pytest.raises(DatabaseUnavailable), database.read_connection():
         pass
     assert time.monotonic() - started < 10
-    with database.reading() as connection:
+    with database.read_connection() as connection:
         assert connection.select(text("SELECT 1")) == [(1,)]
 
 
@@ -107,7 +110,7 @@ def test_a_server_that_is_not_there() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         database = database_from_config({"database.url": f"postgresql://127.0.0.1:{port}/none"})
-        with pytest.raises(DatabaseUnavailable), database.reading():
+        with pytest.raises(DatabaseUnavailable), database.read_connection():
             pass
 
 
@@ -115,7 +118,7 @@ def test_a_database_that_is_not_there(backend: Backend) -> None:
     """A server without the database is as good as none."""
     url = make_url(backend.url).set(database="nowhere_to_be_found")
     database = database_from_config({"database.url": url.render_as_string(hide_password=False)})
-    with pytest.raises(DatabaseUnavailable), database.writing():
+    with pytest.raises(DatabaseUnavailable), database.transaction():
         pass
 
 
@@ -185,7 +188,7 @@ def test_updates_of_one_recipient_take_turns(
             held.execute(
                 "INSERT INTO packages VALUES ('a', 'zap', 'leela', 'personal', 0, 'dropped')"
             )
-            threads.submit(one.commit, [first, Submission([package("a")])])
+            threads.submit(one.commit, [first, SendRequest([package("a")])])
             backend.wait_for_blocked_write()
             answered = threads.submit(say, other, second)
             deadline = time.monotonic() + 5
@@ -234,7 +237,7 @@ def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> Non
         for start in range(0, len(updates), 10):
             packages = [package(f"{start} {each}", recipient_id=each) for each in recipients]
             order.shuffle(packages)
-            desk.commit([*updates[start : start + 10], Submission(packages)])
+            desk.commit([*updates[start : start + 10], SendRequest(packages)])
 
     databases = [open_database() for _ in range(THREADS)]
     desks = [DeliveryDesk(database, PACKAGE_TYPES) for database in databases]
@@ -253,7 +256,7 @@ def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Datab
         other.execute(PREFERENCE_OF_A)
 
         def lose() -> None:
-            with database.writing() as connection:
+            with database.transaction() as connection:
                 connection.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
                 connection.execute(text(PREFERENCE_OF_B))
                 threads.submit(other.execute, PREFERENCE_OF_B)
@@ -276,7 +279,7 @@ def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:
             "CREATE TRIGGER lose BEFORE INSERT ON preferences FOR EACH ROW EXECUTE FUNCTION lose()"
         )
     with pytest.raises(DatabaseUnavailable):
-        desk.commit([Submission([package()]), update(personal=True)])
+        desk.commit([SendRequest([package()]), update(personal=True)])
     assert backend.rows("SELECT last_value FROM attempts") == [(ATTEMPTS,)]
     assert backend.stored() == backend.counted() == {}
 
@@ -287,8 +290,8 @@ def test_a_connection_that_was_ended_meanwhile(
     """Where the server has ended the connections between two uses, nobody notices."""
     for name in ("a", "b"):
         assert [in_words(outcome) for outcome in send(desk, package(name))] == ["delivered"]
-        with database.reading() as connection:
-            assert records.find_decision(connection, name) is not None
+        with database.read_connection() as connection:
+            assert queries.find_decision(connection, name) is not None
         with postgresql.away():
             pass
 
@@ -297,7 +300,7 @@ def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database
     """What was written on a connection that is lost is gone, and the next one serves."""
 
     def write(*statements: str) -> None:
-        with database.writing() as connection:
+        with database.transaction() as connection:
             for statement in statements:
                 connection.execute(text(statement))
 

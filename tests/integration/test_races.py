@@ -5,10 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from galaxy_express import records
-from galaxy_express.database import Database
-from galaxy_express.delivery import Decided, Outcome, Status
-from galaxy_express.desk import DeliveryDesk, Submission
+from galaxy_express.delivery import SendOutcome, SendResult, Status
+from galaxy_express.desk import DeliveryDesk, SendRequest
 from galaxy_express.preferences import (
     Preference,
     Preferences,
@@ -16,6 +14,8 @@ from galaxy_express.preferences import (
     UpdatedPreferences,
     apply_update,
 )
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
 from tests.integration.racing import at_once
@@ -60,8 +60,8 @@ def test_batches_in_any_order(backend: Backend, make_desk: MakeDesk) -> None:
         for n in range(40)
     ]
 
-    def work(desk: DeliveryDesk, order: random.Random) -> list[Outcome]:
-        heard: list[Outcome] = []
+    def work(desk: DeliveryDesk, order: random.Random) -> list[SendOutcome]:
+        heard: list[SendOutcome] = []
         for minute in range(5):
             heard += send(desk, *order.sample(packages, 30))
             for recipient in order.sample(recipients, 3):
@@ -74,7 +74,7 @@ def test_batches_in_any_order(backend: Backend, make_desk: MakeDesk) -> None:
     decisions: dict[str, set[Status]] = {}
     firsts: Counter[str] = Counter()
     for outcome in (outcome for heard in results for outcome in heard):
-        assert isinstance(outcome, Decided)
+        assert isinstance(outcome, SendResult)
         package_id = outcome.decision.package.package_id
         decisions.setdefault(package_id, set()).add(outcome.decision.status)
         firsts[package_id] += not outcome.replayed
@@ -100,8 +100,8 @@ def test_updates_in_any_order(database: Database, make_desk: MakeDesk) -> None:
 
     at_once([partial(work, make_desk(), random.Random(n)) for n in range(THREADS)])
     newest = at(THREADS - 1)
-    with database.reading() as connection:
-        assert records.find_preferences(connection, recipients) == {
+    with database.read_connection() as connection:
+        assert queries.find_preferences(connection, recipients) == {
             recipient: {
                 "personal": Preference((THREADS - 1) % 2 == 0, newest),
                 "marketing": Preference((THREADS - 1) % 3 == 0, newest),
@@ -160,7 +160,7 @@ def test_counters_miss_nothing(backend: Backend, make_desk: MakeDesk) -> None:
         # A shard that all share, as two of many processes will.
         desk._shard = 0
         for n in range(10):
-            desk.commit([Submission([package(f"{number}-{n}")], refused=1)])
+            desk.commit([SendRequest([package(f"{number}-{n}")], refused=1)])
 
     at_once([partial(work, make_desk(), n) for n in range(THREADS)])
     total = 10 * THREADS

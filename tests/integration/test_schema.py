@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import inspect
 from sqlalchemy.engine import Inspector
 
-from galaxy_express.database import Database
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema, metadata, missing_tables
+from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.conftest import OpenDatabase
 from tests.integration.values import in_words, package, send

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from galaxy_express import records
-from galaxy_express.database import Database, DatabaseUnavailable
 from galaxy_express.desk import DeliveryDesk
-from galaxy_express.dialects import database_from_config
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.dialects import database_from_config
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.values import in_words, package, send
 
@@ -39,23 +39,23 @@ PRAGMAS = pytest.mark.parametrize(
 @PRAGMAS
 def test_pragmas_of_writes(database: Database, pragma: str, value: object) -> None:
     """Whoever writes does so durably: what was committed was synced."""
-    with database.writing() as connection:
+    with database.transaction() as connection:
         assert connection.select(text(f"PRAGMA {pragma}")) == [(value,)]
 
 
 @PRAGMAS
 def test_pragmas_of_reads(database: Database, pragma: str, value: object) -> None:
     """Whoever reads has the same settings."""
-    with database.reading() as connection:
+    with database.read_connection() as connection:
         assert connection.select(text(f"PRAGMA {pragma}")) == [(value,)]
 
 
 def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
     """A database that isn't there isn't made by asking it for something."""
     database = database_from_config(sqlite.config)
-    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-        records.check_schema(connection)
-    with pytest.raises(DatabaseUnavailable), database.writing():
+    with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+        queries.check_schema(connection)
+    with pytest.raises(DatabaseUnavailable), database.transaction():
         pass
     assert not sqlite.path.exists()
 
@@ -74,13 +74,13 @@ def test_a_file_that_was_replaced(
 ) -> None:
     """Whoever has the old file open goes on in the new one."""
     send(desk, package())
-    with database.reading() as connection:
-        records.check_schema(connection)
+    with database.read_connection() as connection:
+        queries.check_schema(connection)
     for path in sqlite.path.parent.glob("*.db*"):
         path.unlink()
     create_schema(sqlite.config)
-    with database.reading() as connection:
-        assert records.find_decision(connection, "pkg-1") is None
+    with database.read_connection() as connection:
+        assert queries.find_decision(connection, "pkg-1") is None
     assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
 
@@ -89,8 +89,8 @@ def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Data
     """What was written into a file that is gone by then was not recorded, and is said not to be."""
 
     def write() -> None:
-        with database.writing() as connection:
-            records.add_to_totals(connection, 0, {records.REJECTED: 1})
+        with database.transaction() as connection:
+            queries.add_to_totals(connection, 0, {queries.REJECTED: 1})
             sqlite.path.unlink()
 
     with pytest.raises(DatabaseUnavailable, match="was replaced"):
@@ -102,8 +102,8 @@ def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: Deli
     send(desk, package())
     with sqlite.away():
         sqlite.path.write_bytes(b"garbage" * 1000)
-        with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-            records.check_schema(connection)
+        with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+            queries.check_schema(connection)
         with pytest.raises(DatabaseUnavailable):
             send(desk, package())
     assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered again"]
@@ -157,8 +157,8 @@ def test_a_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDe
     with full_disk(sqlite.path.parent):
         with pytest.raises(DatabaseUnavailable):
             send(desk, *(package(str(number)) for number in range(500)))
-        with database.reading() as connection:
-            assert records.find_decision(connection, "before") is not None
+        with database.read_connection() as connection:
+            assert queries.find_decision(connection, "before") is not None
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
     assert [in_words(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
 
@@ -166,10 +166,10 @@ def test_a_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDe
 def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDesk) -> None:
     """A write is committed while someone is in the middle of reading."""
     send(desk, package("a"))
-    with database.reading() as connection:
+    with database.read_connection() as connection:
         connection.execute(text("SELECT package_id FROM packages"))
         assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
-        assert records.find_decision(connection, "b") is not None
+        assert queries.find_decision(connection, "b") is not None
 
 
 def test_what_is_damaged_is_not_taken_for_a_mistake_of_ours(
@@ -185,5 +185,5 @@ def test_what_is_damaged_is_not_taken_for_a_mistake_of_ours(
     content[4096:] = b"\xff" * (len(content) - 4096)
     damaged.write_bytes(content)
     damaged.rename(sqlite.path)
-    with pytest.raises(DatabaseUnavailable), database.reading() as connection:
-        records.find_decision(connection, "1")
+    with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
+        queries.find_decision(connection, "1")

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from galaxy_express.delivery import Conflict, Decided, Outcome, Package
-from galaxy_express.desk import Answer, DeliveryDesk, Submission
+from galaxy_express.delivery import Conflict, Package, SendOutcome, SendResult
+from galaxy_express.desk import Answer, DeliveryDesk, SendRequest
 from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
 
 NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
@@ -30,9 +30,9 @@ def update(minute: int = 0, recipient_id: str = "leela", **wanted: bool) -> Pref
     return PreferenceUpdate(recipient_id, at(minute), wanted)
 
 
-def send(desk: DeliveryDesk, *packages: Package, refused: int = 0) -> list[Outcome]:
+def send(desk: DeliveryDesk, *packages: Package, refused: int = 0) -> list[SendOutcome]:
     """Send packages in one submission."""
-    (answer,) = desk.commit([Submission(packages, refused)])
+    (answer,) = desk.commit([SendRequest(packages, refused)])
     return outcomes(answer)
 
 
@@ -43,15 +43,15 @@ def say(desk: DeliveryDesk, said: PreferenceUpdate) -> UpdatedPreferences:
     return answer
 
 
-def outcomes(answer: Answer) -> list[Outcome]:
+def outcomes(answer: Answer) -> list[SendOutcome]:
     """The answer to a submission."""
     assert isinstance(answer, list)
     return answer
 
 
-def in_words(outcome: Outcome) -> str:
+def in_words(outcome: SendOutcome) -> str:
     """``delivered`` or ``dropped``, with `` again`` for a retry, or ``conflict``."""
     if isinstance(outcome, Conflict):
         return "conflict"
-    assert isinstance(outcome, Decided)
+    assert isinstance(outcome, SendResult)
     return outcome.decision.status.value + (" again" if outcome.replayed else "")

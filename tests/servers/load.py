@@ -96,9 +96,9 @@ def claim(parcel: dict[str, str]) -> Job:
     return Job("POST", "/packages", parcel, frozenset({200, 201, 409}))
 
 
-def send_batch(parcels: list[dict[str, str]]) -> Job:
+def send_batch(packages: list[dict[str, str]]) -> Job:
     """Send packages, or some of them again."""
-    return Job("POST", "/packages/batch", parcels)
+    return Job("POST", "/packages/batch", packages)
 
 
 def update(recipient: str, moment: int, personal: bool, marketing: bool) -> Job:
@@ -140,9 +140,9 @@ def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
             yield send(numbered_package(name, chance.choice(numbers)))
         elif kind < 0.8:
             start = chance.choice(numbers)
-            parcels = [numbered_package(name, start + n) for n in range(20)]
-            chance.shuffle(parcels)
-            yield send_batch(parcels)
+            packages = [numbered_package(name, start + n) for n in range(20)]
+            chance.shuffle(packages)
+            yield send_batch(packages)
         elif kind < 0.95:
             recipient = f"recipient-{chance.randrange(RECIPIENTS)}"
             moment = time.time_ns() // 1000 * 100 + client

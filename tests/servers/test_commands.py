@@ -6,7 +6,7 @@ from typing import Any
 import baseplate.server
 import pytest
 
-from galaxy_express import shell
+from galaxy_express.ops import shell
 from tests.backends import SQLiteBackend
 from tests.servers.running import Installation
 

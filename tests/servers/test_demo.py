@@ -19,7 +19,7 @@ import pytest
 from tests.backends import SQLiteBackend
 from tests.servers.running import PATIENCE, ROOT, Installation, Server, free_port, wait_until
 
-MODULE = "galaxy_express.demo"
+MODULE = "galaxy_express.ops.demo"
 
 
 @pytest.fixture(scope="module")

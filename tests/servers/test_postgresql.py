@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends import Backend, PostgreSQLBackend
-from tests.conftest import give_up
+from tests.conftest import skip_or_fail
 from tests.servers.load import (
     Exchange,
     Job,
@@ -121,7 +121,7 @@ def own_cluster() -> Iterator[Cluster]:
     """A PostgreSQL server that nobody else uses."""
     binaries = find_binaries()
     if binaries is None:
-        give_up("PostgreSQL's server isn't installed")
+        skip_or_fail("PostgreSQL's server isn't installed")
     with cluster(binaries) as own:
         yield own
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from galaxy_express.audit import audit_database
+from galaxy_express.ops.audit import audit_database
 from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
 from tests.servers.running import Installation, Server
 from tests.torture.amount import Amount

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from tests.conftest import give_up
+from tests.conftest import skip_or_fail
 from tests.servers.load import Load, send
 from tests.servers.running import PATIENCE, Installation, Server
 from tests.servers.speaking import package
@@ -54,7 +54,7 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
     """The calls of a server's workers that write or sync, in a file that is whole when left."""
     strace = shutil.which("strace")
     if strace is None:
-        give_up("strace isn't installed")
+        skip_or_fail("strace isn't installed")
     trace = folder / "trace"
     calls = "fsync,fdatasync,pwrite64,sendto,sendmsg,write,writev"
     options = ["-f", "-y", f"-s{LONGEST_STRING}", f"-etrace={calls}", f"-o{trace}"]
@@ -65,7 +65,7 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
         for _ in server.workers:
             said = tracer.stderr.readline()
             if "attached" not in said:
-                give_up(f"strace may not trace: {said}")
+                skip_or_fail(f"strace may not trace: {said}")
         try:
             yield trace
         finally:

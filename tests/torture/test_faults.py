@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from galaxy_express.audit import audit_database
+from galaxy_express.ops.audit import audit_database
 from tests.backends import SQLiteBackend
 from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
 from tests.servers.running import Installation, Server, wait_until

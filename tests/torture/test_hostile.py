@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from galaxy_express.audit import audit_database
+from galaxy_express.ops.audit import audit_database
 from tests.servers.running import Installation
 from tests.servers.speaking import TIMEOUT
 from tests.torture.amount import Amount

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
 
-from galaxy_express.audit import audit_database
+from galaxy_express.ops.audit import audit_database
 from tests.servers.load import Load, audit, mixed_jobs, send
 from tests.servers.running import Installation, Server, wait_until
 from tests.servers.speaking import exchange, head, package

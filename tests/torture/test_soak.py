@@ -10,7 +10,7 @@ from statistics import mean, median, quantiles
 
 import pytest
 
-from galaxy_express.audit import audit_database
+from galaxy_express.ops.audit import audit_database
 from tests.servers.load import numbered_package, update
 from tests.servers.running import Installation, Server
 from tests.servers.speaking import head

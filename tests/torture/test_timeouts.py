@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from galaxy_express.audit import audit_database
+from galaxy_express.ops.audit import audit_database
 from tests.servers.running import Installation
 from tests.servers.speaking import package
 from tests.torture.conftest import Report
@@ -15,7 +15,7 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
     in time. When it does it finds what its commit did after all, if that was under way, and
     is decided if it was not."""
     installation.configure("server_timeout.by_endpoint.send_package", "500 milliseconds")
-    parcels = [package() for _ in range(CLIENTS)]
+    packages = [package() for _ in range(CLIENTS)]
     with (
         installation.gunicorn(workers=1) as server,
         ThreadPoolExecutor(CLIENTS) as clients,
@@ -26,9 +26,9 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
             return answer.status, answer.json.get("detail", "")
 
         with installation.database.locked():
-            timed_out = list(clients.map(send, parcels))
+            timed_out = list(clients.map(send, packages))
             assert server.is_healthy("readiness")
-        found = [send(parcel)[0] for parcel in parcels]
+        found = [send(parcel)[0] for parcel in packages]
 
     assert timed_out == [(503, "this took too long; it is safe to try again")] * CLIENTS
     # Those that waited for the commit that waited for the lock are given up.

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from galaxy_express.delivery import Conflict, Decided, Decision, Package, Status, decide, replay
+from galaxy_express.delivery import Conflict, Decision, Package, SendResult, Status, decide, replay
 
 PACKAGE = Package("pkg-1", "zap", "leela", "personal", datetime(2142, 3, 1, 12, tzinfo=UTC))
 
@@ -27,14 +27,14 @@ def test_an_unwanted_package_is_dropped() -> None:
 def test_a_retry_is_answered_with_the_first_decision(status: Status) -> None:
     """Whatever was decided first is the answer to the same package."""
     first = Decision(PACKAGE, status)
-    assert replay(PACKAGE, first) == Decided(first, replayed=True)
+    assert replay(PACKAGE, first) == SendResult(first, replayed=True)
 
 
 def test_a_retry_may_bear_another_timestamp() -> None:
     """A sender may stamp each attempt anew; the first timestamp is kept."""
     first = Decision(PACKAGE, Status.DELIVERED)
     again = PACKAGE._replace(timestamp=datetime(2143, 1, 1, tzinfo=UTC))
-    assert replay(again, first) == Decided(first, replayed=True)
+    assert replay(again, first) == SendResult(first, replayed=True)
 
 
 @pytest.mark.parametrize(

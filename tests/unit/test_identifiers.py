@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxy_express.schemas import is_identifier
+from galaxy_express.web.schemas import is_identifier
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from galaxy_express.delivery import Decision, Package, Status
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preference, PreferenceUpdate
-from galaxy_express.schemas import (
+from galaxy_express.web.schemas import (
     FieldError,
-    Invalid,
-    Malformed,
+    MalformedBody,
     Schemas,
+    ValidationFailed,
     decision_body,
 )
 
@@ -62,7 +62,7 @@ def to_json(value: object) -> bytes:
 
 def faults(parse: Parse, body: bytes) -> list[FieldError]:
     """What is wrong with a body."""
-    with pytest.raises(Invalid) as invalid:
+    with pytest.raises(ValidationFailed) as invalid:
         parse(body)
     return invalid.value.errors
 
@@ -144,7 +144,7 @@ def test_escapes_are_read() -> None:
 )
 def test_malformed_json(parse: Parse, body: bytes, detail: str) -> None:
     """A body that isn't JSON of exactly one reading is malformed, and the message says how."""
-    with pytest.raises(Malformed, match=detail):
+    with pytest.raises(MalformedBody, match=detail):
         parse(body)
 
 
@@ -152,20 +152,20 @@ def test_malformed_json(parse: Parse, body: bytes, detail: str) -> None:
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"true", b"null", b"1e999", b"[{}]"])
 def test_a_body_must_be_an_object(parse: Parse, body: bytes) -> None:
     """JSON of another outer form is malformed too."""
-    with pytest.raises(Malformed, match="object"):
+    with pytest.raises(MalformedBody, match="object"):
         parse(body)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'"x"', b"1", b"null", to_json(PACKAGE)])
 def test_a_batch_must_be_an_array(body: bytes) -> None:
     """A batch of another outer form is malformed, a single package included."""
-    with pytest.raises(Malformed, match="array"):
+    with pytest.raises(MalformedBody, match="array"):
         SCHEMAS.parse_batch(body)
 
 
 def test_the_place_of_a_syntax_error_is_told() -> None:
     """Whoever wrote the body is led to the fault."""
-    with pytest.raises(Malformed, match=r"line 2, column 3"):
+    with pytest.raises(MalformedBody, match=r"line 2, column 3"):
         SCHEMAS.parse_package(b'{"a": 1,\n  b}')
 
 
@@ -301,7 +301,7 @@ def test_a_recipient_in_the_body_must_be_one(value: object) -> None:
 def test_a_recipient_of_the_path_must_be_one(recipient_id: str) -> None:
     """An update of what can't be a recipient is refused, whatever its body."""
     for body in (to_json(UPDATE), b"nonsense"):
-        with pytest.raises(Invalid, match="path") as invalid:
+        with pytest.raises(ValidationFailed, match="path") as invalid:
             SCHEMAS.parse_update(body, recipient_id)
         assert invalid.value.errors == []
 
@@ -339,8 +339,8 @@ def test_a_batch_keeps_its_order() -> None:
     first, second, third, fourth = SCHEMAS.parse_batch(body)
     assert isinstance(first, Package)
     assert first.package_id == "pkg-1"
-    assert isinstance(second, Malformed)
-    assert isinstance(third, Invalid)
+    assert isinstance(second, MalformedBody)
+    assert isinstance(third, ValidationFailed)
     assert [error["pointer"] for error in third.errors] == ["#/package_id"]
     assert isinstance(fourth, Package)
     assert fourth.package_id == "pkg-2"
@@ -354,7 +354,7 @@ def test_a_batch_within_the_limit(length: int) -> None:
 
 def test_a_batch_over_the_limit() -> None:
     """One item more is one too many."""
-    with pytest.raises(Invalid, match=r"at most 1000 items, not 1001"):
+    with pytest.raises(ValidationFailed, match=r"at most 1000 items, not 1001"):
         SCHEMAS.parse_batch(to_json([1] * 1001))
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from galaxy_express.schemas import format_timestamp, parse_timestamp
+from galaxy_express.web.schemas import format_timestamp, parse_timestamp
 
 
 @pytest.mark.parametrize(

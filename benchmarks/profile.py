@@ -1,0 +1,135 @@
+"""``python -m benchmarks.profile``: what each part of a send costs, beside an empty request.
+
+Servers that do less and less of a send get the same load in turns, and the time that their
+processors take for it is told apart by who takes it.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.conditions import describe_conditions
+from benchmarks.parts import PARTS, WHOLE
+from benchmarks.report import table
+from benchmarks.service import Service, serving
+from benchmarks.settings import Settings, make_parser, prepare
+from benchmarks.wrk import Load
+from tests.servers.running import ROOT
+
+HEALTH = "`GET /health`"
+
+# In each database from the start, so that to look one up costs the same.
+PACKAGES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request costs, in microseconds of a processor.
+
+    :param loop: of the thread with the event loop, in whichever worker.
+    :param threads: of the workers' other threads.
+    :param wrk: of the load generator.
+    :param rate: how many were answered in a second.
+    :param alone: how long each took on a single connection, in milliseconds (the median).
+    """
+
+    loop: float
+    threads: float
+    wrk: float
+    rate: float
+    alone: float
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    settings = make_parser("Measure what each part of a send costs.").parse_args(
+        namespace=Settings()
+    )
+    if settings.postgres:
+        sys.exit("The profile is one of SQLite; leave the URL of PostgreSQL out.")
+    prepare(settings)
+    conditions = describe_conditions(settings)
+    costs = measure(settings)
+    print(conditions)
+    print()
+    print(_describe(costs))
+
+
+def measure(settings: Settings) -> dict[str, list[Cost]]:
+    """The costs of an empty request, and of sends with ever more parts, in each round."""
+    costs: dict[str, list[Cost]] = {HEALTH: [], **{name: [] for name in PARTS}}
+    with ExitStack() as stack:
+        services = {name: stack.enter_context(_serving_parts(settings, name)) for name in PARTS}
+        loads = [(name, service, "send") for name, service in services.items()]
+        loads.insert(0, (HEALTH, services[WHOLE], "get"))
+        for number in range(settings.rounds):
+            print(f"Round {number + 1} of {settings.rounds}", file=sys.stderr)
+            for name, service, kind in loads[:: -1 if number % 2 else 1]:
+                costs[name].append(_cost(service, kind, settings.seconds))
+    return costs
+
+
+def _serving_parts(settings: Settings, parts: str) -> AbstractContextManager[Service]:
+    whole = "factory = galaxy_express:make_wsgi_app\n"
+    config = (ROOT / "configs/production.ini").read_text()
+    assert whole in config
+    some = f"factory = benchmarks.parts:make_wsgi_app\nparts = {parts}\n"
+    return serving(settings, config=config.replace(whole, some), packages=PACKAGES)
+
+
+def _cost(service: Service, kind: str, seconds: int) -> Cost:
+    alone = service.load(Load(kind, 1, "/health"), seconds)
+    before = _processor_seconds(service.workers)
+    run = service.load(Load(kind, 64, "/health"), seconds)
+    after = _processor_seconds(service.workers)
+    loop, threads = (1e6 * (now - then) / run.good for now, then in zip(after, before, strict=True))
+    return Cost(loop, threads, 1e6 * run.processor / run.good, run.good / run.seconds, alone.p50)
+
+
+def _processor_seconds(pids: set[int]) -> tuple[float, float]:
+    """How much time the processors have had for the main threads, and for all others."""
+    main = others = 0
+    for pid in pids:
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+            fields = stat.read_text().rpartition(")")[2].split()
+            ticks = int(fields[11]) + int(fields[12])
+            if stat.parent.name == str(pid):
+                main += ticks
+            else:
+                others += ticks
+    hertz = os.sysconf("SC_CLK_TCK")
+    return main / hertz, others / hertz
+
+
+def _describe(costs: dict[str, list[Cost]]) -> str:
+    rows = []
+    for name, rounds in costs.items():
+        loop, threads, wrk = (
+            median(getattr(cost, of) for cost in rounds) for of in ("loop", "threads", "wrk")
+        )
+        rate = median(cost.rate / empty.rate for cost, empty in _beside(costs, name))
+        alone = median(cost.alone / empty.alone for cost, empty in _beside(costs, name))
+        rows.append(
+            (
+                name if name == HEALTH else f"send, {name}",
+                *(f"{microseconds:.0f}" for microseconds in (loop, threads, wrk)),
+                f"{rate:.2f}",
+                f"{alone:.2f}",
+            )
+        )
+    return table(
+        ("", "event loop µs", "other threads µs", "wrk µs", "rate", "p50, one connection"), rows
+    )
+
+
+def _beside(costs: dict[str, list[Cost]], name: str) -> Iterable[tuple[Cost, Cost]]:
+    return zip(costs[name], costs[HEALTH], strict=True)
+
+
+if __name__ == "__main__":
+    main()

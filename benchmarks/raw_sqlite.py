@@ -1,0 +1,86 @@
+"""What SQLite itself can do: the rows that a batch writes, without a service around it."""
+
+import sqlite3
+import statistics
+import time
+import uuid
+from pathlib import Path
+
+from sqlalchemy import text
+
+from benchmarks.wrk import BATCH, Run
+from galaxy_express.models import create_schema
+from galaxy_express.storage.dialects import database_from_config
+
+# All that bears on how fast rows are inserted, and how durably.
+PRAGMAS = (
+    "cache_size",
+    "foreign_keys",
+    "journal_mode",
+    "journal_size_limit",
+    "mmap_size",
+    "synchronous",
+    "temp_store",
+    "wal_autocheckpoint",
+)
+
+_INSERT = """
+    INSERT INTO packages (package_id, sender_id, recipient_id, package_type, timestamp, status)
+    VALUES (?, ?, ?, ?, ?, ?)
+"""
+
+
+class RawSQLite:
+    """A connection to a database with the service's tables and pragmas.
+
+    :param path: where the database is to be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        config = {"database.url": f"sqlite:///{path}"}
+        create_schema(config)
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        database = database_from_config(config)
+        with database.transaction() as connection:
+            values = {name: connection.select(text(f"PRAGMA {name}"))[0][0] for name in PRAGMAS}
+        database.close()
+        for name, value in values.items():
+            self._connection.execute(f"PRAGMA {name}={value}")
+
+    def run(self, seconds: int) -> Run:
+        """Insert packages for a while, as many in each transaction as a batch has. To make
+        up the rows takes no part of the time."""
+        times: list[float] = []
+        while sum(times) < seconds:
+            rows = [_row(str(uuid.uuid4())) for _ in range(BATCH)]
+            start = time.perf_counter()
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(_INSERT, rows)
+            self._connection.execute("COMMIT")
+            times.append(time.perf_counter() - start)
+        percentiles = statistics.quantiles(times, n=100, method="inclusive")
+        return Run(
+            seconds=sum(times),
+            made=len(times),
+            good=len(times),
+            errors=0,
+            p50=1e3 * percentiles[49],
+            p99=1e3 * percentiles[98],
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _row(package_id: str) -> tuple[str, str, str, str, int, str]:
+    # As load.lua has them.
+    package_type = "personal" if package_id[-1] < "8" else "marketing"
+    return (
+        package_id,
+        f"sender-{package_id[0]}",
+        f"recipient-{package_id[:3]}",
+        package_type,
+        5_432_961_600_000_000,
+        "delivered",
+    )

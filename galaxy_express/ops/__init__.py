@@ -1,0 +1,1 @@
+"""What operators run: the schema, the audit, the shell, and a demo."""

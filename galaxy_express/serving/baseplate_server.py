@@ -1,0 +1,67 @@
+"""The server of ``baseplate-serve``: Baseplate's own, without its delay, and stricter."""
+
+import re
+import socket
+from http import HTTPStatus
+from typing import Any
+
+from baseplate.server import SERVER_STATE, ServerLifecycle, wsgi
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from galaxy_express.web.problems import unreadable
+
+
+class _Handler(WSGIHandler):
+    """gevent's handler of a connection, which at shutdown would go on with those that are
+    kept alive, until it is killed in the middle of an answer."""
+
+    close_connection: bool
+
+    def MessageClass(self, *args: Any) -> Any:  # noqa: N802, as gevent calls it
+        """Parse the head of a request.
+
+        :raises ValueError: if it doesn't say in exactly one way where the body ends, as
+            RFC 9112, section 6.3, has it; gevent answers 400.
+        """
+        head = super().MessageClass(*args)
+        lengths = head.get_all("content-length", [])
+        codings = head.get_all("transfer-encoding", [])
+        if (
+            len(lengths) + len(codings) > 1
+            or any(not re.fullmatch(r"[0-9]+[ \t]*", length) for length in lengths)
+            or any(coding.lower() != "chunked" for coding in codings)
+            or head.defects
+        ):
+            raise ValueError("it is not clear where the body ends")
+        return head
+
+    def read_request(self, raw_requestline: str) -> Any:
+        """Read the head of a request, and see whether it is the connection's last."""
+        is_valid = super().read_request(raw_requestline)
+        is_shutting_down = SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN
+        # After a malformed chunk it isn't clear where the next request would begin.
+        is_chunked = "transfer-encoding" in self.headers
+        self.close_connection = self.close_connection or is_shutting_down or is_chunked
+        return is_valid
+
+    def handle_one_request(self) -> Any:
+        """Answer a request; what can't be read with a problem, where gevent has no words."""
+        result = super().handle_one_request()
+        if isinstance(result, tuple):  # a status, and the answer that is yet to be sent
+            status = HTTPStatus(int(result[0]))
+            return result[0], unreadable(status, "it is malformed, or its head is too large")
+        return result
+
+
+def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> WSGIServer:
+    """Make Baseplate's WSGI server; a server factory for the ``[server:main]`` section.
+
+    gevent sends the headers and the body of an answer apart. On a connection that is kept
+    alive, the second then waits for the client's delayed acknowledgement of the first, for
+    some 40 ms, unless TCP_NODELAY is set. Accepted connections inherit it.
+    """
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # As Baseplate has its own handler_class configured.
+    handled = server_config | {"handler": f"{__name__}:_Handler"}
+    return wsgi.make_server(handled, listener, app)

@@ -1,0 +1,273 @@
+"""The database, as the rest of the service sees it; ``dialects`` has what differs
+between SQLite and PostgreSQL."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import sqlalchemy.engine
+from baseplate import Span
+from baseplate.clients import ContextFactory
+from sqlalchemy import Table, exc
+
+#: The values of a row, in the order of the table's columns.
+Row = tuple[Any, ...]
+
+
+class DatabaseUnavailable(Exception):
+    """The database is locked, full, away, damaged or without its tables.
+
+    The transaction was rolled back, and trying again later is safe. If the connection
+    was lost during COMMIT the outcome is unknown, and trying again finds the truth.
+    """
+
+
+class TransactionConflict(DatabaseUnavailable):
+    """The transaction met another one, was rolled back, and may be run again at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Upsert:
+    """How to insert rows into a table, or update those whose primary key is taken.
+
+    :param update: takes the row that could not be inserted, as columns, and gives the
+        new values of the row that is there.
+    :param only_if: takes the same, and gives the condition on which to update.
+    """
+
+    table: Table
+    update: Callable[[Any], dict[str, Any]]
+    only_if: Callable[[Any], Any] | None = None
+
+    def on_conflict(self, insert: Any) -> Any:
+        """Add to an INSERT what to do when a primary key is taken."""
+        return insert.on_conflict_do_update(
+            index_elements=list(self.table.primary_key),
+            set_=self.update(insert.excluded),
+            where=None if self.only_if is None else self.only_if(insert.excluded),
+        )
+
+
+class Connection(ABC):
+    """A connection that has the driver itself run what SQLAlchemy wrote.
+
+    SQLAlchemy compiles each statement once; to run it each time as well would take it
+    several times as long as the driver. Values are those of the driver: a column's type
+    converts nothing.
+
+    :cvar dialect: what statements are compiled for, with parameters by position.
+    :param raw: the driver's connection, from an SQLAlchemy pool.
+    """
+
+    dialect: ClassVar[Any]
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._cursor = raw.cursor()
+
+    def execute(self, statement: Any, values: Sequence[Any] = ()) -> None:
+        """Run a statement.
+
+        :param values: those of its parameters, in their order.
+        """
+        self._cursor.execute(_compiled(statement, self.dialect), values)
+
+    def select(self, query: Any, values: Sequence[Any] = ()) -> list[Row]:
+        """Run a query, and return its rows.
+
+        :param values: those of its parameters, in their order.
+        """
+        self.execute(query, values)
+        rows: list[Row] = self._cursor.fetchall()
+        return rows
+
+    @abstractmethod
+    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
+        """Some columns of a table, of the rows that have one of the values in one."""
+
+    @abstractmethod
+    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
+        """Insert those rows whose primary key, the first column, isn't taken.
+
+        :returns: the keys that were inserted.
+        """
+
+    @abstractmethod
+    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """Insert rows, or update those whose primary key is taken.
+
+        :raises TransactionConflict: if a row was left as it is, because of a write that
+            this transaction could not see when it decided to make its own.
+        """
+
+    @abstractmethod
+    def lock(self, names: Iterable[str]) -> None:
+        """Until the transaction ends, let no other one go on that locks one of the names."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction: on disk when left, rolled back when left by an exception."""
+        self._begin()
+        try:
+            yield
+        except BaseException:
+            self._raw.rollback()
+            raise
+        self._raw.commit()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin a transaction, unless the driver does so by itself."""
+
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Whether it still leads to the database, as far as can be told without asking it."""
+
+    def close(self) -> None:
+        """Close it for good; a transaction that is open is rolled back."""
+        self._raw.invalidate()
+
+
+@cache
+def _compiled(statement: Any, dialect: Any) -> str:
+    return str(statement.compile(dialect=dialect))
+
+
+class PersistentConnection:
+    """A connection that stays open between uses, which follow one another.
+
+    To take it from a pool each time would cost more than a read of one row.
+
+    :param connect: makes it.
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._connection: Connection | None = None
+
+    def get(self) -> Connection:
+        """The connection, made anew if it doesn't lead to the database any more."""
+        if self._connection is not None and not self._connection.is_current():
+            self.close()
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def close(self) -> None:
+        """Close it; the next use makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class Database(ABC):
+    """A database with a schema, read by many and, in each process, written by one at a time.
+
+    :cvar driver_error: the base class of the driver's exceptions.
+    :param connect: makes the connection to write with.
+    """
+
+    driver_error: ClassVar[type[Exception]]
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._write_connection = PersistentConnection(connect)
+
+    @abstractmethod
+    def read_connection(self) -> AbstractContextManager[Connection]:
+        """A connection to read from; each statement sees what is committed when it starts.
+
+        :raises DatabaseUnavailable: see there.
+        """
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction: on disk when left, rolled back when left by an exception.
+
+        :raises DatabaseUnavailable: see there.
+        :raises TransactionConflict: if the whole transaction may be run again.
+        """
+        with self._translating_errors(self._write_connection):
+            connection = self._write_connection.get()
+            with connection.transaction():
+                yield connection
+
+    @abstractmethod
+    def schema_transaction(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """A transaction that may create the database itself, to make or drop tables in.
+
+        :raises DatabaseUnavailable: see there.
+        """
+
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """A connection to examine the database with: it shows one moment for as long as it
+        is kept, and keeps nobody from writing.
+
+        :raises DatabaseUnavailable: see there.
+        """
+
+    def checkpoint(self) -> None:  # noqa: B027 - most databases see to it themselves
+        """Move what was committed from a log to where it belongs, while others go on.
+
+        What can't be moved is left for the next one. One at a time, in each process.
+        """
+
+    def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
+        """What the database finds wrong with its own files, if it can tell."""
+        return []
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._write_connection.close()
+
+    @abstractmethod
+    def _translate(self, error: Any) -> Exception:
+        """The exception to raise in the place of the driver's."""
+
+    @contextmanager
+    def _translating_errors(self, *kept: PersistentConnection) -> Iterator[None]:
+        # After a fault, connections that are kept are made anew.
+        try:
+            yield
+        except (self.driver_error, exc.DBAPIError) as error:
+            for connection in kept:
+                connection.close()
+            raise self._translate(getattr(error, "orig", error)) from error
+        except OSError as error:  # of a file, or the time is up
+            raise DatabaseUnavailable(str(error)) from error
+
+
+class TracedDatabase:
+    """The database as a request sees it: to read from, each time in a span of its own."""
+
+    def __init__(self, database: Database, name: str, span: Span) -> None:
+        self._database = database
+        self._name = name
+        self._span = span
+
+    @contextmanager
+    def read_connection(self) -> Iterator[Connection]:
+        """See :py:meth:`Database.read_connection`."""
+        with (
+            self._span.make_child(f"{self._name}.read"),
+            self._database.read_connection() as connection,
+        ):
+            yield connection
+
+    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.snapshot`."""
+        return self._database.snapshot()
+
+
+class DatabaseContextFactory(ContextFactory):
+    """Puts a :py:class:`TracedDatabase` on the context of each request."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def make_object_for_context(self, name: str, span: Span) -> TracedDatabase:
+        """See :py:class:`baseplate.clients.ContextFactory`."""
+        return TracedDatabase(self._database, name, span)

@@ -1,0 +1,575 @@
+"""All that differs between SQLite and PostgreSQL: connections, timeouts, and how to insert."""
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from select import POLLIN, poll
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+import sqlalchemy.engine
+from baseplate.lib import config
+from sqlalchemy import (
+    Table,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    exc,
+    func,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.pool import NullPool
+
+from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.storage.database import (
+    Connection,
+    Database,
+    DatabaseUnavailable,
+    PersistentConnection,
+    Row,
+    TransactionConflict,
+    Upsert,
+)
+from galaxy_express.storage.fair_semaphore import FairSemaphore
+
+
+class SQLiteConnection(Connection):
+    """A connection to a file of SQLite.
+
+    :param path: of the file.
+    :param identity: the file's, from before it was opened.
+    """
+
+    dialect = sqlite.dialect()
+
+    def __init__(self, raw: Any, path: str, identity: object) -> None:
+        super().__init__(raw)
+        self._path = path
+        self._identity = identity
+        self._turn: int | None = None
+
+    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
+        """See :py:meth:`Connection.find`."""
+        array = json.dumps(list(values), ensure_ascii=False)
+        ((rows,),) = self.select(_rows_as_json(columns, column), (array,))
+        return [tuple(row) for row in json.loads(rows)]
+
+    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
+        """See :py:meth:`Connection.insert_new`."""
+        inserted = self._write(_insert_or_not, table, rows)
+        if inserted == len(rows):
+            return {row[0] for row in rows}
+        # The transaction has had the write lock since it began, so the last rows are its own.
+        return {key for (key,) in self.select(_last_keys(table), (inserted,))}
+
+    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Connection.upsert`."""
+        self._write(_insert_or_update, upsert, rows)
+
+    def _write(self, make: Callable[[Any, int], Any], target: Any, rows: Sequence[Row]) -> int:
+        # Few statements for many rows: after each, this thread has to wait for its turn with
+        # the interpreter. And few numbers of rows in a statement, so that all are kept.
+        written = 0
+        while rows:
+            number = min(len(rows), 16 if len(rows) < 32 else 1 << len(rows).bit_length() - 1)
+            self.execute(make(target, number), tuple(chain.from_iterable(rows[:number])))
+            written += self._cursor.rowcount
+            rows = rows[number:]
+        return written
+
+    def lock(self, names: Iterable[str]) -> None:
+        """See :py:meth:`Connection.lock`. A transaction has all of SQLite's locks already."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See :py:meth:`Connection.transaction`."""
+        # Processes take turns by a lock on a file beside the database. SQLite alone
+        # would poll, ever more slowly, while the process that has the lock takes it
+        # again. Its own lock is still what keeps the data right.
+        if self._turn is None:
+            self._turn = os.open(f"{self._path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        try:
+            with super().transaction():
+                yield
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+        if not self.is_current():
+            raise DatabaseUnavailable(f"{self._path} was replaced")
+
+    def _begin(self) -> None:
+        # Not when it first writes: what it has read by then could have changed.
+        self._cursor.execute("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """See :py:meth:`Connection.close`."""
+        super().close()
+        if self._turn is not None:
+            os.close(self._turn)
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to the file. Who has a file open can still write to
+        it when it has been deleted or replaced, and all that would be lost."""
+        return _identity(self._path) == self._identity
+
+
+# How long a log may become before what is in it is moved at once, while all wait. With the
+# default of 4 MB about half as many rows would be inserted in the same time; a longer one
+# would help large batches further, and make the wait longer.
+LOG_BYTES = 80 * 2**20
+
+
+@cache
+def _rows_as_json(columns: tuple[Any, ...], column: Any) -> Any:
+    # One statement for any number of values, and one row for any number of rows.
+    values = func.json_each(bindparam("values")).table_valued("value")
+    rows = func.json_group_array(func.json_array(*columns))
+    return select(rows).where(column.in_(select(values.c.value)))
+
+
+def _insert(table: Table, rows: int) -> Any:
+    placeholders = (None,) * len(table.columns)
+    return sqlite.insert(table).values([placeholders] * rows)
+
+
+@cache
+def _insert_or_not(table: Table, rows: int) -> Any:
+    # What breaks a constraint is a fault, after which nothing of the transaction stays. To
+    # undo this statement alone, as is the default, SQLite would write down how, in a journal.
+    return _insert(table, rows).prefix_with("OR ROLLBACK").on_conflict_do_nothing()
+
+
+@cache
+def _insert_or_update(upsert: Upsert, rows: int) -> Any:
+    return upsert.on_conflict(_insert(upsert.table, rows))
+
+
+@cache
+def _last_keys(table: Table) -> Any:
+    rowid: Any = literal_column("rowid")
+    last = select(func.max(rowid)).select_from(table).scalar_subquery()
+    return select(*table.primary_key).where(rowid > last - bindparam("number"))
+
+
+# The kind of checkpoint that waits for nobody, and that nobody has to wait for.
+_checkpoint = text("PRAGMA wal_checkpoint(PASSIVE)")
+_begin, _look, _rollback = map(text, ("BEGIN", "SELECT count(*) FROM sqlite_master", "ROLLBACK"))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+class SQLiteDatabase(Database):
+    """SQLite in a file: one machine, any number of processes.
+
+    Write-ahead logging lets reads go on during a write, ``synchronous=FULL`` syncs the
+    log at each commit, and ``BEGIN IMMEDIATE`` takes the write lock before anything is
+    read, so that what a transaction decides on cannot change under it.
+
+    :param path: the file; made by :py:meth:`schema_transaction`, and never by opening it.
+    :param lock_timeout: how long to wait for another process's write lock.
+    """
+
+    driver_error = sqlite3.Error
+
+    def __init__(self, path: Path, lock_timeout: timedelta) -> None:
+        self._path = str(path.absolute())
+        self._lock_timeout = lock_timeout
+        self._engine = self._make_engine("rw")
+        self._read_connection = PersistentConnection(self._connect)
+        self._checkpoint_connection = PersistentConnection(self._connect)
+        self._checkpoint_guard = PersistentConnection(self._connect)
+        super().__init__(self._connect)
+
+    def __str__(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    def _connect(self) -> SQLiteConnection:
+        identity = _identity(self._path)
+        return SQLiteConnection(self._engine.raw_connection(), self._path, identity)
+
+    @contextmanager
+    def read_connection(self) -> Iterator[Connection]:
+        """See :py:meth:`Database.read_connection`. It may not be left to wait for anything else."""
+        with self._translating_errors(self._read_connection):
+            yield self._read_connection.get()
+
+    def schema_transaction(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.schema_transaction`."""
+        return self._administering("rwc", "BEGIN IMMEDIATE")
+
+    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.snapshot`."""
+        return self._administering("ro", "BEGIN")
+
+    @contextmanager
+    def _administering(self, mode: str, begin: str) -> Iterator[sqlalchemy.engine.Connection]:
+        engine = self._make_engine(mode)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        try:
+            with self._translating_errors(), engine.begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def checkpoint(self) -> None:
+        """See :py:meth:`Database.checkpoint`."""
+        # When all of the log has been moved, the next commit begins it anew. Should that be
+        # at a certain moment of another process's checkpoint, SQLite before 3.51.3 takes
+        # commits for moved that are not, and they are lost
+        # (https://www.sqlite.org/wal.html#walresetbug). So the guard is in the midst of reading
+        # meanwhile. If it reads from the log, no commit begins that anew; if it reads from the
+        # file, since all has been moved, no checkpoint may write there.
+        guard, kept = self._checkpoint_guard, self._checkpoint_connection
+        with suppress(DatabaseUnavailable), self._translating_errors(guard, kept):
+            reader, mover = guard.get(), kept.get()
+            reader.execute(_begin)
+            reader.select(_look)
+            mover.select(_checkpoint)
+            reader.execute(_rollback)
+
+    def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
+        """See :py:meth:`Database.check_integrity`."""
+        found = list(connection.exec_driver_sql("PRAGMA integrity_check").scalars())
+        return [] if found == ["ok"] else found
+
+    def close(self) -> None:
+        """See :py:meth:`Database.close`."""
+        super().close()
+        self._read_connection.close()
+        self._checkpoint_connection.close()
+        self._checkpoint_guard.close()
+
+    def _translate(self, error: Any) -> Exception:
+        # A damaged file is a plain DatabaseError, the base class of the others.
+        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+            return DatabaseUnavailable(_in_a_line(error))
+        translated: Exception = error
+        return translated
+
+    def _make_engine(self, mode: str) -> Engine:
+        url = URL.create(
+            "sqlite",
+            database=f"file:{quote(self._path)}",
+            query={"mode": mode, "uri": "true"},
+        )
+        timeout = self._lock_timeout.total_seconds()
+        engine = create_engine(
+            url, future=True, connect_args={"timeout": timeout, "check_same_thread": False}
+        )
+        check_content = self._check_no_log if mode == "rwc" else self._check_not_empty
+        event.listen(engine, "do_connect", check_content)
+        if mode == "rw":
+            event.listen(engine, "do_connect", self._check_writable)
+        if mode != "ro":
+            event.listen(engine, "connect", _set_pragmas)
+        return engine
+
+    # None of these opens the file: to close it again would give up all locks that this process has
+    # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+
+    def _check_not_empty(self, *_: Any) -> None:
+        if os.stat(self._path).st_size == 0:  # SQLite would delete the log beside it
+            raise OSError(f"{self._path} is empty")
+
+    def _check_no_log(self, *_: Any) -> None:
+        log = f"{self._path}-wal"
+        if not _size(self._path) and _size(log):  # nor would it keep the log of a file it makes
+            raise OSError(
+                f"{self._path} is missing or empty, but its log is there, with what may be nowhere"
+                f" else: put the file back, or, if it is gone for good, remove {log}"
+            )
+
+    def _check_writable(self, *_: Any) -> None:
+        if not os.access(self._path, os.W_OK):  # SQLite would never write to it again
+            raise OSError(f"{self._path} may not be written to")
+
+
+def _set_pragmas(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # or the driver begins transactions by itself
+    pragmas = (
+        # Of a file that is made now. A package's id belongs anywhere in the index, so each
+        # commit logs a page of the index for nearly each package: half of the default is
+        # half of the log.
+        "page_size=2048",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    )
+    try:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+        ((page_size,),) = connection.execute("PRAGMA page_size")
+        connection.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // page_size}")
+    except sqlite3.Error:  # the file is damaged, say
+        connection.close()
+        raise
+
+
+class PostgreSQLConnection(Connection):
+    """A connection to PostgreSQL."""
+
+    dialect = postgresql.dialect(paramstyle="format")
+
+    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
+        """See :py:meth:`Connection.find`."""
+        return self.select(_is_in_array(columns, column), (list(values),))
+
+    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
+        """See :py:meth:`Connection.insert_new`."""
+        return {key for (key,) in self.select(_insert_or_not_arrays(table), _arrays(table, rows))}
+
+    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Connection.upsert`."""
+        table = upsert.table
+        written = self.select(_insert_or_update_arrays(upsert), _arrays(table, rows))
+        if len(written) < len(rows):
+            raise TransactionConflict(f"another transaction wrote to {table.name} first")
+
+    def lock(self, names: Iterable[str]) -> None:
+        """See :py:meth:`Connection.lock`."""
+        # Rows that aren't there yet can't be locked; the names' hashes can, in order.
+        self.execute(_lock_names, (list(names),))
+
+    def _begin(self) -> None:
+        """See :py:meth:`Connection._begin`."""
+
+    def is_current(self) -> bool:
+        """Whether the server has said nothing; unasked, it would only say that it goes."""
+        return _is_silent(self._raw)
+
+
+def _is_silent(connection: Any) -> bool:
+    incoming = poll()
+    incoming.register(connection.fileno(), POLLIN)
+    return not incoming.poll(0)
+
+
+@cache
+def _is_in_array(columns: tuple[Any, ...], column: Any) -> Any:
+    values = bindparam("values", type_=ARRAY(column.type))
+    return select(*columns).where(column == any_(values))
+
+
+@cache
+def _insert_or_not_arrays(table: Table) -> Any:
+    return _insert_arrays(table).on_conflict_do_nothing().returning(*table.primary_key)
+
+
+@cache
+def _insert_or_update_arrays(upsert: Upsert) -> Any:
+    insert = _insert_arrays(upsert.table)
+    return upsert.on_conflict(insert).returning(*upsert.table.primary_key)
+
+
+def _insert_arrays(table: Table) -> Any:
+    # One array for each column, so that the statement is the same for any number of rows,
+    # and may have RETURNING.
+    names = [column.name for column in table.columns]
+    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
+    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
+    return postgresql.insert(table).from_select(names, select(rows))
+
+
+def _arrays(table: Table, rows: Iterable[Row]) -> list[list[Any]]:
+    """Each column's values, the rows being sorted by primary key: two transactions that
+    lock rows in one order can't each wait for the other."""
+    key_length = len(table.primary_key)  # its columns are the first
+    return [
+        list(values) for values in zip(*sorted(rows, key=lambda row: row[:key_length]), strict=True)
+    ]
+
+
+_lock_names = text(
+    "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash"
+    " FROM unnest(:names) AS name ORDER BY hash) AS hashes"
+)
+
+
+class PostgreSQLDatabase(Database):
+    """PostgreSQL: any number of machines.
+
+    :param url: an SQLAlchemy URL.
+    :param lock_timeout: how long a statement may wait for another's lock.
+    :param statement_timeout: how long a statement may take in all.
+    :param connect_timeout: how long a connection may take to be made.
+    :param pool_size: how many reads may go on at the same time.
+    :param application_name: how this service is called in ``pg_stat_activity``.
+    """
+
+    driver_error = psycopg2.Error
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        lock_timeout: timedelta,
+        statement_timeout: timedelta,
+        connect_timeout: timedelta,
+        pool_size: int,
+        application_name: str,
+    ) -> None:
+        def milliseconds(span: timedelta) -> int:
+            return max(1, span // timedelta(milliseconds=1))
+
+        def make_engine(**options: Any) -> Engine:
+            return create_engine(
+                url,
+                future=True,
+                connect_args={
+                    "application_name": application_name,
+                    "connect_timeout": max(1, round(connect_timeout.total_seconds())),
+                    # Ends waiting for a machine that has gone without a word.
+                    "tcp_user_timeout": milliseconds(statement_timeout),
+                    # An answer means that it is on disk, whatever the server's default.
+                    "options": "-c synchronous_commit=on"
+                    f" -c lock_timeout={milliseconds(lock_timeout)}"
+                    f" -c statement_timeout={milliseconds(statement_timeout)}",
+                },
+                **options,
+            )
+
+        self._url = url
+        self._reader = make_engine(
+            isolation_level="AUTOCOMMIT",
+            pool_size=pool_size,
+            max_overflow=0,
+        )
+        self._readers = FairSemaphore(pool_size, connect_timeout.total_seconds())
+        event.listen(self._reader, "checkout", _check_connection)
+        self._writer = make_engine(isolation_level="READ COMMITTED", poolclass=NullPool)
+        super().__init__(lambda: PostgreSQLConnection(self._writer.raw_connection()))
+
+    def __str__(self) -> str:
+        return repr(self._url.set(query={}))  # with *** for the password
+
+    @contextmanager
+    def read_connection(self) -> Iterator[Connection]:
+        """See :py:meth:`Database.read_connection`."""
+        with self._translating_errors(), self._readers.place():
+            raw = self._reader.raw_connection()
+            try:
+                yield PostgreSQLConnection(raw)
+            except psycopg2.Error:
+                raw.invalidate()
+                raise
+            finally:
+                raw.close()
+
+    @contextmanager
+    def schema_transaction(self) -> Iterator[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.schema_transaction`."""
+        with self._translating_errors(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.snapshot`."""
+        with self._translating_errors(), self._writer.connect() as connection:
+            connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            with connection.begin():
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                yield connection
+
+    def close(self) -> None:
+        """See :py:meth:`Database.close`."""
+        super().close()
+        self._reader.dispose()
+
+    def _translate(self, error: Any) -> Exception:
+        if error.pgcode in _MAY_BE_RUN_AGAIN:
+            return TransactionConflict(_in_a_line(error))
+        if error.pgcode == _UNDEFINED_TABLE or isinstance(
+            error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
+        ):
+            return DatabaseUnavailable(_in_a_line(error))
+        translated: Exception = error
+        return translated
+
+
+def _check_connection(connection: Any, record: Any, proxy: Any) -> None:
+    # The pool makes another one then.
+    if not _is_silent(connection):
+        raise exc.DisconnectionError("the server has ended the connection")
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_UNDEFINED_TABLE = "42P01"
+_MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
+
+
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg2")
+
+
+def _database_url(value: str) -> URL:
+    if value.startswith("$"):
+        raise ValueError(f"the environment variable {value} is not set")
+    try:
+        url = make_url(value)
+    except exc.ArgumentError as error:
+        raise ValueError("not a URL such as sqlite:///galaxy_express.db") from error
+    backend = url.get_backend_name()
+    if url.drivername not in _DRIVERS:
+        raise ValueError(f"the URL must begin with sqlite or postgresql, not {url.drivername}")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ValueError("SQLite must be in a file: each connection has a memory of its own")
+    return url
+
+
+def database_from_config(app_config: config.RawConfig) -> Database:
+    """The database that the keys ``database.*`` describe; nothing connects to it yet.
+
+    :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
+    """
+    five_seconds = timedelta(seconds=5)
+    settings = parse_settings(
+        app_config,
+        "database",
+        {
+            "url": _database_url,
+            "lock_timeout": config.Optional(config.Timespan, five_seconds),
+            "statement_timeout": config.Optional(config.Timespan, five_seconds),
+            "connect_timeout": config.Optional(config.Timespan, five_seconds),
+            "pool_size": config.Optional(positive_integer, 10),
+            "application_name": config.Optional(config.String, "galaxy_express"),
+        },
+    )
+    if settings.url.get_backend_name() == "sqlite":
+        return SQLiteDatabase(Path(settings.url.database), settings.lock_timeout)
+    return PostgreSQLDatabase(
+        settings.url,
+        lock_timeout=settings.lock_timeout,
+        statement_timeout=settings.statement_timeout,
+        connect_timeout=settings.connect_timeout,
+        pool_size=settings.pool_size,
+        application_name=settings.application_name,
+    )

@@ -1,0 +1,16 @@
+"""The service over HTTP: where a request enters, and how it is answered."""
+
+from pyramid.config import Configurator
+
+from galaxy_express.web.schemas import Schemas
+
+
+def includeme(config: Configurator) -> None:
+    """Add the API and the pages to the application, on the package types of its settings."""
+    settings = config.registry.settings
+    settings["schemas"] = Schemas(settings["package_types"])
+    config.include(".request_ids")
+    config.include(".problems")
+    config.include(".resources")
+    config.include(".views")
+    config.include(".pages")

@@ -1,0 +1,479 @@
+"""The API description (OpenAPI 3.1), made from the registry and the models that requests
+are validated with."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.package_types import PackageTypeRegistry
+from galaxy_express.preferences import Preference
+from galaxy_express.storage.queries import REJECTED
+from galaxy_express.web.problems import Problem, problem
+from galaxy_express.web.schemas import (
+    MAX_BATCH,
+    FieldError,
+    Schemas,
+    decision_body,
+    format_timestamp,
+)
+
+Json = dict[str, Any]
+
+
+def describe_api(package_types: PackageTypeRegistry, schemas: Schemas) -> Json:
+    """Describe the API of a service that knows these package types.
+
+    :returns: an OpenAPI document, in which each operation and each problem has an example.
+    """
+    bodies = schemas.json_schemas("#/components/schemas/{model}")
+    examples = _Examples(package_types, schemas)
+    return {
+        "openapi": "3.1.1",
+        "info": {"title": "Galaxy Express", "version": "1.0.0", "description": _ABOUT},
+        "tags": [{"name": name} for name in ("packages", "preferences", "service")],
+        "paths": _paths(examples),
+        "components": {
+            "schemas": bodies | _MORE_BODIES,
+            "parameters": {
+                name: {
+                    "name": name,
+                    "in": "path",
+                    "required": True,
+                    "schema": bodies["Package"]["properties"][name],
+                    "example": examples.package[name],
+                }
+                for name in ("package_id", "recipient_id")
+            },
+            "responses": {str(status): response for status, response in _PROBLEMS.items()},
+            "headers": _HEADERS,
+        },
+    }
+
+
+_ABOUT = """\
+For each package, Galaxy Express decides exactly once to deliver or to drop it, as its
+recipient wishes.
+
+* **A decision is final.** Whoever hears nothing sends the same again, and is answered with
+  the first decision. The `timestamp` may differ: it is no part of what makes a package the
+  same.
+* **Preferences are ordered by their timestamp**, not by their arrival. At equal timestamps
+  a decline wins.
+* **Ids are opaque.** In a path they are percent-encoded: `a/b` is `a%2Fb`.
+* Where there is `GET` there is `HEAD`. Errors are problem details, as RFC 9457 has them.
+"""
+
+
+class _Examples:
+    """A package that is delivered and one that is dropped, and all that goes with them."""
+
+    def __init__(self, package_types: PackageTypeRegistry, schemas: Schemas) -> None:
+        types = list(package_types)
+        declined = next((t for t in reversed(types) if t.declinable), types[-1])
+        now = datetime(2142, 3, 1, 12, tzinfo=UTC)
+        wanted = Package("pkg-1", "zap", "leela", types[0].name, now)
+        unwanted = wanted._replace(package_id="pkg-2", package_type=declined.name)
+
+        self.preferences = schemas.preferences_body(
+            "leela", {t.name: Preference(t is not declined, now) for t in types}
+        )
+        self.updated_preferences = self.preferences | {"applied": True}
+        self.update = {
+            "timestamp": format_timestamp(now),
+            **{t.preference_field: self.preferences[t.preference_field] for t in types},
+        }
+        self.delivered = decision_body(Decision(wanted, Status.DELIVERED))
+        self.dropped = decision_body(Decision(unwanted, Status.DROPPED))
+        self.package, self.unwanted_package = (
+            {name: value for name, value in body.items() if name not in ("status", "reason")}
+            for body in (self.delivered, self.dropped)
+        )
+        self.batch = [self.package, self.unwanted_package, {"package_id": "pkg-3"}]
+        self.batch_results = [
+            self.delivered,
+            self.dropped,
+            {
+                "status": "rejected",
+                "problem": problem(
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                    "the body breaks the rules for some fields",
+                    [
+                        FieldError(pointer=f"#/{name}", detail="is required")
+                        for name in ("timestamp", "sender_id", "recipient_id", "package_type")
+                    ],
+                ),
+            },
+        ]
+        self.statistics = schemas.statistics_body(
+            {
+                ("delivered", wanted.package_type): 12,
+                ("dropped", unwanted.package_type): 3,
+                REJECTED: 4,
+            }
+        )
+
+
+def _paths(examples: _Examples) -> Json:
+    decision = {
+        "200": _answer(
+            "The decision, as it was taken.",
+            _ref("schemas", "DecisionBody"),
+            delivered=examples.delivered,
+            dropped=examples.dropped,
+        ),
+        **_problems(404),
+    }
+    return {
+        "/packages": {
+            "post": {
+                "operationId": "send_package",
+                "tags": ["packages"],
+                "summary": "Send a package",
+                "description": "Decides to deliver or to drop it, or answers what was decided "
+                "when it was sent before.",
+                "requestBody": _request(
+                    _ref("schemas", "Package"),
+                    wanted=examples.package,
+                    unwanted=examples.unwanted_package,
+                ),
+                "responses": {
+                    "201": {
+                        **_answer(
+                            "SendResult now, and recorded.",
+                            _ref("schemas", "DecisionBody"),
+                            "Location",
+                            delivered=examples.delivered,
+                            dropped=examples.dropped,
+                        ),
+                        "links": {
+                            "decision": {
+                                "operationId": "read_package",
+                                "parameters": {"package_id": "$response.body#/package_id"},
+                            }
+                        },
+                    },
+                    "200": _answer(
+                        "SendResult before: this is the first decision.",
+                        _ref("schemas", "DecisionBody"),
+                        "Idempotent-Replayed",
+                        delivered=examples.delivered,
+                        dropped=examples.dropped,
+                    ),
+                    **_problems(400, 409, 413, 422),
+                },
+            }
+        },
+        "/packages/batch": {
+            "post": {
+                "operationId": "send_batch",
+                "tags": ["packages"],
+                "summary": "Send many packages",
+                "description": f"Up to {MAX_BATCH:,} packages, decided in order and in one "
+                "transaction. One bad package does not spoil the others.",
+                "requestBody": _request(
+                    {
+                        "type": "array",
+                        "maxItems": MAX_BATCH,
+                        "items": {
+                            "anyOf": [
+                                _ref("schemas", "Package"),
+                                {"description": "Anything else is rejected in its place."},
+                            ]
+                        },
+                    },
+                    batch=examples.batch,
+                ),
+                "responses": {
+                    "200": _answer(
+                        "One result for each package, in order.",
+                        {
+                            "type": "array",
+                            "items": {
+                                "oneOf": [
+                                    _ref("schemas", "DecisionBody"),
+                                    _ref("schemas", "Rejection"),
+                                ]
+                            },
+                        },
+                        results=examples.batch_results,
+                    ),
+                    **_problems(400, 413, 422),
+                },
+            },
+            "get": {
+                "operationId": "read_package_named_batch",
+                "tags": ["packages"],
+                "summary": "Read what was decided of the package with the id “batch”",
+                "responses": decision,
+            },
+        },
+        "/packages/{package_id}": {
+            "parameters": [_ref("parameters", "package_id")],
+            "get": {
+                "operationId": "read_package",
+                "tags": ["packages"],
+                "summary": "Read what was decided of a package",
+                "responses": decision,
+            },
+        },
+        "/recipients/{recipient_id}/preferences": {
+            "parameters": [_ref("parameters", "recipient_id")],
+            "get": {
+                "operationId": "read_preferences",
+                "tags": ["preferences"],
+                "summary": "Read a recipient's preferences",
+                "description": "Those in force, defaults included: a recipient of whom nothing "
+                "is known has preferences too.",
+                "responses": {
+                    "200": _answer(
+                        "The preferences in force.",
+                        _ref("schemas", "PreferencesBody"),
+                        preferences=examples.preferences,
+                    ),
+                    **_problems(422),
+                },
+            },
+            "put": {
+                "operationId": "update_preferences",
+                "tags": ["preferences"],
+                "summary": "Update a recipient's preferences",
+                "description": "An update that is older than what is in force changes nothing.",
+                "requestBody": _request(
+                    _ref("schemas", "PreferenceUpdate"), update=examples.update
+                ),
+                "responses": {
+                    "200": _answer(
+                        "The preferences in force now, and whether the update was applied.",
+                        _ref("schemas", "UpdatedPreferencesBody"),
+                        applied=examples.updated_preferences,
+                    ),
+                    **_problems(400, 413, 422),
+                },
+            },
+        },
+        "/statistics": {
+            "get": {
+                "operationId": "read_statistics",
+                "tags": ["service"],
+                "summary": "Read the totals",
+                "description": "Delivered and dropped together are the number of distinct "
+                "packages. RejectedRequest sends are counted as rejected.",
+                "responses": {
+                    "200": _answer(
+                        "The totals.",
+                        _ref("schemas", "StatisticsBody"),
+                        statistics=examples.statistics,
+                    ),
+                    **_problems(),
+                },
+            }
+        },
+        "/health": {
+            "get": {
+                "operationId": "is_healthy",
+                "tags": ["service"],
+                "summary": "Ask whether the service is well",
+                "parameters": [
+                    {
+                        "name": "type",
+                        "in": "query",
+                        "description": "`readiness` (or `1`) asks whether it can do its work, "
+                        "database included; `liveness` (`2`) and `startup` (`3`) only whether "
+                        "it runs. Upper or lower case; anything else is taken for readiness.",
+                        "schema": {"type": "string", "default": "readiness"},
+                        "examples": {
+                            name: {"value": name} for name in ("readiness", "liveness", "startup")
+                        },
+                    }
+                ],
+                "responses": {
+                    "200": _answer("It is.", {"const": True}, healthy=True),
+                    **_problems(),
+                },
+            }
+        },
+    }
+
+
+def _ref(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _request(schema: Json, **examples: object) -> Json:
+    return {"required": True, "content": _content("application/json", schema, examples)}
+
+
+def _answer(description: str, schema: Json, *headers: str, **examples: object) -> Json:
+    return {
+        "description": description,
+        "headers": _headers(*headers),
+        "content": _content("application/json", schema, examples),
+    }
+
+
+def _headers(*names: str) -> Json:
+    return {name: _ref("headers", name) for name in (*names, "X-Request-ID")}
+
+
+def _content(media_type: str, schema: Json, examples: Mapping[str, object]) -> Json:
+    values = {name: {"value": value} for name, value in examples.items()}
+    return {media_type: {"schema": schema, "examples": values}}
+
+
+def _problems(*statuses: int) -> Json:
+    """References to the problems of these statuses, and of those that can be anywhere."""
+    return {
+        str(status): _ref("responses", str(status)) for status in sorted({*statuses, 405, 500, 503})
+    }
+
+
+def _problem(
+    status: HTTPStatus, description: str, *headers: str, **details: str | Problem
+) -> tuple[int, Json]:
+    """A response that is a problem.
+
+    :param details: what an example of it says, or the whole example, by the example's name.
+    """
+    examples = {
+        name: {
+            **(problem(status, detail) if isinstance(detail, str) else detail),
+            "request_id": "9f8e7d6c5b4a3921",
+        }
+        for name, detail in details.items()
+    }
+    response = {
+        "description": description,
+        "headers": _headers(*headers),
+        "content": _content("application/problem+json", _ref("schemas", "Problem"), examples),
+    }
+    return status.value, response
+
+
+_PROBLEMS = dict(
+    [
+        _problem(
+            HTTPStatus.BAD_REQUEST,
+            "MalformedBody: the body is not UTF-8, not JSON, or not of the right outer form.",
+            empty="the body is empty",
+        ),
+        _problem(
+            HTTPStatus.NOT_FOUND,
+            "There is no such package.",
+            unknown="there is nothing at this path",
+        ),
+        _problem(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            "What a method that this path doesn't have is answered.",
+            "Allow",
+            method="this path only takes GET, HEAD",
+        ),
+        _problem(
+            HTTPStatus.CONFLICT,
+            "The `package_id` was used before, for a different package.",
+            conflict="this package_id was used before, for another sender, recipient or type "
+            "of package",
+        ),
+        _problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "The body is over the limit: 64 KiB, or 1 MiB for a batch.",
+            large="the body is larger than 65536 bytes",
+        ),
+        _problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "Well-formed, but it breaks rules; `errors` has every field that does.",
+            fields=problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "the body breaks the rules for some fields",
+                [
+                    FieldError(
+                        pointer="#/timestamp",
+                        detail="must be an RFC 3339 timestamp with an offset, "
+                        "like 2142-03-01T12:00:00Z",
+                    ),
+                    FieldError(pointer="#/package_id", detail="is required"),
+                ],
+            ),
+            recipient="the recipient_id of the path can't be valid",
+            batch="a batch has at most 1000 items, not 1001",
+        ),
+        _problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "A fault of the service.",
+            fault="something went wrong on our side",
+        ),
+        _problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "The database is locked, full or away, there is too much to do, or the service is "
+            "shutting down. It is safe to try again.",
+            "Retry-After",
+            database="the database is unavailable; it is safe to try again",
+            shutdown="the service is shutting down",
+        ),
+    ]
+)
+
+_MORE_BODIES = {
+    "Rejection": {
+        "type": "object",
+        "description": "The result for a package of a batch that was refused.",
+        "properties": {"status": {"const": "rejected"}, "problem": _ref("schemas", "Problem")},
+        "required": ["status", "problem"],
+    },
+    "Problem": {
+        "type": "object",
+        "description": "What went wrong (RFC 9457).",
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "request_id": {
+                "type": "string",
+                "description": "The X-Request-ID of the answer; the problem of an item of a "
+                "batch has none of its own.",
+            },
+            "errors": {"type": "array", "items": _ref("schemas", "FieldError")},
+        },
+        "required": ["type", "title", "status", "detail"],
+    },
+    "FieldError": {
+        "type": "object",
+        "description": "What is wrong with a field of the body; `pointer` is a JSON pointer.",
+        "properties": {
+            "pointer": {"type": "string", "format": "uri-reference"},
+            "detail": {"type": "string"},
+        },
+        "required": ["pointer", "detail"],
+    },
+}
+
+_HEADERS = {
+    "Location": {
+        "description": "Where the decision can be read.",
+        "required": True,
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Idempotent-Replayed": {
+        "description": "Says that the package was decided before.",
+        "required": True,
+        "schema": {"const": "true"},
+    },
+    "Retry-After": {
+        "description": "How long to wait before trying again, in seconds.",
+        "required": True,
+        "schema": {"type": "integer"},
+    },
+    "X-Request-ID": {
+        "description": "The id of the request, also in the log: the one that it came with if "
+        "that is a plain one, or else a new one.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Allow": {
+        "description": "The methods that the path has.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+}

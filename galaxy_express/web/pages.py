@@ -1,0 +1,130 @@
+"""What a browser is shown: the dashboard, the API description, and a page to try it on."""
+
+import json
+from functools import cache
+from hashlib import sha256
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+
+from galaxy_express.web.openapi import describe_api
+from galaxy_express.web.problems import not_found
+
+_STATIC = files("galaxy_express.web") / "static"
+_SWAGGER_UI = files("mkdocs_swagger_ui_tag") / "swagger-ui"
+_FILES = {
+    **{file.name: file for file in _STATIC.iterdir()},
+    "swagger-ui.css": _SWAGGER_UI / "stylesheets" / "swagger-ui.css",
+    "swagger-ui-bundle.js": _SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js",
+}
+
+_MEDIA_TYPES = {
+    "css": "text/css",
+    "html": "text/html",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+}
+
+_HEADERS = {
+    # All that a page loads comes from here, nothing is inline, and no other page frames it.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # It may be kept, but each use asks whether it is still the same.
+    "Cache-Control": "no-cache",
+}
+
+
+class _Page:
+    """A page, made ready once: all who read it, however slowly, share its bytes."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self._content = content
+        self._media_type = media_type
+        self._etag = sha256(content).hexdigest()
+
+    def response(self, request: Request) -> Response:
+        """Answer with the page, unless the client has it already."""
+        if self._etag in request.if_none_match:
+            response = Response(status=HTTPStatus.NOT_MODIFIED, content_type=None)
+        else:
+            response = Response(self._content, content_type=self._media_type)
+        response.headers.update(_HEADERS)
+        response.etag = self._etag
+        return response
+
+
+@cache
+def _file(name: str) -> _Page:
+    return _Page(_FILES[name].read_bytes(), _MEDIA_TYPES[name.rpartition(".")[2]])
+
+
+def _json(value: object, indent: int | None = None) -> _Page:
+    return _Page(json.dumps(value, indent=indent).encode() + b"\n", "application/json")
+
+
+class Pages:
+    """The views.
+
+    :param description: the API description, an OpenAPI document.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self._description = _json(description)
+        self._endpoints = _json(_endpoints(description), indent=2)
+
+    def read_home(self, request: Request) -> Response:
+        """``GET /``: the dashboard for browsers, and a list of the endpoints for the rest."""
+        offers = request.accept.acceptable_offers(["application/json", "text/html"])
+        if offers and offers[0][0] == "text/html":
+            response = _file("dashboard.html").response(request)
+        else:
+            response = self._endpoints.response(request)
+        response.vary = ["Accept"]
+        return response
+
+    def read_docs(self, request: Request) -> Response:
+        """``GET /docs``: the API description as a page on which to try it."""
+        return _file("docs.html").response(request)
+
+    def read_description(self, request: Request) -> Response:
+        """``GET /openapi.json``: the API description."""
+        return self._description.response(request)
+
+    def read_static(self, request: Request) -> Response:
+        """``GET /static/{name}``: what the pages are made of."""
+        name = request.matchdict["name"]
+        return _file(name).response(request) if name in _FILES else not_found(request)
+
+
+def _endpoints(description: dict[str, Any]) -> dict[str, Any]:
+    endpoints = {
+        f"{method.upper()} {path}": operation["summary"]
+        for path, operations in description["paths"].items()
+        for method, operation in operations.items()
+        if method != "parameters"
+    }
+    pages = {
+        "GET /": "See the totals move, in a browser",
+        "GET /docs": "Try every endpoint, in a browser",
+        "GET /openapi.json": "Read how every endpoint is used (OpenAPI 3.1)",
+    }
+    return {"service": description["info"]["title"], "endpoints": endpoints | pages}
+
+
+def includeme(config: Configurator) -> None:
+    """Add the pages to the application."""
+    settings = config.registry.settings
+    pages = Pages(describe_api(settings["package_types"], settings["schemas"]))
+    config.add_resource("/", {"GET": pages.read_home})
+    config.add_resource("/docs", {"GET": pages.read_docs})
+    config.add_resource("/openapi.json", {"GET": pages.read_description})
+    config.add_resource("/static/{name}", {"GET": pages.read_static})
