@@ -14,7 +14,8 @@ from pyramid.router import Router
 
 from galaxy_express import make_wsgi_app as make_whole_app
 from galaxy_express.delivery import SendOutcome, SendResult, decide
-from galaxy_express.desk import DeliveryDesk, DeskClient, SendRequest
+from galaxy_express.desk import DeliveryDesk, SendRequest
+from galaxy_express.desk_client import DeskClient
 from galaxy_express.storage.checkpoints import Checkpoints
 
 # About what SQLite logs: a page for each package, a few more for the rest of a transaction,
@@ -32,8 +33,13 @@ def make_wsgi_app(app_config: RawConfig) -> Router:
     return make_whole_app(app_config)
 
 
-def _decide(submission: SendRequest) -> list[SendOutcome]:
-    return [SendResult(decide(package, True), replayed=False) for package in submission.packages]
+def _decide(request: SendRequest) -> list[SendOutcome]:
+    return [SendResult(decide(package, True), replayed=False) for package in request.packages]
+
+
+def _decide_all(requests: Sequence[SendRequest]) -> None:
+    for request in requests:
+        request.outcomes = _decide(request)
 
 
 def _replace(owner: type, name: str, function: Callable[..., Any]) -> None:
@@ -46,12 +52,12 @@ def _answer() -> None:
 
 
 def _look_up() -> None:
-    _replace(DeskClient, "_submit", lambda _client, submission: _decide(submission))
+    _replace(DeskClient, "_submit", lambda _client, request: _decide(request))
 
 
 def _queue() -> None:
     _replace(Checkpoints, "note_commit", lambda _checkpoints: None)
-    _replace(DeliveryDesk, "commit", lambda _desk, writes: list(map(_decide, writes)))
+    _replace(DeliveryDesk, "commit", lambda _desk, requests: _decide_all(requests))
 
 
 def _sync() -> None:
@@ -59,13 +65,13 @@ def _sync() -> None:
     log = TemporaryFile(dir=".")  # noqa: SIM115 - open for as long as the server runs
     written = 0
 
-    def commit(desk: DeliveryDesk, writes: Sequence[SendRequest]) -> list[list[SendOutcome]]:
+    def commit(desk: DeliveryDesk, requests: Sequence[SendRequest]) -> None:
         nonlocal written
-        content = bytes(PAGE * (len(writes) + PAGES_MORE))
+        content = bytes(PAGE * (len(requests) + PAGES_MORE))
         os.pwrite(log.fileno(), content, written % LOG)
         os.fdatasync(log.fileno())
         written += len(content)
-        return list(map(_decide, writes))
+        _decide_all(requests)
 
     _replace(DeliveryDesk, "commit", commit)
 

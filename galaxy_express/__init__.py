@@ -4,6 +4,7 @@ The map::
 
     application     wiring: configuration, Baseplate, and the features below
     web/            where a request enters: views, schemas, problems, pages
+    desk_client     the desk as a request reaches it
     desk            where a group of writes is decided and recorded, in one transaction
     delivery        the rules of a decision (pure)
     preferences     the rules of a preference update (pure)

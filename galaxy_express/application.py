@@ -8,7 +8,7 @@ from baseplate.lib.config import RawConfig
 from pyramid.config import Configurator
 from pyramid.router import Router
 
-from galaxy_express.desk import DeskContextFactory
+from galaxy_express.desk_client import DeskContextFactory
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable

@@ -1,12 +1,18 @@
-"""The decision: what becomes of a package. Pure, and the same for one or a thousand."""
+"""The rules of a decision: pure functions that decide a package."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+#: What a counter counts: an outcome and a package type. The type is empty for ``REJECTED``.
+CounterKey = tuple[str, str]
+
+#: Counts rejected requests. They never became a package, so they have no type.
+REJECTED: CounterKey = ("rejected", "")
+
 
 class Status(StrEnum):
-    """What was decided of a package."""
+    """What was decided for a package."""
 
     DELIVERED = "delivered"
     DROPPED = "dropped"
@@ -15,7 +21,7 @@ class Status(StrEnum):
 class Package(NamedTuple):
     """A package as its sender described it.
 
-    :param timestamp: when the sender says that it was sent, in UTC.
+    :param timestamp: when the package was sent, according to its sender, in UTC.
     """
 
     package_id: str
@@ -25,9 +31,9 @@ class Package(NamedTuple):
     timestamp: datetime
 
     def is_retry_of(self, other: "Package") -> bool:
-        """Whether this is the same package as ``other``, submitted again.
+        """Return whether this is the same package as ``other``, submitted again.
 
-        The timestamp is no part of it: a sender may stamp each attempt anew.
+        The timestamp is ignored: senders may stamp each attempt anew.
         """
         return (
             self.package_id == other.package_id
@@ -38,26 +44,26 @@ class Package(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What was decided of a package, once and for all."""
+    """The final decision on a package."""
 
     package: Package
     status: Status
 
     @property
     def reason(self) -> str | None:
-        """Why it was dropped; ``None`` for a package that was delivered."""
+        """Why the package was dropped; ``None`` if it was delivered."""
         return "recipient_declined" if self.status is Status.DROPPED else None
 
 
 class SendResult(NamedTuple):
-    """The outcome of a send: the decision, and whether an earlier send had brought it about."""
+    """The outcome of a send: the decision, and whether an earlier send had caused it."""
 
     decision: Decision
     replayed: bool
 
 
 class Conflict(NamedTuple):
-    """The outcome of a send whose ``package_id`` stands for another package already."""
+    """The outcome of a send whose ``package_id`` already belongs to a different package."""
 
     package_id: str
 
@@ -66,16 +72,19 @@ SendOutcome = SendResult | Conflict
 
 
 def decide(package: Package, wanted: bool) -> Decision:
-    """Decide of a package that nothing is known of yet.
+    """Decide a package that has not been seen before.
 
-    :param wanted: whether its recipient wants its type, at this moment.
+    :param wanted: whether its recipient wants packages of its type at this moment.
     """
     return Decision(package, Status.DELIVERED if wanted else Status.DROPPED)
 
 
 def replay(package: Package, earlier: Decision) -> SendOutcome:
-    """Answer a send whose ``package_id`` was decided before: with the first decision,
-    whatever has changed since, unless the id stood for a different package."""
+    """Answer a send whose ``package_id`` was decided before.
+
+    :param earlier: the first decision on that id. It stands, whatever has changed since.
+    :returns: that decision, or a conflict if the id belongs to a different package.
+    """
     if package.is_retry_of(earlier.package):
         return SendResult(earlier, replayed=True)
     return Conflict(package.package_id)

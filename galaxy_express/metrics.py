@@ -46,12 +46,17 @@ _updates = cache(_PREFERENCE_UPDATES.labels)
 _seconds = cache(_COMMIT_SECONDS.labels)
 
 
-def count_send(outcome: str, package_type: str = "") -> None:
+def count_send(outcome: str, package_type: str) -> None:
     """Count a package that was submitted.
 
-    :param outcome: ``delivered``, ``dropped``, ``replayed``, ``conflicting`` or ``rejected``.
+    :param outcome: ``delivered``, ``dropped``, ``replayed`` or ``conflicting``.
     """
     _sends(outcome, package_type).inc()
+
+
+def count_rejected(number: int) -> None:
+    """Count sends that were rejected."""
+    _sends("rejected", "").inc(number)
 
 
 def count_preference_update(applied: bool) -> None:

@@ -1,4 +1,4 @@
-"""The types of package that the service knows: the one place to add another."""
+"""The package types that the service knows. Add another type here, and only here."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,17 +9,18 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 @dataclass(frozen=True, slots=True)
 class PackageType:
-    """A type of package, and what a recipient may say about it.
+    """A type of package, and how recipients may choose it.
 
     :param name: lower-case letters, digits and underscores; it is the value of
         ``package_type`` in a send, the stem of the field ``<name>_preference``
         in a preference update, and a key of ``by_type`` in the statistics.
-    :param wanted_by_default: what holds for a recipient who never said.
+    :param wanted_by_default: whether it is wanted by a recipient who never made a choice.
     :param declinable: whether a recipient may decline it at all.
     :param required_in_updates: whether every preference update must name it.
-        Leave it false for a type that existing clients don't know yet.
-    :raises ValueError: if the name is malformed, or if a type that can't be
-        declined isn't wanted by default.
+        Leave it false for a type that existing clients don't know yet: an update
+        that omits the type leaves it unchanged.
+    :raises ValueError: if the name is malformed, or if a type that can't be declined is
+        not wanted by default.
     """
 
     name: str
@@ -31,27 +32,29 @@ class PackageType:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"package type {self.name!r}: the name must match {_NAME.pattern}")
         if not (self.declinable or self.wanted_by_default):
-            raise ValueError(f"package type {self.name!r}: what can't be declined must be wanted")
+            raise ValueError(
+                f"package type {self.name!r}: a type that can't be declined must be wanted"
+            )
 
     @property
     def preference_field(self) -> str:
         """The name of this type's field in preferences, ``<name>_preference``."""
         return f"{self.name}_preference"
 
-    def is_wanted(self, said: bool | None) -> bool:
-        """Whether a recipient wants this type.
+    def is_wanted(self, choice: bool | None) -> bool:
+        """Return whether a recipient wants this type.
 
-        :param said: what the recipient last said of it; ``None`` if nothing.
+        :param choice: the recipient's current choice; ``None`` if there is none.
         """
-        if not self.declinable or said is None:
+        if not self.declinable or choice is None:
             return self.wanted_by_default
-        return said
+        return choice
 
 
 class PackageTypeRegistry:
     """The package types of one service, by name, in the order given.
 
-    :raises ValueError: if two types share a name, or if there is none.
+    :raises ValueError: if two types share a name, or if there are no types.
     """
 
     def __init__(self, types: Iterable[PackageType]) -> None:
@@ -71,7 +74,7 @@ class PackageTypeRegistry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all types, in the order of registration."""
+        """The names of all types, in the order given."""
         return tuple(self._by_name)
 
 

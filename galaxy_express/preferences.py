@@ -1,4 +1,4 @@
-"""Preferences: which of a recipient's updates is in force, for each package type on its own."""
+"""The rules of a preference update: which preference is current, for each package type."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What a recipient said of one package type, and when (UTC)."""
+    """A recipient's choice for one package type, and its timestamp in UTC."""
 
     wanted: bool
     timestamp: datetime
 
     def supersedes(self, other: "Preference | None") -> bool:
-        """Whether this replaces ``other`` as the preference in force.
+        """Return whether this replaces ``other`` as the current preference.
 
-        Last writer wins, by timestamp and not by arrival; of two with the same
-        timestamp a decline wins. It is a total order, so any set of updates ends in
-        the same state, in whatever order and however often they arrive (a
-        last-writer-wins register; Shapiro et al., "Conflict-free Replicated Data
-        Types", 2011).
+        The last writer wins, by timestamp and not by arrival. Of two preferences with the
+        same timestamp, a decline wins. This is a total order, so a set of updates ends in
+        the same state whatever the order, and however often, they arrive (a
+        last-writer-wins register; Shapiro et al., "Conflict-free Replicated Data Types",
+        2011).
         """
         if other is None:
             return True
@@ -28,8 +28,8 @@ class Preference:
         return self.timestamp > other.timestamp
 
 
-#: A recipient's preferences in force, by the name of the package type.
-#: A type of which the recipient never said anything is absent.
+#: A recipient's current preferences, by the name of the package type. A type that the
+#: recipient never made a choice for is absent.
 Preferences = Mapping[str, Preference]
 
 
@@ -37,8 +37,8 @@ Preferences = Mapping[str, Preference]
 class PreferenceUpdate:
     """A recipient's new preferences.
 
-    :param timestamp: when the recipient said so (UTC); it orders updates.
-    :param wanted: whether each named package type is wanted, by the type's name.
+    :param timestamp: when the recipient made the choice, in UTC. It orders updates.
+    :param wanted: whether each named package type is wanted, by the name of the type.
     """
 
     recipient_id: str
@@ -48,25 +48,25 @@ class PreferenceUpdate:
 
 @dataclass(frozen=True, slots=True)
 class UpdatedPreferences:
-    """The answer to an update.
+    """The result of an update.
 
-    :param preferences: what is in force now.
-    :param applied: whether all that the update named is in force, with its value and
-        its timestamp. So an exact repeat is answered as the first was, until a newer
-        update arrives.
+    :param preferences: the current preferences.
+    :param applied: whether every preference that the update named is now current, with its
+        value and its timestamp. An exact repeat is therefore answered as the first update
+        was, until a newer one arrives.
     """
 
     preferences: Preferences
     applied: bool
 
 
-def apply_update(update: PreferenceUpdate, in_force: Preferences) -> UpdatedPreferences:
-    """The preferences in force after an update; ``in_force`` is left as it is."""
-    preferences = dict(in_force)
+def apply_update(update: PreferenceUpdate, current: Preferences) -> UpdatedPreferences:
+    """Return the preferences after an update. ``current`` is left unchanged."""
+    preferences = dict(current)
     applied = True
     for package_type, wanted in update.wanted.items():
-        said = Preference(wanted, update.timestamp)
-        if said.supersedes(preferences.get(package_type)):
-            preferences[package_type] = said
-        applied = applied and preferences[package_type] == said
+        preference = Preference(wanted, update.timestamp)
+        if preference.supersedes(preferences.get(package_type)):
+            preferences[package_type] = preference
+        applied = applied and preferences[package_type] == preference
     return UpdatedPreferences(preferences, applied)

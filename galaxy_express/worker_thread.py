@@ -1,48 +1,61 @@
-"""Threads of the operating system, for what would keep the event loop waiting."""
+"""A worker thread for calls that would block the event loop."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-# Between threads of the operating system; gevent replaces it by one between its greenlets.
-_Channel = get_original("queue", "SimpleQueue")
+# A queue between operating system threads. gevent's replacement works between greenlets only.
+_Queue = get_original("queue", "SimpleQueue")
+
+Result = TypeVar("Result")
 
 
 class WorkerThread:
-    """A thread that makes one call at a time for the event loop.
+    """An operating system thread that makes one call at a time for the event loop.
 
-    gevent's pool of threads, from which it comes, takes several times as long to hand a
-    call over and its result back: it makes anew for each what is kept here.
+    gevent's own ThreadPool allocates a watcher and a result per call. Reusing one of each is
+    several times faster.
     """
 
     def __init__(self) -> None:
-        self._calls = _Channel()
-        self._results = _Channel()
-        self._notice = gevent.get_hub().loop.async_()
+        self._calls = _Queue()
+        self._results = _Queue()
+        self._done = gevent.get_hub().loop.async_()
         self._pool = ThreadPool(1)
         self._pool.spawn(self._run)
 
-    def call(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Have a function called, which raises nothing. The event loop then gives its
-        result to another, which may not wait for anything."""
-        self._notice.start(self._finish, then)
+    def submit(
+        self,
+        function: Callable[[], Result],
+        on_done: Callable[[Result | BaseException], None],
+    ) -> None:
+        """Call a function in the thread. The previous call must be done.
+
+        :param on_done: called in the event loop with the function's result, or with the
+            exception that it raised. It must not block.
+        """
+        self._done.start(self._finish, on_done)
         self._calls.put(function)
 
-    def _finish(self, then: Callable[[Any], None]) -> None:
-        self._notice.stop()
-        then(self._results.get())
+    def close(self) -> None:
+        """End the thread after its current call. That call's result is discarded."""
+        self._calls.put(None)
+        self._pool.kill()
+        self._done.close()
+
+    def _finish(self, on_done: Callable[[Any], None]) -> None:
+        self._done.stop()
+        on_done(self._results.get())
 
     def _run(self) -> None:
         while (function := self._calls.get()) is not None:
-            self._results.put(function())
-            del function  # nor what it holds, until the next one comes
-            self._notice.send()
-
-    def end(self) -> None:
-        """End the thread, after the call that it makes, whose result nobody gets."""
-        self._calls.put(None)
-        self._pool.kill()
-        self._notice.close()
+            try:
+                result = function()
+            except BaseException as error:  # handed over, so that the thread never dies unseen
+                result = error
+            self._results.put(result)
+            del function, result  # release what they hold before blocking on get()
+            self._done.send()

@@ -11,10 +11,9 @@ from sqlalchemy import CheckConstraint, Integer, Table, and_, cast, func, inspec
 from sqlalchemy.engine import Connection
 
 from galaxy_express import models
-from galaxy_express.delivery import Status
+from galaxy_express.delivery import REJECTED, CounterKey, Status
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
-from galaxy_express.storage.queries import CounterKey
 
 _packages = models.Package.__table__
 _preferences = models.Preference.__table__
@@ -83,7 +82,7 @@ def audit(database: Database) -> Audit:
         if missing:
             return Audit({}, 0, [f"There is no table {name}." for name in missing])
         counted = queries.as_totals(connection.execute(queries.TOTALS))
-        rejected = counted.pop(queries.REJECTED, 0)
+        rejected = counted.pop(REJECTED, 0)
         stored = _count_packages(connection)
         totals = {
             key: (stored.get(key, 0), counted.get(key, 0))

@@ -31,11 +31,11 @@ class Checkpoints:
         if now >= self._due and not self._under_way:
             self._under_way = True
             self._due = now + INTERVAL_SECONDS
-            self._thread.call(self._database.checkpoint, self._finish)
+            self._thread.submit(self._database.checkpoint, self._finish)
 
-    def _finish(self, _: None) -> None:
+    def _finish(self, result: BaseException | None) -> None:
         self._under_way = False
 
     def close(self) -> None:
         """End the thread, after the checkpoint that is under way."""
-        self._thread.end()
+        self._thread.close()

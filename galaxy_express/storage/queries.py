@@ -6,15 +6,10 @@ from typing import Any
 from sqlalchemy import and_, bindparam, exists, func, or_, select
 
 from galaxy_express import models
-from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.delivery import CounterKey, Decision, Package, Status
 from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference
 from galaxy_express.storage.database import Connection, Row, Upsert
-
-#: What a counter counts: an outcome and a package type, which is empty where the
-#: outcome is ``rejected``.
-CounterKey = tuple[str, str]
-REJECTED: CounterKey = ("rejected", "")
 
 _packages = models.Package.__table__
 _preferences = models.Preference.__table__

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import Preference
-from galaxy_express.storage.queries import REJECTED
 from galaxy_express.web.problems import Problem, problem
 from galaxy_express.web.schemas import (
     MAX_BATCH,

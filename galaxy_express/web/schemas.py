@@ -29,10 +29,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import WithDefaultSchema
 from typing_extensions import TypedDict
 
-from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.delivery import REJECTED, CounterKey, Decision, Package, Status
 from galaxy_express.package_types import PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preferences, PreferenceUpdate
-from galaxy_express.storage.queries import REJECTED, CounterKey
 
 MAX_BATCH = 1000
 

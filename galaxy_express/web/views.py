@@ -48,7 +48,7 @@ class GalaxyExpressService:
         try:
             package = self._schemas.parse_package(_read_body(request, MAX_BODY))
         except RejectedRequest:
-            request.desk.refuse()
+            request.desk.reject()
             raise
         outcome = request.desk.send(package)
         if isinstance(outcome, Conflict):
@@ -64,11 +64,11 @@ class GalaxyExpressService:
         try:
             items = self._schemas.parse_batch(_read_body(request, MAX_BATCH_BODY))
         except RejectedRequest:
-            request.desk.refuse()
+            request.desk.reject()
             raise
         packages = [item for item in items if isinstance(item, Package)]
         outcomes = iter(
-            request.desk.send_batch(packages, refused=len(items) - len(packages)) if items else ()
+            request.desk.send_batch(packages, rejected=len(items) - len(packages)) if items else ()
         )
         results: list[object] = []
         for item in items:

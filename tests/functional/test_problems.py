@@ -333,7 +333,7 @@ def test_what_a_client_did_wrong_is_no_fault(app: TestApp) -> None:
     [
         ("POST", "/packages", PACKAGE, {"send_package", "desk.send"}),
         ("POST", "/packages/batch", [PACKAGE], {"send_batch", "desk.send_batch"}),
-        ("POST", "/packages", {}, {"send_package", "desk.refuse"}),
+        ("POST", "/packages", {}, {"send_package", "desk.reject"}),
         (
             "PUT",
             "/recipients/leela/preferences",

@@ -22,7 +22,7 @@ INSERT = (
 @pytest.fixture(autouse=True)
 def _history(desk: DeliveryDesk) -> None:
     """Two packages delivered, one dropped, one conflict, two requests refused."""
-    send(desk, package("a"), package("b"), package("a", sender_id="mom"), refused=2)
+    send(desk, package("a"), package("b"), package("a", sender_id="mom"), rejected=2)
     say(desk, update(personal=False))
     send(desk, package("c"))
 
@@ -177,7 +177,7 @@ def test_beside_writes(database: Database, desk: DeliveryDesk) -> None:
         audits = threads.submit(lambda: [audit(database) for _ in range(20)])
         number = 0
         while not audits.done():
-            send(desk, package(f"more-{number}"), refused=1)
+            send(desk, package(f"more-{number}"), rejected=1)
             number += 1
     assert [found.faults for found in audits.result()] == [[]] * 20
     assert number > 0

@@ -7,13 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galaxy_express.delivery import Decision, SendResult, Status
-from galaxy_express.desk import DeliveryDesk, SendRequest, Write
+from galaxy_express.desk import DeliveryDesk, SendRequest
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
-from tests.integration.values import NOON, at, in_words, outcomes, package, say, send, update
+from tests.integration.values import (
+    NOON,
+    Write,
+    at,
+    commit,
+    in_words,
+    outcomes,
+    package,
+    say,
+    send,
+    update,
+)
 
 
 def test_a_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) -> None:
@@ -122,7 +133,7 @@ def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> 
         package("a", timestamp=at(1)),
         package("b", sender_id="other"),
         package("a"),
-        refused=2,
+        rejected=2,
     )
     assert [in_words(outcome) for outcome in sent] == [
         "delivered",
@@ -137,7 +148,8 @@ def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> 
 
 def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> None:
     """A package knows the updates before it in the group, and not those after it."""
-    answers = desk.commit(
+    answers = commit(
+        desk,
         [
             SendRequest([package("a")]),
             update(1, personal=False),
@@ -145,7 +157,7 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
             update(0, personal=True),
             update(2, personal=True),
             SendRequest([package("c"), package("b")]),
-        ]
+        ],
     )
     first, declined, second, older, wanted, third = answers
     assert [in_words(outcome) for outcome in outcomes(first)] == ["delivered"]
@@ -161,7 +173,7 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
 
 def test_a_request_that_was_refused_is_counted(backend: Backend, desk: DeliveryDesk) -> None:
     """A refusal moves one counter, and there is no row for it."""
-    desk.commit([SendRequest(refused=1), SendRequest(refused=3)])
+    commit(desk, [SendRequest(rejected=1), SendRequest(rejected=3)])
     assert backend.stored() == {}
     assert backend.counted() == {("rejected", ""): 4}
 
@@ -194,7 +206,7 @@ def test_a_transaction_that_fails_leaves_nothing(
     send(desk, package("before"))
     backend.refuse_inserts(table)
     with pytest.raises(database.driver_error):
-        desk.commit([SendRequest([package("a")], refused=1), update(personal=False)])
+        commit(desk, [SendRequest([package("a")], rejected=1), update(personal=False)])
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
     assert backend.rows("SELECT * FROM preferences") == []
 
@@ -224,7 +236,7 @@ def test_a_group_is_as_good_as_one_by_one(
 ) -> None:
     """Any writes come to the same in one transaction as in one transaction each."""
     backend.empty_tables()
-    together = desk.commit(writes), backend.contents(), backend.counted()
+    together = commit(desk, writes), backend.contents(), backend.counted()
     backend.empty_tables()
-    one_by_one = [answer for write in writes for answer in desk.commit([write])]
+    one_by_one = [answer for write in writes for answer in commit(desk, [write])]
     assert together == (one_by_one, backend.contents(), backend.counted())

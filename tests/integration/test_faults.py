@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from galaxy_express.delivery import REJECTED
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema
 from galaxy_express.package_types import PACKAGE_TYPES
@@ -96,8 +97,8 @@ def test_another_instance_is_not_waited_for_without_end(
 ) -> None:
     """Who waits for another instance of the service, which hangs, gives up in time."""
     with ThreadPoolExecutor(1) as threads, database.transaction() as connection:
-        queries.add_to_totals(connection, impatient_desk._shard, {queries.REJECTED: 1})
-        waiting = threads.submit(send, impatient_desk, refused=1)
+        queries.add_to_totals(connection, impatient_desk._shard, {REJECTED: 1})
+        waiting = threads.submit(send, impatient_desk, rejected=1)
         with pytest.raises(DatabaseUnavailable):
             waiting.result(timeout=5)
 

@@ -3,13 +3,23 @@
 import pytest
 
 from galaxy_express.delivery import Decision, SendResult, Status
-from galaxy_express.desk import DeliveryDesk, SendRequest, Write
+from galaxy_express.desk import DeliveryDesk, SendRequest
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.integration.racing import meanwhile
-from tests.integration.values import at, in_words, outcomes, package, say, send, update
+from tests.integration.values import (
+    Write,
+    at,
+    commit,
+    in_words,
+    outcomes,
+    package,
+    say,
+    send,
+    update,
+)
 
 DROP_B = (
     "INSERT INTO packages (package_id, sender_id, recipient_id, package_type, timestamp, status)"
@@ -93,12 +103,12 @@ def test_an_update_recorded_meanwhile_is_weighed(
 def test_an_update_lost_to_another_spoils_nothing(backend: Backend, desk: DeliveryDesk) -> None:
     """A group that is done again because of one update has its packages decided by it once."""
     group: list[Write] = [
-        SendRequest([package("a")], refused=1),
+        SendRequest([package("a")], rejected=1),
         update(0, personal=True),
         SendRequest([package("b")]),
     ]
     first, updated, second = meanwhile(
-        backend, preference(Preference(False, at(1))), lambda: desk.commit(group)
+        backend, preference(Preference(False, at(1))), lambda: commit(desk, group)
     )
     assert [in_words(outcome) for outcome in outcomes(first)] == ["dropped"]
     assert updated == UpdatedPreferences({"personal": Preference(False, at(1))}, applied=False)

@@ -26,7 +26,7 @@ from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
 from tests.integration.conftest import MakeDesk
 from tests.integration.racing import at_once
-from tests.integration.values import NOON, in_words, package, say, send, update
+from tests.integration.values import NOON, commit, in_words, package, say, send, update
 
 if SKIP_POSTGRESQL:
     pytest.skip(NO_POSTGRESQL, allow_module_level=True)
@@ -188,7 +188,7 @@ def test_updates_of_one_recipient_take_turns(
             held.execute(
                 "INSERT INTO packages VALUES ('a', 'zap', 'leela', 'personal', 0, 'dropped')"
             )
-            threads.submit(one.commit, [first, SendRequest([package("a")])])
+            threads.submit(commit, one, [first, SendRequest([package("a")])])
             backend.wait_for_blocked_write()
             answered = threads.submit(say, other, second)
             deadline = time.monotonic() + 5
@@ -237,7 +237,7 @@ def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> Non
         for start in range(0, len(updates), 10):
             packages = [package(f"{start} {each}", recipient_id=each) for each in recipients]
             order.shuffle(packages)
-            desk.commit([*updates[start : start + 10], SendRequest(packages)])
+            commit(desk, [*updates[start : start + 10], SendRequest(packages)])
 
     databases = [open_database() for _ in range(THREADS)]
     desks = [DeliveryDesk(database, PACKAGE_TYPES) for database in databases]
@@ -279,7 +279,7 @@ def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:
             "CREATE TRIGGER lose BEFORE INSERT ON preferences FOR EACH ROW EXECUTE FUNCTION lose()"
         )
     with pytest.raises(DatabaseUnavailable):
-        desk.commit([SendRequest([package()]), update(personal=True)])
+        commit(desk, [SendRequest([package()]), update(personal=True)])
     assert backend.rows("SELECT last_value FROM attempts") == [(ATTEMPTS,)]
     assert backend.stored() == backend.counted() == {}
 

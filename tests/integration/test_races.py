@@ -19,7 +19,7 @@ from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
 from tests.integration.racing import at_once
-from tests.integration.values import at, in_words, package, say, send, update
+from tests.integration.values import at, commit, in_words, package, say, send, update
 
 THREADS = 6
 
@@ -96,7 +96,7 @@ def test_updates_in_any_order(database: Database, make_desk: MakeDesk) -> None:
     def work(desk: DeliveryDesk, order: random.Random) -> None:
         mine = order.sample(updates, len(updates))
         for start in range(0, len(mine), 10):
-            desk.commit(mine[start : start + 10])
+            commit(desk, mine[start : start + 10])
 
     at_once([partial(work, make_desk(), random.Random(n)) for n in range(THREADS)])
     newest = at(THREADS - 1)
@@ -160,7 +160,7 @@ def test_counters_miss_nothing(backend: Backend, make_desk: MakeDesk) -> None:
         # A shard that all share, as two of many processes will.
         desk._shard = 0
         for n in range(10):
-            desk.commit([SendRequest([package(f"{number}-{n}")], refused=1)])
+            commit(desk, [SendRequest([package(f"{number}-{n}")], rejected=1)])
 
     at_once([partial(work, make_desk(), n) for n in range(THREADS)])
     total = 10 * THREADS

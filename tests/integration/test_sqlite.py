@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from galaxy_express.delivery import REJECTED
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
@@ -90,7 +91,7 @@ def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Data
 
     def write() -> None:
         with database.transaction() as connection:
-            queries.add_to_totals(connection, 0, {queries.REJECTED: 1})
+            queries.add_to_totals(connection, 0, {REJECTED: 1})
             sqlite.path.unlink()
 
     with pytest.raises(DatabaseUnavailable, match="was replaced"):

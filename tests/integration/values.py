@@ -1,9 +1,10 @@
 """Values of the domain, made short."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from galaxy_express.delivery import Conflict, Package, SendOutcome, SendResult
-from galaxy_express.desk import Answer, DeliveryDesk, SendRequest
+from galaxy_express.desk import DeliveryDesk, SendRequest, UpdateRequest
 from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
 
 NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
@@ -21,7 +22,7 @@ def package(
     package_type: str = "personal",
     timestamp: datetime = NOON,
 ) -> Package:
-    """A personal package of Zap's for Leela, unless it is said otherwise."""
+    """A personal package from Zap to Leela, unless the arguments say otherwise."""
     return Package(package_id, sender_id, recipient_id, package_type, timestamp)
 
 
@@ -30,21 +31,38 @@ def update(minute: int = 0, recipient_id: str = "leela", **wanted: bool) -> Pref
     return PreferenceUpdate(recipient_id, at(minute), wanted)
 
 
-def send(desk: DeliveryDesk, *packages: Package, refused: int = 0) -> list[SendOutcome]:
-    """Send packages in one submission."""
-    (answer,) = desk.commit([SendRequest(packages, refused)])
-    return outcomes(answer)
+Write = SendRequest | PreferenceUpdate
+Answer = list[SendOutcome] | UpdatedPreferences
 
 
-def say(desk: DeliveryDesk, said: PreferenceUpdate) -> UpdatedPreferences:
+def commit(desk: DeliveryDesk, writes: Sequence[Write]) -> list[Answer]:
+    """Commit writes in one transaction, and return the answer to each."""
+    requests = [
+        UpdateRequest(write) if isinstance(write, PreferenceUpdate) else write for write in writes
+    ]
+    desk.commit(requests)
+    return [
+        request.result if isinstance(request, UpdateRequest) else request.outcomes
+        for request in requests
+    ]
+
+
+def send(desk: DeliveryDesk, *packages: Package, rejected: int = 0) -> list[SendOutcome]:
+    """Send packages in one request."""
+    request = SendRequest(packages, rejected)
+    desk.commit([request])
+    return request.outcomes
+
+
+def say(desk: DeliveryDesk, update: PreferenceUpdate) -> UpdatedPreferences:
     """Update a recipient's preferences."""
-    (answer,) = desk.commit([said])
-    assert isinstance(answer, UpdatedPreferences)
-    return answer
+    request = UpdateRequest(update)
+    desk.commit([request])
+    return request.result
 
 
 def outcomes(answer: Answer) -> list[SendOutcome]:
-    """The answer to a submission."""
+    """The answer to a send request."""
     assert isinstance(answer, list)
     return answer
 

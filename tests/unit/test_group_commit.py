@@ -1,9 +1,10 @@
-"""Group commit: what goes into which transaction, and who hears what of it."""
+"""Group commit: which write goes into which transaction, and who learns what about it."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from itertools import chain
 
 import gevent
 import pytest
@@ -12,71 +13,84 @@ from gevent import Greenlet
 from galaxy_express.group_commit import GroupCommit, Overloaded
 
 
-class Ledger:
-    """What is committed to: it can be held up, and it refuses the writes named in ``cursed``,
-    by raising ``curse``, and answers nothing to those in ``forgotten``.
+class Write:
+    """A write whose size is the length of its text. Its result is the text in capitals."""
 
-    :ivar groups: the writes that were committed, by transaction.
-    :ivar begun: how many transactions have begun.
-    :ivar noted: how many transactions there had been, each time that the end of one was noted.
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.size = len(text)
+        self.result = ""
+
+
+class Away(Exception):
+    """The ledger can't be reached, whatever is to be written."""
+
+
+class Ledger:
+    """Where writes are committed. It can be paused, and it can fail.
+
+    :ivar groups: the texts that were committed, by transaction.
+    :ivar attempts: the texts that were to be committed, by transaction.
+    :ivar poison: the texts that can't be committed.
+    :ivar error: what is raised for these.
+    :ivar noted: how many transactions had succeeded at each call of ``note``.
     """
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
-        self.begun = 0
+        self.attempts: list[list[str]] = []
         self.noted: list[int] = []
-        self.cursed: set[str] = set()
-        self.curse: type[BaseException] = ArithmeticError
-        self.forgotten: set[str] = set()
+        self.poison: set[str] = set()
+        self.error: BaseException = ArithmeticError("poison")
         self._may_go_on = threading.Event()
         self._may_go_on.set()
 
-    def commit(self, writes: Sequence[str]) -> list[str]:
+    def commit(self, writes: Sequence[Write]) -> None:
         """Commit all writes, or none."""
-        self.begun += 1
+        texts = [write.text for write in writes]
+        self.attempts.append(texts)
         self._may_go_on.wait()
-        if self.cursed.intersection(writes):
-            raise self.curse(f"{self.cursed} can't be committed")
-        self.groups.append(list(writes))
-        return [write.upper() for write in writes if write not in self.forgotten]
+        if self.poison.intersection(texts):
+            raise self.error
+        self.groups.append(texts)
+        for write in writes:
+            write.result = write.text.upper()
 
     def note(self) -> None:
-        """Note the end of a transaction."""
+        """Note that a transaction has ended."""
         self.noted.append(len(self.groups))
 
     def hold(self) -> None:
-        """Let no transaction end."""
+        """Pause all transactions."""
         self._may_go_on.clear()
 
     def go_on(self) -> None:
-        """Let transactions end."""
+        """Resume all transactions."""
         self._may_go_on.set()
 
 
-MakeQueue = Callable[..., GroupCommit[str, str]]
+MakeQueue = Callable[..., GroupCommit[Write]]
 
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """What the queue commits to."""
+    """Where the queues commit."""
     return Ledger()
 
 
 @pytest.fixture
 def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
-    """Make a queue in which a write weighs as much as it is long."""
+    """Make queues, and close them after the test."""
     queues = []
 
-    def make(
-        max_group: int = 10, max_queued: int = 10, timeout: float = 30
-    ) -> GroupCommit[str, str]:
-        queue: GroupCommit[str, str] = GroupCommit(
+    def make(max_group: int = 10, max_queued: int = 10, timeout: float = 30) -> GroupCommit[Write]:
+        queue: GroupCommit[Write] = GroupCommit(
             ledger.commit,
-            weigh=len,
+            shared_errors=Away,
             max_group=max_group,
             max_queued=max_queued,
             timeout=timedelta(seconds=timeout),
-            after_commit=ledger.note,
+            on_commit=ledger.note,
         )
         queues.append(queue)
         return queue
@@ -88,50 +102,57 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Let the others run until it is so."""
+    """Let other greenlets run until a condition holds."""
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
         gevent.sleep(0.001)
 
 
-def submit(queue: GroupCommit[str, str], *writes: str) -> list[Greenlet]:
-    """Submit writes one after the other, each by a request of its own."""
-    greenlets = [Greenlet(queue.submit, write) for write in writes]
+def commit(queue: GroupCommit[Write], text: str) -> str:
+    """Commit a text, and return its result."""
+    write = Write(text)
+    queue.submit(write)
+    return write.result
+
+
+def submit(queue: GroupCommit[Write], *texts: str) -> list[Greenlet]:
+    """Commit texts one after another, each in a greenlet of its own."""
+    greenlets = [Greenlet(commit, queue, text) for text in texts]
     for greenlet in greenlets:
         greenlet.start()
-    gevent.sleep(0)  # each of them has its turn before this goes on
+    gevent.sleep(0)  # let each of them submit its write
     return greenlets
 
 
 def submit_while_busy(
-    queue: GroupCommit[str, str], ledger: Ledger, *writes: str
+    queue: GroupCommit[Write], ledger: Ledger, *writes: str
 ) -> tuple[Greenlet, list[Greenlet]]:
-    """Submit writes while the commit of another, ``busy``, is under way and is held up."""
-    begun = ledger.begun
+    """Submit writes while the commit of another one, ``busy``, is paused."""
+    attempts = len(ledger.attempts)
     ledger.hold()
     (busy,) = submit(queue, "busy")
-    wait_until(lambda: ledger.begun == begun + 1)
+    wait_until(lambda: len(ledger.attempts) == attempts + 1)
     return busy, submit(queue, *writes)
 
 
 def answers(greenlets: list[Greenlet]) -> list[str]:
-    """What the requests were answered."""
+    """The results, in order."""
     return [greenlet.get(timeout=10) for greenlet in greenlets]
 
 
 def test_a_lone_write_goes_at_once(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A write that finds nothing under way is a group of its own, and waits for no other."""
+    """A write that is submitted while no commit runs is a group of its own."""
     queue = make_queue()
-    assert queue.submit("a") == "A"
-    assert queue.submit("b") == "B"
+    assert commit(queue, "a") == "A"
+    assert commit(queue, "b") == "B"
     assert ledger.groups == [["a"], ["b"]]
 
 
 def test_what_queues_during_a_commit_is_the_next_group(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
-    """Writes submitted while a commit runs share the next, in the order of submission."""
+    """Writes submitted while a commit runs share the next one, in the order of submission."""
     busy, waiting = submit_while_busy(make_queue(), ledger, "a", "b", "c")
     ledger.go_on()
     assert answers([busy, *waiting]) == ["BUSY", "A", "B", "C"]
@@ -139,22 +160,22 @@ def test_what_queues_during_a_commit_is_the_next_group(
 
 
 def test_nobody_is_answered_before_the_commit_ends(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A request waits for the commit that holds its write."""
+    """A request waits for the commit that its write is part of."""
     busy, waiting = submit_while_busy(make_queue(), ledger, "a")
     gevent.sleep(0.05)
     assert not any(greenlet.ready() for greenlet in [busy, *waiting])
 
 
 def test_the_event_loop_goes_on_during_a_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """Commits run in a thread of their own; were it the loop's, nobody could let this one end."""
+    """A commit doesn't block the event loop, which ends this one."""
     queue = make_queue()
     ledger.hold()
     gevent.spawn_later(0.01, ledger.go_on)
-    assert queue.submit("a") == "A"
+    assert commit(queue, "a") == "A"
 
 
 def test_a_group_has_its_limit(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """No group weighs more than the limit, and no write overtakes another."""
+    """No group exceeds the limit, and no write overtakes another."""
     busy, waiting = submit_while_busy(make_queue(max_group=5), ledger, "aa", "bb", "cc", "d", "ee")
     ledger.go_on()
     assert answers([busy, *waiting]) == ["BUSY", "AA", "BB", "CC", "D", "EE"]
@@ -162,7 +183,7 @@ def test_a_group_has_its_limit(make_queue: MakeQueue, ledger: Ledger) -> None:
 
 
 def test_a_write_over_the_limit_goes_alone(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A write that weighs more than a group may is a group of its own."""
+    """A write larger than the limit is a group of its own."""
     busy, waiting = submit_while_busy(
         make_queue(max_group=3, max_queued=100), ledger, "a", "bbbb", "c"
     )
@@ -171,19 +192,19 @@ def test_a_write_over_the_limit_goes_alone(make_queue: MakeQueue, ledger: Ledger
     assert ledger.groups == [["busy"], ["a"], ["bbbb"], ["c"]]
 
 
-def test_a_full_queue_refuses_at_once(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """What would wait past the limit is refused while the others still wait."""
+def test_a_full_queue_rejects_at_once(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """A write that would exceed the queue's limit is rejected while the others still wait."""
     queue = make_queue(max_queued=4)
     busy, waiting = submit_while_busy(queue, ledger, "aa", "bb")
     with pytest.raises(Overloaded, match="too many"):
-        queue.submit("c")
+        commit(queue, "c")
     ledger.go_on()
     assert answers([busy, *waiting]) == ["BUSY", "AA", "BB"]
     assert ledger.groups == [["busy"], ["aa", "bb"]]
 
 
-def test_room_comes_back(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A queue that was full takes writes again once those that waited are committed."""
+def test_a_queue_accepts_writes_again(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """A queue that was full accepts writes once the waiting ones are committed."""
     queue = make_queue(max_queued=4)
     busy, waiting = submit_while_busy(queue, ledger, "aaaa")
     ledger.go_on()
@@ -194,22 +215,22 @@ def test_room_comes_back(make_queue: MakeQueue, ledger: Ledger) -> None:
 
 
 def test_a_write_over_the_bound_may_wait_alone(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A write that weighs more than may wait is taken if nothing else waits."""
+    """A write larger than the queue's limit is accepted if nothing else waits."""
     busy, waiting = submit_while_busy(make_queue(max_queued=3), ledger, "aaaaaa")
     ledger.go_on()
     assert answers([busy, *waiting]) == ["BUSY", "AAAAAA"]
 
 
 def test_the_time_is_bounded(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """Nobody waits for longer than the limit, whether the commit is under way or not."""
+    """No write waits longer than the timeout, whether or not its commit is running."""
     busy, waiting = submit_while_busy(make_queue(timeout=0.05), ledger, "a")
     for greenlet in [busy, *waiting]:
         with pytest.raises(Overloaded, match="too long"):
             greenlet.get(timeout=10)
 
 
-def test_what_was_given_up_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A write that nobody waits for any more is left out, and those around it are not."""
+def test_an_abandoned_write_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """A write that nobody waits for is left out; the others of its group are committed."""
     queue = make_queue()
     busy, (first, second, third) = submit_while_busy(queue, ledger, "a", "b", "c")
     second.kill()
@@ -218,81 +239,106 @@ def test_what_was_given_up_is_not_committed(make_queue: MakeQueue, ledger: Ledge
     assert ledger.groups == [["busy"], ["a", "c"]]
 
 
-def test_a_group_that_was_given_up_whole_is_no_commit(
-    make_queue: MakeQueue, ledger: Ledger
-) -> None:
-    """Where nobody waits any more there is nothing to commit, and the queue goes on."""
+def test_an_abandoned_group_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """If nobody waits for a group it is skipped, and the queue goes on."""
     queue = make_queue()
     busy, waiting = submit_while_busy(queue, ledger, "a", "b")
     gevent.killall(waiting)
     ledger.go_on()
     assert answers([busy]) == ["BUSY"]
-    assert queue.submit("c") == "C"
+    assert commit(queue, "c") == "C"
     assert ledger.groups == [["busy"], ["c"]]
 
 
-def test_a_write_given_up_during_its_commit_is_committed(
+def test_a_write_abandoned_during_its_commit_is_committed(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
-    """What is under way can't be called back: a retry finds its outcome."""
+    """A running commit can't be cancelled: a retry finds its outcome."""
     queue = make_queue()
     busy, _ = submit_while_busy(queue, ledger)
     busy.kill()
     ledger.go_on()
-    assert queue.submit("a") == "A"
+    assert commit(queue, "a") == "A"
     assert ledger.groups == [["busy"], ["a"]]
 
 
-def test_a_failure_reaches_all_of_its_group_and_no_other(
+@pytest.mark.parametrize("poison", [{"a"}, {"c"}, {"e"}, {"b", "d"}, set("abcde")])
+def test_a_write_that_cannot_be_committed_fails_alone(
+    make_queue: MakeQueue, ledger: Ledger, poison: set[str]
+) -> None:
+    """Writes that can't be committed fail, and all others of their group are committed."""
+    ledger.poison = poison
+    busy, waiting = submit_while_busy(make_queue(), ledger, *"abcde")
+    ledger.go_on()
+    for text, greenlet in zip("abcde", waiting, strict=True):
+        if text in poison:
+            with pytest.raises(ArithmeticError):
+                greenlet.get(timeout=10)
+        else:
+            assert greenlet.get(timeout=10) == text.upper()
+    assert answers([busy]) == ["BUSY"]
+    assert sorted(chain(*ledger.groups)) == sorted({"busy", *"abcde"} - poison)
+
+
+def test_an_error_that_all_writes_share_fails_the_group_at_once(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
-    """Everyone in a group that fails hears why; the groups before and after are untouched."""
-    ledger.cursed = {"bb"}
-    busy, (a, b, c, d) = submit_while_busy(make_queue(max_group=4), ledger, "aa", "bb", "cc", "d")
+    """When the database is away, its writes aren't tried again one by one."""
+    ledger.poison, ledger.error = {"a"}, Away("away")
+    _, waiting = submit_while_busy(make_queue(), ledger, *"abc")
     ledger.go_on()
-    assert answers([busy, c, d]) == ["BUSY", "CC", "D"]
-    for greenlet in (a, b):
-        with pytest.raises(ArithmeticError, match="bb"):
+    for greenlet in waiting:
+        with pytest.raises(Away, match="away"):
             greenlet.get(timeout=10)
-    assert ledger.groups == [["busy"], ["cc", "d"]]
+    assert ledger.attempts == [["busy"], ["a", "b", "c"]]
 
 
-@pytest.mark.parametrize("curse", [ArithmeticError, SystemExit])
-def test_work_goes_on_after_a_failure(
-    make_queue: MakeQueue, ledger: Ledger, curse: type[BaseException]
+@pytest.mark.parametrize("error", [Away("away"), SystemExit("exit")])
+def test_each_waiter_gets_an_exception_of_its_own(
+    make_queue: MakeQueue, ledger: Ledger, error: BaseException
 ) -> None:
-    """A commit that fails, however badly, leaves the queue as it was."""
-    queue = make_queue()
-    ledger.cursed, ledger.curse = {"a"}, curse
-    with pytest.raises(curse):
-        queue.submit("a")
-    ledger.cursed = set()
-    assert queue.submit("a") == "A"
-
-
-def test_work_goes_on_without_an_answer(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A commit that forgets an answer is a failure like any other, and nobody gets another's."""
-    queue = make_queue()
-    ledger.forgotten = {"a"}
-    busy, (a, b) = submit_while_busy(queue, ledger, "a", "b")
+    """The exception of one request never shows what another request was doing."""
+    ledger.poison, ledger.error = {"a"}, error
+    _, waiting = submit_while_busy(make_queue(), ledger, *"ab")
     ledger.go_on()
-    for greenlet in (a, b):
-        with pytest.raises(AssertionError, match="1 answers to 2 writes"):
-            greenlet.get(timeout=10)
-    assert answers([busy]) == ["BUSY"]
-    assert queue.submit("c") == "C"
+    first, second = (greenlet_error(greenlet) for greenlet in waiting)
+    assert first is not second
+    assert type(first) is type(second) is type(error)
+    assert first.args == second.args == error.args
+    assert first.__cause__ is second.__cause__ is error
+    assert first.__traceback__ is not second.__traceback__
+
+
+def greenlet_error(greenlet: Greenlet) -> BaseException:
+    """Wait for a greenlet to fail, and return its exception."""
+    with pytest.raises((Away, SystemExit)) as raised:
+        greenlet.get(timeout=10)
+    return raised.value
+
+
+@pytest.mark.parametrize("error", [ArithmeticError(), Away(), SystemExit()])
+def test_work_goes_on_after_a_failure(
+    make_queue: MakeQueue, ledger: Ledger, error: BaseException
+) -> None:
+    """A commit that fails, however badly, leaves the queue working."""
+    queue = make_queue()
+    ledger.poison, ledger.error = {"a"}, error
+    with pytest.raises(type(error)):
+        commit(queue, "a")
+    ledger.poison = set()
+    assert commit(queue, "a") == "A"
 
 
 def test_what_follows_a_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """What is to be done after each commit is done once for each."""
+    """The callback is called once after each commit."""
     queue = make_queue()
-    for write in "abc":
-        queue.submit(write)
+    for text in "abc":
+        commit(queue, text)
     wait_until(lambda: ledger.noted == [1, 2, 3])
 
 
-def test_closing_waits_for_the_commit_under_way(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """Closing the queue lets the commit that runs come to its end."""
+def test_closing_waits_for_the_running_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """Closing the queue waits for the running commit."""
     queue = make_queue()
     submit_while_busy(queue, ledger)
     threading.Timer(0.05, ledger.go_on).start()

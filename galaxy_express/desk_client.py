@@ -1,0 +1,147 @@
+"""The delivery desk as a request reaches it: the queue before it, spans, and counts."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from baseplate import Span
+from baseplate.clients import ContextFactory
+from baseplate.lib import config
+
+from galaxy_express import metrics
+from galaxy_express.delivery import Conflict, Package, SendOutcome, replay
+from galaxy_express.desk import DeliveryDesk, SendRequest, UpdateRequest, WriteRequest
+from galaxy_express.group_commit import GroupCommit
+from galaxy_express.package_types import PackageTypeRegistry
+from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
+from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.storage import queries
+from galaxy_express.storage.checkpoints import Checkpoints
+from galaxy_express.storage.database import Database, DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+class DeskClient:
+    """The delivery desk on the context of a request, with a child span per operation."""
+
+    def __init__(
+        self, database: Database, queue: GroupCommit[WriteRequest], name: str, span: Span
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._name = name
+        self._span = span
+
+    def send(self, package: Package) -> SendOutcome:
+        """Decide a package, or find its earlier decision.
+
+        :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.group_commit.Overloaded: as above, or the outcome is unknown.
+        """
+        with self._span.make_child(f"{self._name}.send"):
+            outcome = self._find_replay(package)
+            if outcome is None:
+                (outcome,) = self._submit(SendRequest([package]))
+            _count(package, outcome)
+            return outcome
+
+    def _find_replay(self, package: Package) -> SendOutcome | None:
+        # Answer retries from a read, so that they skip the write queue.
+        with self._database.read_connection() as connection:
+            earlier = queries.find_decision(connection, package.package_id)
+        if earlier is None or not package.is_retry_of(earlier.package):
+            return None
+        return replay(package, earlier)
+
+    def send_batch(self, packages: Sequence[Package], rejected: int) -> list[SendOutcome]:
+        """Decide packages, in order.
+
+        :param rejected: how many items of the batch were rejected, to be counted.
+        :raises: what :py:meth:`send` raises.
+        """
+        with self._span.make_child(f"{self._name}.send_batch"):
+            outcomes = self._submit(SendRequest(packages, rejected))
+            for package, outcome in zip(packages, outcomes, strict=True):
+                _count(package, outcome)
+            if rejected:
+                metrics.count_rejected(rejected)
+            return outcomes
+
+    def reject(self) -> None:
+        """Count a send request that was rejected.
+
+        :raises: what :py:meth:`send` raises.
+        """
+        with self._span.make_child(f"{self._name}.reject"):
+            self._submit(SendRequest(rejected=1))
+            metrics.count_rejected(1)
+
+    def _submit(self, request: SendRequest) -> list[SendOutcome]:
+        self._queue.submit(request)
+        return request.outcomes
+
+    def update_preferences(self, update: PreferenceUpdate) -> UpdatedPreferences:
+        """Record a recipient's preferences, unless newer ones are current.
+
+        :raises: what :py:meth:`send` raises.
+        """
+        with self._span.make_child(f"{self._name}.update_preferences"):
+            request = UpdateRequest(update)
+            self._queue.submit(request)
+            metrics.count_preference_update(request.result.applied)
+            return request.result
+
+
+def _count(package: Package, outcome: SendOutcome) -> None:
+    if isinstance(outcome, Conflict):
+        metrics.count_send("conflicting", package.package_type)
+        logger.debug(
+            "Package %r from sender %r conflicts with an earlier package of the same id",
+            package.package_id,
+            package.sender_id,
+        )
+    elif outcome.replayed:
+        metrics.count_send("replayed", package.package_type)
+    else:
+        metrics.count_send(outcome.decision.status.value, package.package_type)
+
+
+class DeskContextFactory(ContextFactory):
+    """Puts a :py:class:`DeskClient` on the context of each request.
+
+    :param app_config: its keys ``desk.*`` limit the queue.
+    :raises baseplate.lib.config.ConfigurationError: naming the invalid key.
+    """
+
+    def __init__(
+        self, app_config: config.RawConfig, database: Database, package_types: PackageTypeRegistry
+    ) -> None:
+        settings = parse_settings(
+            app_config,
+            "desk",
+            {
+                "max_group": config.Optional(positive_integer, 1000),
+                "max_queued": config.Optional(positive_integer, 10_000),
+                "timeout": config.Optional(config.Timespan, timedelta(seconds=10)),
+            },
+        )
+        self._database = database
+        self._checkpoints = Checkpoints(database)
+        self._queue: GroupCommit[WriteRequest] = GroupCommit(
+            DeliveryDesk(database, package_types).commit,
+            shared_errors=DatabaseUnavailable,
+            max_group=settings.max_group,
+            max_queued=settings.max_queued,
+            timeout=settings.timeout,
+            on_commit=self._checkpoints.note_commit,
+        )
+
+    def make_object_for_context(self, name: str, span: Span) -> DeskClient:
+        """See :py:class:`baseplate.clients.ContextFactory`."""
+        return DeskClient(self._database, self._queue, name, span)
+
+    def close(self) -> None:
+        """End the worker threads after their current calls."""
+        self._queue.close()
+        self._checkpoints.close()

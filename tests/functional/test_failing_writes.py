@@ -1,0 +1,62 @@
+"""A write that the database can't record, among others that share its transaction."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+
+from galaxy_express.models import create_schema
+from tests.backends import Backend, SQLiteBackend
+from tests.conftest import MakeApp
+from tests.functional.client import ANY, UPDATE, send, send_batch, totals, update
+from tests.functional.test_concurrency import at_once
+
+# The ids and the recipient that the database below does not accept.
+POISON = ("poison-1", "poison-2")
+
+
+@pytest.fixture
+def poisoned(backend: Backend) -> Backend:
+    """A database that accepts all rows but a few."""
+    create_schema(backend.config)
+    ids = ", ".join(f"'{poison}'" for poison in POISON)
+    for table, column in (("packages", "package_id"), ("preferences", "recipient_id")):
+        if isinstance(backend, SQLiteBackend):
+            backend.rows(
+                f"CREATE TRIGGER refuse_{table} BEFORE INSERT ON {table}"
+                f" WHEN new.{column} IN ({ids}) BEGIN SELECT raise(ABORT, 'refused'); END"
+            )
+        else:
+            backend.rows(
+                f"ALTER TABLE {table} ADD CONSTRAINT refuse_{table} CHECK ({column} NOT IN ({ids}))"
+            )
+    return backend
+
+
+def test_a_failing_write_fails_alone(poisoned: Backend, make_app: MakeApp) -> None:
+    """Requests that share a transaction with failing ones are answered, stored and counted."""
+    app = make_app()
+    good = [partial(send, app, package_id=f"good-{number}") for number in range(20)]
+    bad = [partial(send, app, ANY, package_id=poison) for poison in POISON]
+    updates = [partial(update, app, UPDATE, f"recipient-{number}") for number in range(3)]
+    bad_update = partial(update, app, UPDATE, POISON[0], ANY)
+    answers = at_once([*good[:10], bad[0], *updates, bad_update, bad[1], *good[10:]])
+    assert Counter(answer.status_int for answer in answers) == {201: 20, 200: 3, 500: 3}
+    assert totals(app) == (20, 0, 0)
+    assert poisoned.stored() == poisoned.counted() == {("delivered", "personal"): 20}
+
+
+def test_a_failing_batch_fails_whole(poisoned: Backend, make_app: MakeApp) -> None:
+    """A batch is recorded whole or not at all, and doesn't affect others."""
+    app = make_app()
+    items = [{"package_id": package_id} for package_id in ("batch-1", POISON[0], "batch-2")]
+    package = {
+        "timestamp": "2142-03-01T12:00:00Z",
+        "sender_id": "zap",
+        "recipient_id": "leela",
+        "package_type": "personal",
+    }
+    batch = partial(send_batch, app, *(package | item for item in items), status=ANY)
+    answers = at_once([partial(send, app, package_id="alone"), batch])
+    assert [answer.status_int for answer in answers] == [201, 500]
+    assert poisoned.stored() == poisoned.counted() == {("delivered", "personal"): 1}
