@@ -74,7 +74,7 @@ def measure(settings: Settings) -> dict[str, list[Cost]]:
 
 
 def _serving_parts(settings: Settings, parts: str) -> AbstractContextManager[Service]:
-    whole = "factory = galaxy_express:make_wsgi_app\n"
+    whole = "factory = galaxy_express.serving.wsgi:make_app\n"
     config = (ROOT / "configs/production.ini").read_text()
     assert whole in config
     some = f"factory = benchmarks.parts:make_wsgi_app\nparts = {parts}\n"

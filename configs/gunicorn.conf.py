@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
+from types import ModuleType
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -62,6 +64,21 @@ logger_class = _Logger
 _PREFIX = "galaxy_express_metrics_"
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=_PREFIX)
+
+
+def on_starting(server: Any) -> None:
+    """Refuse settings that don't exist, which gunicorn would ignore.
+
+    :raises SystemExit: with their names.
+    """
+    unknown = [
+        name
+        for name, value in globals().items()
+        if name.islower() and name[0] != "_" and not isinstance(value, ModuleType)
+        if name not in server.cfg.settings
+    ]
+    if unknown:
+        sys.exit(f"{__file__}: gunicorn has no setting {', '.join(unknown)}")
 
 
 def pre_fork(server: Any, worker: Any) -> None:

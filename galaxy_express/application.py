@@ -11,6 +11,7 @@ from pyramid.router import Router
 from galaxy_express.desk_client import DeskContextFactory
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
+from galaxy_express.settings import check_endpoints, check_settings
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
 from galaxy_express.storage.dialects import database_from_config
 
@@ -21,22 +22,25 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     """Make the WSGI application.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :param package_types: the types of package that there are.
+    :param package_types: the types of package that exist.
     :raises baseplate.lib.config.ConfigurationError: naming the setting that is wrong.
     """
-    database = database_from_config(app_config)
-    desk = DeskContextFactory(app_config, database, package_types)
-
+    check_settings(app_config)
     baseplate = Baseplate(app_config)
     baseplate.configure_observers()
-    baseplate.add_to_context("database", DatabaseContextFactory(database))
-    baseplate.add_to_context("desk", desk)
 
     configurator = Configurator(settings={"package_types": package_types})
     configurator.include(BaseplateConfigurator(baseplate).includeme)
     configurator.commit()  # so that our answer to an unknown path may replace Baseplate's
     configurator.include("galaxy_express.metrics")
     configurator.include("galaxy_express.web")
+    configurator.commit()  # so that all routes are known
+    routes = configurator.get_routes_mapper().get_routes()
+    check_endpoints(app_config, [route.name for route in routes])
+
+    database = database_from_config(app_config)
+    baseplate.add_to_context("database", DatabaseContextFactory(database))
+    baseplate.add_to_context("desk", DeskContextFactory(app_config, database, package_types))
     logger.info(
         "Galaxy Express on %s, with package types %s",
         database,
@@ -57,8 +61,8 @@ def _report_schema(database: Database) -> None:
     try:
         with database.snapshot() as connection:
             missing = missing_tables(connection)
-    except DatabaseUnavailable as fault:
-        logger.error("The database %s is unavailable: %s", database, fault)
+    except DatabaseUnavailable as error:
+        logger.error("The database %s is unavailable: %s", database, error)
     else:
         if missing:
             logger.error(

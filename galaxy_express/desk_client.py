@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
 
 from baseplate import Span
 from baseplate.clients import ContextFactory
@@ -14,7 +13,7 @@ from galaxy_express.desk import DeliveryDesk, SendRequest, UpdateRequest, WriteR
 from galaxy_express.group_commit import GroupCommit
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
-from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.settings import DeskSettings, read_section
 from galaxy_express.storage import queries
 from galaxy_express.storage.checkpoints import Checkpoints
 from galaxy_express.storage.database import Database, DatabaseUnavailable
@@ -117,15 +116,7 @@ class DeskContextFactory(ContextFactory):
     def __init__(
         self, app_config: config.RawConfig, database: Database, package_types: PackageTypeRegistry
     ) -> None:
-        settings = parse_settings(
-            app_config,
-            "desk",
-            {
-                "max_group": config.Optional(positive_integer, 1000),
-                "max_queued": config.Optional(positive_integer, 10_000),
-                "timeout": config.Optional(config.Timespan, timedelta(seconds=10)),
-            },
-        )
+        settings = read_section(app_config, "desk", DeskSettings)
         self._database = database
         self._checkpoints = Checkpoints(database)
         self._queue: GroupCommit[WriteRequest] = GroupCommit(

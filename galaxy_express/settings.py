@@ -1,37 +1,241 @@
-"""Settings of one section of the configuration, read strictly."""
+"""The settings of the application, read strictly.
 
-from collections.abc import Callable
-from typing import Any
+A setting that is wrong, misspelt, out of range or without effect raises, with its name.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from baseplate.lib import config
+from baseplate.lib.config import ConfigurationError, RawConfig
+from sentry_sdk.utils import BadDsn, Dsn
+
+T = TypeVar("T")
+
+Parser = Callable[[str], object]
+
+# Databases count timeouts in milliseconds, in 32 bits.
+LONGEST = timedelta(days=24)
 
 
-def parse_settings(
-    app_config: config.RawConfig, section: str, spec: dict[str, Callable[[str], Any]]
-) -> config.ConfigNamespace:
-    """Parse the keys ``<section>.<name>``.
-
-    :param spec: a parser for each name, as :py:func:`baseplate.lib.config.parse_config`
-        takes them.
-    :raises baseplate.lib.config.ConfigurationError: naming the key, for a value that is
-        missing or wrong, and for a key that doesn't exist (a setting with a typing
-        error in its name would otherwise be silently without effect).
-    """
-    for key in app_config:
-        head, _, name = key.partition(".")
-        if head == section and name not in spec:
-            known = ", ".join(f"{section}.{name}" for name in spec)
-            raise config.ConfigurationError(key, f"no such setting (there are: {known})")
-    settings: config.ConfigNamespace = config.parse_config(app_config, {section: spec})[section]
-    return settings
+# Parsers of values
 
 
 def positive_integer(text: str) -> int:
-    """A whole number of at least one, as a setting.
+    """A whole number of at least one.
 
     :raises ValueError: for anything else.
     """
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise ValueError(f"{value} is not a positive number")
+        raise ValueError(f"must be a whole number of at least 1, not {text!r}")
     return value
+
+
+def duration(text: str) -> timedelta:
+    """A length of time, such as "5 seconds" or "200 milliseconds".
+
+    :raises ValueError: for anything else, and unless it is more than zero and at most 24 days.
+    """
+    try:
+        value = config.Timespan(text)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"must be a length of time such as 5 seconds or 200 milliseconds, not {text!r}"
+        ) from None
+    if not timedelta(0) < value <= LONGEST:
+        raise ValueError(f"must be more than zero and at most {LONGEST.days} days, not {text!r}")
+    return value
+
+
+# Sections
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSettings:
+    """``database.*``: where everything is stored, and how long to wait for it."""
+
+    url: str = field(metadata={"parse": config.String})
+    lock_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
+    statement_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
+    connect_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
+    pool_size: int = field(default=10, metadata={"parse": positive_integer})
+    application_name: str = field(default="galaxy_express", metadata={"parse": config.String})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeskSettings:
+    """``desk.*``: the limits of the queue of writes."""
+
+    max_group: int = field(default=1000, metadata={"parse": positive_integer})
+    max_queued: int = field(default=10_000, metadata={"parse": positive_integer})
+    timeout: timedelta = field(default=timedelta(seconds=10), metadata={"parse": duration})
+
+
+def read_section(app_config: RawConfig, section: str, settings: type[T]) -> T:
+    """Read the keys ``<section>.<name>``.
+
+    :param settings: a dataclass; the metadata of each field has its parser.
+    :raises baseplate.lib.config.ConfigurationError: naming the key, for a value that is
+        missing or wrong, and for a key that doesn't exist.
+    """
+    return settings(**parse_settings(app_config, section, _parsers(settings)))
+
+
+def parse_settings(
+    app_config: RawConfig, section: str, spec: Mapping[str, Parser]
+) -> config.ConfigNamespace:
+    """Parse the keys ``<section>.<name>``.
+
+    :param spec: a parser for each name. It is given an empty text where the setting is missing.
+    :raises baseplate.lib.config.ConfigurationError: see :py:func:`read_section`.
+    """
+    own = {key: value for key, value in app_config.items() if key.partition(".")[0] == section}
+    values = _parse_all(own, {f"{section}.{name}": parse for name, parse in spec.items()})
+    namespace = config.ConfigNamespace()
+    namespace.update({name: values[f"{section}.{name}"] for name in spec})
+    return namespace
+
+
+def _parsers(settings: type) -> dict[str, Parser]:
+    return {
+        item.name: item.metadata["parse"]
+        if item.default is MISSING
+        else config.Optional(item.metadata["parse"], item.default)
+        for item in fields(settings)
+    }
+
+
+def _parse_all(raw_config: RawConfig, spec: Mapping[str, Parser]) -> dict[str, Any]:
+    unknown = [key for key in raw_config if key not in spec]
+    if unknown:
+        raise unknown_setting(unknown[0], spec)
+    return {key: _parse(key, raw_config.get(key), parse) for key, parse in spec.items()}
+
+
+def _parse(key: str, value: str | None, parse: Parser) -> Any:
+    try:
+        return parse(value or "")
+    except ValueError as error:
+        reason = "is missing" if value is None else str(error)
+        raise ConfigurationError(key, reason) from error
+
+
+def unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
+    """An error for a setting that doesn't exist, which suggests what may be meant."""
+    similar = get_close_matches(key, known, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"there are: {', '.join(known)}"
+    return ConfigurationError(key, f"no such setting ({hint})")
+
+
+# The whole
+
+
+def check_settings(app_config: RawConfig) -> None:
+    """Check every setting of the application, Baseplate's included.
+
+    :param app_config: the ``[app:main]`` section of a configuration file.
+    :raises baseplate.lib.config.ConfigurationError: naming the first that is wrong.
+    """
+    by_endpoint = {key: _limit for key in app_config if key.startswith(_BY_ENDPOINT)}
+    _parse_all(app_config, _ours() | _BASEPLATE | by_endpoint)
+    _check_together(app_config, "tracing", "tracing.service_name")
+    dsn = os.environ.get("SENTRY_DSN", "")
+    _parse("SENTRY_DSN", dsn, _optional(_sentry_dsn))
+    if not dsn:
+        _check_together(app_config, "sentry", "sentry.dsn")
+
+
+def check_endpoints(app_config: RawConfig, endpoints: Iterable[str]) -> None:
+    """Check that the endpoints which have a timeout of their own exist.
+
+    :param endpoints: the names of all routes.
+    :raises baseplate.lib.config.ConfigurationError: for a name that no route has.
+    """
+    known = [_BY_ENDPOINT + name for name in endpoints]
+    for key in app_config:
+        if key.startswith(_BY_ENDPOINT) and key not in known:
+            raise unknown_setting(key, known)
+
+
+def _check_together(app_config: RawConfig, section: str, needed: str) -> None:
+    for key in app_config:
+        if key.startswith(f"{section}.") and not app_config.get(needed):
+            raise ConfigurationError(key, f"has no effect, since {needed} isn't set")
+
+
+def check_server_settings(server_config: RawConfig) -> None:
+    """Check the settings of Baseplate's server.
+
+    :param server_config: the ``[server:main]`` section of a configuration file.
+    :raises baseplate.lib.config.ConfigurationError: naming the first that is wrong.
+    """
+    _parse_all(server_config, _SERVER)
+
+
+def _optional(parse: Parser) -> Parser:
+    return config.Optional(parse)
+
+
+def _limit(text: str) -> object:
+    return config.InfiniteTimespan if text == "infinite" else duration(text)
+
+
+def _sentry_dsn(text: str) -> str:
+    try:
+        Dsn(text)
+    except (BadDsn, ValueError):
+        raise ValueError("must be a DSN of Sentry such as https://key@host/1") from None
+    return text
+
+
+_BY_ENDPOINT = "server_timeout.by_endpoint."
+
+
+def _ours() -> dict[str, Parser]:
+    sections = {"database": DatabaseSettings, "desk": DeskSettings}
+    return {
+        f"{section}.{name}": parse
+        for section, settings in sections.items()
+        for name, parse in _parsers(settings).items()
+    }
+
+
+# What Baseplate reads.
+_BASEPLATE: dict[str, Parser] = {
+    "factory": str,
+    "baseplate.service_name": str,
+    "metrics.enabled": _optional(config.Boolean),
+    "sentry.dsn": _optional(_sentry_dsn),
+    "sentry.environment": str,
+    "sentry.sample_rate": _optional(config.Percent),
+    "sentry.ignore_errors": _optional(config.TupleOf(config.String)),
+    "server_timeout.default": _optional(_limit),
+    "server_timeout.debug": _optional(config.Boolean),
+    "tracing.service_name": str,
+    "tracing.endpoint": _optional(config.Endpoint),
+    "tracing.queue_name": str,
+    "tracing.max_span_queue_size": _optional(positive_integer),
+    "tracing.num_span_workers": _optional(positive_integer),
+    "tracing.span_batch_interval": _optional(duration),
+    "tracing.num_conns": _optional(positive_integer),
+    "tracing.sample_rate": _optional(config.Fallback(config.Percent, config.Float)),
+}
+_SERVER: dict[str, Parser] = {
+    "factory": str,
+    "stop_timeout": _optional(duration),
+    "drain_time": _optional(duration),
+    "monitoring.blocked_hub": _optional(duration),
+    "monitoring.concurrency": _optional(config.Boolean),
+    "monitoring.connection_pool": _optional(config.Boolean),
+    "monitoring.gc.stats": _optional(config.Boolean),
+    "monitoring.gc.timing": _optional(config.Boolean),
+    "monitoring.gc.refcycle": str,
+}

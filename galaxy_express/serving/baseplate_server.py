@@ -2,12 +2,15 @@
 
 import re
 import socket
+import sys
 from http import HTTPStatus
 from typing import Any
 
+from baseplate.lib.config import ConfigurationError
 from baseplate.server import SERVER_STATE, ServerLifecycle, wsgi
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
+from galaxy_express.settings import check_server_settings
 from galaxy_express.web.problems import unreadable
 
 
@@ -60,6 +63,10 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
     alive, the second then waits for the client's delayed acknowledgement of the first, for
     some 40 ms, unless TCP_NODELAY is set. Accepted connections inherit it.
     """
+    try:
+        check_server_settings(server_config)
+    except ConfigurationError as error:
+        sys.exit(f"[server:main] {error}")
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # As Baseplate has its own handler_class configured.

@@ -1,22 +1,51 @@
-"""The entry point for gunicorn: what ``baseplate-serve`` does before it makes the app."""
+"""The entry points of servers: ``make_app`` is for both, ``application`` for gunicorn."""
 
+import sys
+
+from baseplate import server
+from baseplate.lib.config import ConfigurationError, RawConfig
 from baseplate.lib.prometheus_metrics import is_metrics_enabled
-from baseplate.server import configure_logging, make_app, read_config
 from baseplate.server.prometheus import start_prometheus_exporter
+from gunicorn.errors import AppImportError
 from psycogreen.gevent import patch_psycopg
 from pyramid.router import Router
 
+from galaxy_express import make_wsgi_app
+
+
+def make_app(app_config: RawConfig) -> Router:
+    """Make the WSGI application, or end the process with one sentence.
+
+    :param app_config: the ``[app:main]`` section of a configuration file.
+    :raises SystemExit: for a setting that is wrong, with its name.
+    """
+    try:
+        return make_wsgi_app(app_config)
+    except ConfigurationError as error:
+        sys.exit(str(error))
+
 
 def application(config_path: str) -> Router:
-    """Make the WSGI application of a configuration file, with logging and metrics set up.
+    """Make the WSGI application of a configuration file.
+
+    It does what ``baseplate-serve`` does before it makes the application: logging, metrics
+    and the driver of PostgreSQL are set up.
 
     :param config_path: the path of a file like ``configs/production.ini``.
+    :raises gunicorn.errors.AppImportError: for a setting that is wrong, with its name. It
+        ends gunicorn, which starts another worker in place of one that just exits.
     """
+    try:
+        return _set_up(config_path)
+    except (SystemExit, ConfigurationError) as error:
+        raise AppImportError(str(error)) from None
+
+
+def _set_up(config_path: str) -> Router:
     with open(config_path, encoding="utf-8") as config_file:
-        config = read_config(config_file, server_name=None, app_name="main")
-    configure_logging(config, debug=False)
+        config = server.read_config(config_file, server_name=None, app_name="main")
+    server.configure_logging(config, debug=False)
     if is_metrics_enabled(config.app):
         start_prometheus_exporter()
     patch_psycopg()
-    app: Router = make_app(config.app)
-    return app
+    return server.make_app(config.app)

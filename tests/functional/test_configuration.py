@@ -1,4 +1,4 @@
-"""Settings that are wrong stop the start, and are named."""
+"""A setting that is wrong stops the start, and is named."""
 
 import pytest
 from baseplate.lib.config import ConfigurationError
@@ -7,30 +7,106 @@ from galaxy_express import make_wsgi_app
 
 DATABASE = {"database.url": "sqlite:///galaxy_express.db"}
 
+WRONG_DATABASES = [
+    "",
+    "galaxy_express.db",
+    "mysql://localhost/galaxy",
+    "$GALAXY_EXPRESS_DATABASE_URL",
+]
+MEMORY_DATABASES = ["sqlite://", "sqlite:///:memory:"]
+
+DURATIONS = [
+    "database.lock_timeout",
+    "database.statement_timeout",
+    "database.connect_timeout",
+    "desk.timeout",
+    "server_timeout.default",
+    "server_timeout.by_endpoint./health",
+]
+NUMBERS = ["database.pool_size", "desk.max_group", "desk.max_queued"]
+
+
+def wrong(key: str, value: str = "x") -> str:
+    """Make the application with a setting that is wrong, and return what is said of it."""
+    with pytest.raises(ConfigurationError) as raised:
+        make_wsgi_app(DATABASE | {key: value})
+    assert raised.value.key == key
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_setting_is_named() -> None:
+    """There is no default for where everything is stored."""
+    with pytest.raises(ConfigurationError, match=r"^database\.url: is missing$"):
+        make_wsgi_app({})
+
+
+@pytest.mark.parametrize("url", WRONG_DATABASES + MEMORY_DATABASES)
+def test_a_wrong_database_is_named(url: str) -> None:
+    """What is no URL, of no database that is supported, or in memory, stops the start."""
+    wrong("database.url", url)
+
+
+@pytest.mark.parametrize("key", DURATIONS)
+@pytest.mark.parametrize(
+    "value", ["soon", "5", "-", "0 seconds", "-5 seconds", "25 days", "9" * 30 + " days", "1 s"]
+)
+def test_a_wrong_duration_is_named(key: str, value: str) -> None:
+    """A duration has a unit, is more than zero, and no longer than a database can count."""
+    assert repr(value) in wrong(key, value)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "nan"])
+def test_a_wrong_number_is_named(key: str, value: str) -> None:
+    """A number is whole, and at least one."""
+    assert repr(value) in wrong(key, value)
+
 
 @pytest.mark.parametrize(
-    ("settings", "key"),
+    ("key", "value"),
     [
-        ({}, "database.url"),
-        ({"database.url": ""}, "database.url"),
-        ({"database.url": "galaxy_express.db"}, "database.url"),
-        ({"database.url": "mysql://localhost/galaxy"}, "database.url"),
-        ({"database.url": "$GALAXY_EXPRESS_DATABASE_URL"}, "database.url"),
-        ({"database.url": "sqlite://"}, "database.url"),
-        ({"database.url": "sqlite:///:memory:"}, "database.url"),
-        (DATABASE | {"database.lock_timeout": "soon"}, "database.lock_timeout"),
-        (DATABASE | {"database.statement_timeout": "5"}, "database.statement_timeout"),
-        (DATABASE | {"database.connect_timeout": "-"}, "database.connect_timeout"),
-        (DATABASE | {"database.pool_size": "0"}, "database.pool_size"),
-        (DATABASE | {"database.path": "x"}, "database.path"),
-        (DATABASE | {"desk.max_group": "0"}, "desk.max_group"),
-        (DATABASE | {"desk.max_queued": "many"}, "desk.max_queued"),
-        (DATABASE | {"desk.timeout": "never"}, "desk.timeout"),
-        (DATABASE | {"desk.max_grop": "10"}, "desk.max_grop"),
+        ("metrics.enabled", "yes"),
+        ("server_timeout.debug", "maybe"),
+        ("sentry.dsn", "foo"),
+        ("sentry.sample_rate", "half"),
+        ("sentry.environment", "production"),  # without a DSN it has no effect
+        ("tracing.sample_rate", "0.5"),  # nor has this without a name of the service
     ],
 )
-def test_a_wrong_setting_is_named(settings: dict[str, str], key: str) -> None:
-    """A value that is missing or wrong, and a key that doesn't exist, stop the start."""
-    with pytest.raises(ConfigurationError) as fault:
-        make_wsgi_app(settings)
-    assert fault.value.key == key
+def test_a_wrong_setting_of_baseplate_is_named(key: str, value: str) -> None:
+    """What Baseplate reads is checked like our own settings."""
+    wrong(key, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("database.lock_timeuot", "database.lock_timeout"),
+        ("dekk.timeout", "desk.timeout"),
+        ("desk.max_grop", "desk.max_group"),
+        ("metrics.enabeld", "metrics.enabled"),
+        ("server_timeout.defualt", "server_timeout.default"),
+        ("server_timeout.by_endpoint./helth", "server_timeout.by_endpoint./health"),
+        ("baseplate.service_nmae", "baseplate.service_name"),
+        ("sentry.dns", "sentry.dsn"),
+        ("factroy", "factory"),
+    ],
+)
+def test_a_misspelt_setting_is_named(key: str, meant: str) -> None:
+    """A setting that doesn't exist stops the start, with what may be meant."""
+    assert wrong(key, "5 seconds").endswith(f"no such setting (did you mean {meant}?)")
+
+
+@pytest.mark.parametrize("key", ["zapp", "zapp.brannigan", "desk", "desk.timeout.long"])
+def test_an_unknown_setting_is_named(key: str) -> None:
+    """What resembles nothing stops the start, too."""
+    assert "no such setting" in wrong(key)
+
+
+def test_a_wrong_sentry_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``$SENTRY_DSN`` is checked like a setting."""
+    monkeypatch.setenv("SENTRY_DSN", "foo")
+    with pytest.raises(ConfigurationError, match=r"^SENTRY_DSN: must be a DSN"):
+        make_wsgi_app(DATABASE)

@@ -1,19 +1,31 @@
-"""Settings: whatever is wrong is named."""
+"""Settings: what is wrong is named."""
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
-from baseplate.lib.config import ConfigurationError, Optional, String, Timespan
+from baseplate.lib.config import ConfigurationError, String
 
-from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.settings import (
+    check_server_settings,
+    duration,
+    positive_integer,
+    read_section,
+)
 
-SPEC = {"name": String, "wait": Optional(Timespan, timedelta(seconds=1))}
+
+@dataclass(frozen=True)
+class Settings:
+    """A section."""
+
+    name: str = field(metadata={"parse": String})
+    wait: timedelta = field(default=timedelta(seconds=1), metadata={"parse": duration})
 
 
 def test_settings_are_read() -> None:
     """A value is parsed, and one that is optional has its default."""
-    settings = parse_settings({"desk.name": "bender", "other.name": "fry"}, "desk", SPEC)
-    assert settings == {"name": "bender", "wait": timedelta(seconds=1)}
+    settings = read_section({"desk.name": "bender", "other.name": "fry"}, "desk", Settings)
+    assert settings == Settings("bender", timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -26,17 +38,45 @@ def test_settings_are_read() -> None:
         ({"desk.name": "bender", "desk": "x"}, "desk"),
     ],
 )
-def test_a_fault_names_its_setting(app_config: dict[str, str], key: str) -> None:
+def test_an_error_names_its_setting(app_config: dict[str, str], key: str) -> None:
     """A value that is missing or wrong, and a key that doesn't exist, are named."""
-    with pytest.raises(ConfigurationError) as fault:
-        parse_settings(app_config, "desk", SPEC)
-    assert fault.value.key == key
+    with pytest.raises(ConfigurationError) as error:
+        read_section(app_config, "desk", Settings)
+    assert error.value.key == key
 
 
-def test_an_unknown_setting_is_answered_with_those_that_there_are() -> None:
-    """A typing error in a name is found at a glance."""
-    with pytest.raises(ConfigurationError, match=r"there are: desk\.name, desk\.wait"):
-        parse_settings({"desk.name": "bender", "desk.nmae": "x"}, "desk", SPEC)
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1 millisecond", timedelta(milliseconds=1)),
+        ("90 seconds", timedelta(seconds=90)),
+        ("24 days", timedelta(days=24)),
+    ],
+)
+def test_a_duration(text: str, value: timedelta) -> None:
+    """A duration is read as it stands, up to 24 days."""
+    assert duration(text) == value
+
+
+@pytest.mark.parametrize(
+    "key", ["stop_timeuot", "handler", "max_concurrency", "monitoring.gc", "monitoring.gc.stat"]
+)
+def test_an_unknown_setting_of_the_server(key: str) -> None:
+    """What Baseplate's server doesn't know, or what has no effect here, is named."""
+    with pytest.raises(ConfigurationError) as error:
+        check_server_settings({"factory": "x", key: "1 second"})
+    assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("stop_timeout", "0 seconds"), ("drain_time", "5"), ("monitoring.gc.stats", "7")],
+)
+def test_a_wrong_setting_of_the_server(key: str, value: str) -> None:
+    """A value that is wrong is named."""
+    with pytest.raises(ConfigurationError) as error:
+        check_server_settings({"factory": "x", key: value})
+    assert error.value.key == key
 
 
 def test_a_positive_integer() -> None:
@@ -46,6 +86,6 @@ def test_a_positive_integer() -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "many"])
 def test_other_numbers_are_not_positive_integers(text: str) -> None:
-    """Zero, negative numbers, fractions and words are refused."""
+    """Zero, negative numbers, fractions and words are rejected."""
     with pytest.raises(ValueError, match=r"."):
         positive_integer(text)

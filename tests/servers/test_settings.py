@@ -1,0 +1,40 @@
+"""A setting that is wrong stops a server with one sentence."""
+
+import pytest
+
+from tests.servers.running import Installation, Server
+
+
+def stops(server: Server) -> str:
+    """Start a server that doesn't stay up, and return what it writes."""
+    server.start()
+    try:
+        assert server.wait() != 0
+    finally:
+        if server.is_running():
+            server.kill()
+    assert "Traceback" not in server.log
+    return server.log
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_a_wrong_setting_stops_the_start(installation: Installation, name: str) -> None:
+    """A server ends with one sentence, which names the setting."""
+    installation.configure("desk.timeuot", "5 seconds")
+    sentence = "desk.timeuot: no such setting (did you mean desk.timeout?)"
+    assert sentence in stops(installation.server(name)).splitlines()
+
+
+def test_a_wrong_setting_of_baseplate_serve_stops_the_start(installation: Installation) -> None:
+    """The settings of the server are as strict as those of the application."""
+    path = installation.folder / "configs" / "development.ini"
+    path.write_text(path.read_text().replace("stop_timeout", "stop_timeuot"))
+    sentence = "[server:main] stop_timeuot: no such setting (did you mean stop_timeout?)"
+    assert sentence in stops(installation.baseplate_serve()).splitlines()
+
+
+def test_a_wrong_setting_of_gunicorn_stops_the_start(installation: Installation) -> None:
+    """gunicorn itself would ignore a setting that doesn't exist."""
+    with open(installation.folder / "configs" / "gunicorn.conf.py", "a") as config:
+        config.write("keepalvie = 5\n")
+    assert "gunicorn has no setting keepalvie" in stops(installation.gunicorn())
