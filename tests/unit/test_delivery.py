@@ -1,4 +1,4 @@
-"""The decision itself."""
+"""The rules of a decision."""
 
 from datetime import UTC, datetime
 
@@ -10,14 +10,14 @@ PACKAGE = Package("pkg-1", "zap", "leela", "personal", datetime(2142, 3, 1, 12, 
 
 
 def test_a_wanted_package_is_delivered() -> None:
-    """Whoever wants the type gets the package."""
+    """A package is delivered to a recipient who wants its type."""
     decision = decide(PACKAGE, wanted=True)
     assert decision == Decision(PACKAGE, Status.DELIVERED)
     assert decision.reason is None
 
 
 def test_an_unwanted_package_is_dropped() -> None:
-    """Whoever has declined the type doesn't get the package, and the decision says why."""
+    """A package of a declined type is dropped, and the decision gives the reason."""
     decision = decide(PACKAGE, wanted=False)
     assert decision == Decision(PACKAGE, Status.DROPPED)
     assert decision.reason == "recipient_declined"
@@ -25,13 +25,13 @@ def test_an_unwanted_package_is_dropped() -> None:
 
 @pytest.mark.parametrize("status", list(Status))
 def test_a_retry_is_answered_with_the_first_decision(status: Status) -> None:
-    """Whatever was decided first is the answer to the same package."""
+    """The first decision on a package is the answer to every retry."""
     first = Decision(PACKAGE, status)
     assert replay(PACKAGE, first) == SendResult(first, replayed=True)
 
 
-def test_a_retry_may_bear_another_timestamp() -> None:
-    """A sender may stamp each attempt anew; the first timestamp is kept."""
+def test_a_retry_may_have_another_timestamp() -> None:
+    """Senders may stamp each attempt anew; the first timestamp is kept."""
     first = Decision(PACKAGE, Status.DELIVERED)
     again = PACKAGE._replace(timestamp=datetime(2143, 1, 1, tzinfo=UTC))
     assert replay(again, first) == SendResult(first, replayed=True)
@@ -46,10 +46,10 @@ def test_a_retry_may_bear_another_timestamp() -> None:
     ],
 )
 def test_an_id_used_for_another_package_is_a_conflict(other: Package) -> None:
-    """The same id with another sender, recipient or type is another package."""
+    """The same id with another sender, recipient or type is a different package."""
     assert replay(other, Decision(PACKAGE, Status.DELIVERED)) == Conflict("pkg-1")
 
 
 def test_another_id_is_another_package() -> None:
-    """Packages that differ in nothing but their id are no retries of each other."""
+    """Packages that differ only in their id are not retries of each other."""
     assert not PACKAGE._replace(package_id="pkg-2").is_retry_of(PACKAGE)

@@ -20,27 +20,27 @@ def test_a_later_type_may_be_left_unnamed() -> None:
 
 @pytest.mark.parametrize("name", ["a", "personal", "type_2", "x" * 63])
 def test_a_name_is_lower_case_letters_digits_and_underscores(name: str) -> None:
-    """A well-formed name is taken as it is, and its preference field is made of it."""
+    """The preference field of a type is its name and a suffix."""
     assert PackageType(name).preference_field == f"{name}_preference"
 
 
 @pytest.mark.parametrize(
     "name", ["", "Personal", "2nd", "_x", "with space", "a-b", "a/b", "é", "a\n", "x" * 64]
 )
-def test_a_malformed_name_is_refused(name: str) -> None:
-    """A name that could not be a field, a key and a label stops the start."""
+def test_a_malformed_name_is_rejected(name: str) -> None:
+    """A name that can't be a field, a key and a label is an error."""
     with pytest.raises(ValueError, match="the name must match"):
         PackageType(name)
 
 
-def test_what_cannot_be_declined_must_be_wanted() -> None:
-    """A type that is unwanted by default and can't be declined makes no sense."""
+def test_a_type_that_cannot_be_declined_must_be_wanted() -> None:
+    """A type that is unwanted by default and can't be declined is an error."""
     with pytest.raises(ValueError, match=r"'tax'.*must be wanted"):
         PackageType("tax", wanted_by_default=False, declinable=False)
 
 
 @pytest.mark.parametrize(
-    ("package_type", "said", "wanted"),
+    ("package_type", "choice", "wanted"),
     [
         (PackageType("a"), None, True),
         (PackageType("a"), True, True),
@@ -50,32 +50,32 @@ def test_what_cannot_be_declined_must_be_wanted() -> None:
         (PackageType("a", wanted_by_default=False), False, False),
         (PackageType("a", declinable=False), None, True),
         (PackageType("a", declinable=False), True, True),
-        # Said while it was still possible to say so.
+        # Declined while the type could still be declined.
         (PackageType("a", declinable=False), False, True),
     ],
 )
-def test_what_a_recipient_said_decides(
-    package_type: PackageType, said: bool | None, wanted: bool
+def test_the_choice_of_the_recipient_decides(
+    package_type: PackageType, choice: bool | None, wanted: bool
 ) -> None:
-    """What was said holds, then the default; what can't be declined is always wanted."""
-    assert package_type.is_wanted(said) is wanted
+    """The recipient's choice decides, then the default; some types can't be declined."""
+    assert package_type.is_wanted(choice) is wanted
 
 
 def test_a_registry_keeps_the_order_of_registration() -> None:
-    """Types come in the order in which they were given, and by name."""
+    """Types are listed in the order given, and found by name."""
     registry = PackageTypeRegistry([PackageType("b"), PackageType("a")])
     assert registry.names == ("b", "a")
     assert [package_type.name for package_type in registry] == ["b", "a"]
     assert registry["a"] == PackageType("a")
 
 
-def test_a_registry_refuses_a_name_twice() -> None:
-    """Two types of one name can't be told apart."""
+def test_a_registry_rejects_a_duplicate_name() -> None:
+    """Two types with one name are an error."""
     with pytest.raises(ValueError, match="'a' is registered twice"):
         PackageTypeRegistry([PackageType("a"), PackageType("a", declinable=False)])
 
 
 def test_a_registry_is_never_empty() -> None:
-    """A service without any type could only refuse."""
+    """A registry without types is an error."""
     with pytest.raises(ValueError, match="at least one"):
         PackageTypeRegistry([])

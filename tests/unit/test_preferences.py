@@ -1,4 +1,4 @@
-"""Which preference is in force."""
+"""The rules of a preference update."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -37,48 +37,48 @@ LATE = EARLY + timedelta(microseconds=1)
 def test_the_newer_wins_and_a_decline_at_a_tie(
     new: Preference, old: Preference | None, replaces: bool
 ) -> None:
-    """A later timestamp replaces; of two equal ones a decline; a repeat replaces nothing."""
+    """The later timestamp wins; at equal timestamps a decline wins; a repeat changes nothing."""
     assert new.supersedes(old) is replaces
 
 
 def update(timestamp: datetime, **wanted: bool) -> PreferenceUpdate:
-    """An update of Leela's."""
+    """An update from Leela."""
     return PreferenceUpdate("leela", timestamp, wanted)
 
 
 def test_a_first_update_is_applied() -> None:
-    """What a recipient says for the first time comes into force."""
+    """A recipient's first choice becomes current."""
     assert apply_update(update(EARLY, personal=True, marketing=False), {}) == UpdatedPreferences(
         {"personal": Preference(True, EARLY), "marketing": Preference(False, EARLY)}, applied=True
     )
 
 
 def test_an_older_update_changes_nothing() -> None:
-    """An update that arrives after a newer one is answered with what is in force."""
-    in_force = {"personal": Preference(False, LATE)}
-    assert apply_update(update(EARLY, personal=True), in_force) == UpdatedPreferences(
-        in_force, applied=False
+    """An update that arrives after a newer one is answered with the current preferences."""
+    current = {"personal": Preference(False, LATE)}
+    assert apply_update(update(EARLY, personal=True), current) == UpdatedPreferences(
+        current, applied=False
     )
 
 
 def test_an_exact_repeat_counts_as_applied() -> None:
-    """A repeat of what is in force is answered as the first was."""
-    in_force = {"personal": Preference(False, EARLY)}
-    assert apply_update(update(EARLY, personal=False), in_force) == UpdatedPreferences(
-        in_force, applied=True
+    """A repeat of the current preferences is answered as the first update was."""
+    current = {"personal": Preference(False, EARLY)}
+    assert apply_update(update(EARLY, personal=False), current) == UpdatedPreferences(
+        current, applied=True
     )
 
 
 def test_the_same_value_with_an_older_timestamp_is_not_applied() -> None:
-    """The timestamp in force is another, even where the value is the same."""
-    in_force = {"personal": Preference(True, LATE)}
-    assert not apply_update(update(EARLY, personal=True), in_force).applied
+    """An older update isn't applied, even if its value is the current one."""
+    current = {"personal": Preference(True, LATE)}
+    assert not apply_update(update(EARLY, personal=True), current).applied
 
 
 def test_each_type_is_ordered_on_its_own() -> None:
-    """An update may come into force for one type and be too old for another."""
-    in_force = {"personal": Preference(False, LATE), "marketing": Preference(True, EARLY)}
-    assert apply_update(update(LATE, personal=True, marketing=False), in_force) == (
+    """An update may become current for one type and be too old for another."""
+    current = {"personal": Preference(False, LATE), "marketing": Preference(True, EARLY)}
+    assert apply_update(update(LATE, personal=True, marketing=False), current) == (
         UpdatedPreferences(
             {"personal": Preference(False, LATE), "marketing": Preference(False, LATE)},
             applied=False,
@@ -88,17 +88,17 @@ def test_each_type_is_ordered_on_its_own() -> None:
 
 def test_a_type_that_is_not_named_is_left_alone() -> None:
     """Omitted means unchanged."""
-    in_force = {"freight": Preference(False, LATE)}
-    updated = apply_update(update(EARLY, personal=True), in_force)
-    assert updated.preferences == in_force | {"personal": Preference(True, EARLY)}
+    current = {"freight": Preference(False, LATE)}
+    updated = apply_update(update(EARLY, personal=True), current)
+    assert updated.preferences == current | {"personal": Preference(True, EARLY)}
     assert updated.applied
 
 
-def test_what_was_in_force_is_left_as_it_is() -> None:
-    """The answer is a new value; the one before may be in use elsewhere."""
-    in_force = {"personal": Preference(True, EARLY)}
-    apply_update(update(LATE, personal=False), in_force)
-    assert in_force == {"personal": Preference(True, EARLY)}
+def test_the_current_preferences_are_not_modified() -> None:
+    """The result is a new value: the given one may be in use elsewhere."""
+    current = {"personal": Preference(True, EARLY)}
+    apply_update(update(LATE, personal=False), current)
+    assert current == {"personal": Preference(True, EARLY)}
 
 
 _names = st.sampled_from(["personal", "marketing", "freight"])
@@ -111,17 +111,17 @@ _updates = st.builds(
 
 
 def _end_state(updates: list[PreferenceUpdate]) -> Preferences:
-    in_force: Preferences = {}
+    current: Preferences = {}
     for each in updates:
-        in_force = apply_update(each, in_force).preferences
-    return in_force
+        current = apply_update(each, current).preferences
+    return current
 
 
 @given(st.lists(_updates, max_size=8), st.data())
 def test_order_and_repeats_do_not_matter(
     updates: list[PreferenceUpdate], data: st.DataObject
 ) -> None:
-    """Any number of updates end in the same state in any order, and however often."""
+    """Updates end in the same state in whatever order, and however often, they arrive."""
     repeats = data.draw(st.lists(st.sampled_from(updates), max_size=8)) if updates else []
     shuffled = data.draw(st.permutations(updates + repeats))
     assert _end_state(shuffled) == _end_state(updates)
