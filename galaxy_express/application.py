@@ -3,7 +3,6 @@
 import logging
 
 from baseplate import Baseplate
-from baseplate.frameworks.pyramid import BaseplateConfigurator
 from baseplate.lib.config import RawConfig
 from pyramid.config import Configurator
 from pyramid.router import Router
@@ -14,6 +13,7 @@ from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.settings import check_endpoints, check_settings
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
 from galaxy_express.storage.dialects import database_from_config
+from galaxy_express.web.instrumentation import InstrumentedConfigurator
 
 logger = logging.getLogger("galaxy_express")
 
@@ -30,9 +30,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     baseplate.configure_observers()
 
     configurator = Configurator(settings={"package_types": package_types})
-    configurator.include(BaseplateConfigurator(baseplate).includeme)
-    configurator.commit()  # so that our answer to an unknown path may replace Baseplate's
-    configurator.include("galaxy_express.metrics")
+    configurator.include(InstrumentedConfigurator(baseplate).includeme)
     configurator.include("galaxy_express.web")
     configurator.commit()  # so that all routes are known
     routes = configurator.get_routes_mapper().get_routes()

@@ -4,14 +4,9 @@ Labels are bounded: a package type is one that is registered, or empty for a sen
 was rejected, since that has no type that could be trusted.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
-from pyramid.config import Configurator
-from pyramid.registry import Registry
-from pyramid.request import Request
-from pyramid.response import Response
 
 _SENDS = Counter(
     "galaxy_express_sends_total",
@@ -74,25 +69,3 @@ def observe_commit(writes: int, seconds: float, success: bool) -> None:
 def set_queue_length(packages: int) -> None:
     """Note how much waits for a commit."""
     _QUEUED_PACKAGES.set(packages)
-
-
-_METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
-
-
-def known_methods_tween_factory(
-    handler: Callable[[Request], Response], registry: Registry
-) -> Callable[[Request], Response]:
-    """Make a tween that gives all unknown methods one name, since Baseplate makes the method
-    a label. No path has any of them."""
-
-    def known_methods_tween(request: Request) -> Response:
-        if request.environ["REQUEST_METHOD"] not in _METHODS:
-            request.environ["REQUEST_METHOD"] = "UNKNOWN"
-        return handler(request)
-
-    return known_methods_tween
-
-
-def includeme(configurator: Configurator) -> None:
-    """Bound the labels of Baseplate's metrics, too."""
-    configurator.add_tween("galaxy_express.metrics.known_methods_tween_factory")

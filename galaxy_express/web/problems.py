@@ -21,6 +21,7 @@ from sentry_sdk.integrations.logging import ignore_logger
 
 from galaxy_express.group_commit import Overloaded
 from galaxy_express.storage.database import DatabaseUnavailable
+from galaxy_express.web import instrumentation
 from galaxy_express.web.request_ids import current_request_id
 from galaxy_express.web.responses import json_response
 from galaxy_express.web.schemas import (
@@ -189,5 +190,5 @@ def includeme(config: Configurator) -> None:
     config.add_exception_view(_undecodable_path, context=URLDecodeError)
     config.add_tween(
         "galaxy_express.web.problems.faults_tween_factory",
-        over="baseplate.frameworks.pyramid._make_baseplate_tween",
+        over=instrumentation.TWEEN,
     )

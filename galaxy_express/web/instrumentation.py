@@ -1,0 +1,172 @@
+"""Baseplate's server span and ``http_server_*`` metrics for each request, at less cost.
+
+Baseplate's own integration looks up the labels of six metrics per request, and builds tags
+that no observer reads. That takes half the time of a small request. This one gives the same
+spans and the same metrics, and keeps what it has looked up.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from baseplate import Span, SpanObserver
+from baseplate.frameworks.pyramid import (
+    ACTIVE_REQUESTS,
+    REQUEST_LATENCY,
+    REQUEST_SIZE,
+    REQUESTS_TOTAL,
+    RESPONSE_SIZE,
+    BaseplateConfigurator,
+    RequestFactory,
+    SpanFinishingAppIterWrapper,
+)
+from baseplate.lib.prometheus_metrics import getHTTPSuccessLabel
+from prometheus_client import Counter, Histogram
+from pyramid.config import Configurator
+from pyramid.events import ApplicationCreated, ContextFound
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.tweens import EXCVIEW
+
+#: The dotted name of the tween, for tweens that go over or under it.
+TWEEN = "galaxy_express.web.instrumentation.tween_factory"
+
+_METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+
+
+class InstrumentedConfigurator(BaseplateConfigurator):
+    """Baseplate's integration into Pyramid, with a tween of our own.
+
+    Trace headers and edge contexts of requests are ignored, as they are by Baseplate's
+    integration unless it is told to trust them.
+    """
+
+    def includeme(self, config: Configurator) -> None:
+        """Set up the request factory, the server span and the metrics."""
+        endpoints: dict[tuple[str, str], _Endpoint] = {}
+
+        def begin(event: ContextFound) -> None:
+            request = event.request
+            route = request.matched_route
+            method = request.method if request.method in _METHODS else "UNKNOWN"
+            key = method, "404" if route is None else route.pattern
+            if key not in endpoints:
+                endpoints[key] = _Endpoint(*key)
+            request.measurement = endpoints[key], time.perf_counter()
+            endpoints[key].active.inc()
+            if route is not None:
+                span = self.baseplate.make_server_span(request, route.name)
+                if _has_tag_reader(span):
+                    span.set_tag("protocol", "http")
+                    span.set_tag("http.url", request.url)
+                    span.set_tag("http.method", request.method)
+                    span.set_tag("peer.ipv4", request.remote_addr)
+                span.start()
+
+        def attach(event: ApplicationCreated) -> None:
+            event.app.baseplate = self.baseplate
+
+        config.set_request_factory(RequestFactory(self.baseplate))
+        config.add_subscriber(begin, ContextFound)
+        config.add_subscriber(attach, ApplicationCreated)
+        config.add_tween(TWEEN, over=EXCVIEW)
+
+
+def tween_factory(
+    handler: Callable[[Request], Response], registry: Registry
+) -> Callable[[Request], Response]:
+    """Make a tween that finishes the server span and counts the request."""
+
+    def instrumentation_tween(request: Request) -> Response:
+        request.measurement = None
+        try:
+            response = handler(request)
+        except BaseException:
+            if request.span is not None:
+                request.span.finish(exc_info=sys.exc_info())
+            if request.measurement is not None:
+                _count_failure(request)
+            raise
+        if request.span is not None:
+            _finish_span(request.span, response)
+        if request.measurement is not None:
+            _count_response(request, response)
+        return response
+
+    return instrumentation_tween
+
+
+def _has_tag_reader(span: Span) -> bool:
+    return any(type(o).on_set_tag is not SpanObserver.on_set_tag for o in span.observers)
+
+
+def _finish_span(span: Span, response: Response) -> None:
+    if _has_tag_reader(span):
+        span.set_tag("http.response_length", response.content_length)
+        span.set_tag("http.status_code", response.status_code)
+    if isinstance(response.app_iter, list):  # the body is complete
+        span.finish()
+    else:
+        length = response.content_length
+        response.app_iter = SpanFinishingAppIterWrapper(span, response.app_iter)
+        response.content_length = length
+
+
+class _Outcome(NamedTuple):
+    """The metrics of one kind of answer of an endpoint."""
+
+    requests: Counter
+    latency: Histogram
+    request_size: Histogram
+    response_size: Histogram
+
+
+class _Endpoint:
+    """The metrics of one method of an endpoint, each looked up once.
+
+    :param method: one of a bounded set.
+    :param pattern: the pattern of the route, whose placeholders may have regular expressions.
+    """
+
+    def __init__(self, method: str, pattern: str) -> None:
+        template = re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", pattern)
+        self._labels = {"http_method": method.lower(), "http_endpoint": template}
+        self._outcomes: dict[object, _Outcome] = {}
+        self.active = ACTIVE_REQUESTS.labels(**self._labels)
+
+    def outcome(self, code: int | str) -> _Outcome:
+        """Return the metrics of a response code, which is empty for an exception."""
+        if code not in self._outcomes:
+            success = getHTTPSuccessLabel(code) if isinstance(code, int) else "false"
+            labels = {**self._labels, "http_success": success}
+            self._outcomes[code] = _Outcome(
+                REQUESTS_TOTAL.labels(**labels, http_response_code=str(code)),
+                REQUEST_LATENCY.labels(**labels),
+                REQUEST_SIZE.labels(**labels),
+                RESPONSE_SIZE.labels(**labels),
+            )
+        return self._outcomes[code]
+
+
+def _count_failure(request: Request) -> None:
+    _count(request, "")
+
+
+def _count_response(request: Request, response: Response) -> None:
+    outcome = _count(request, response.status_code)
+    if response.content_length is not None:
+        outcome.response_size.observe(response.content_length)
+
+
+def _count(request: Request, code: int | str) -> _Outcome:
+    endpoint, started = request.measurement
+    outcome: _Outcome = endpoint.outcome(code)
+    endpoint.active.dec()
+    outcome.requests.inc()
+    outcome.latency.observe(time.perf_counter() - started)
+    if request.content_length is not None:
+        outcome.request_size.observe(request.content_length)
+    return outcome
