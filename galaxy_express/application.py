@@ -1,6 +1,7 @@
 """The application: configuration, Baseplate, what a request may reach, and the routes."""
 
 import logging
+from contextlib import ExitStack
 
 from baseplate import Baseplate
 from baseplate.lib.config import RawConfig
@@ -19,7 +20,7 @@ logger = logging.getLogger("galaxy_express")
 
 
 def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) -> Router:
-    """Make the WSGI application.
+    """Make the WSGI application; :py:func:`close_application` closes what it opens.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
     :param package_types: the types of package that exist.
@@ -37,8 +38,13 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     check_endpoints(app_config, [route.name for route in routes])
 
     database = database_from_config(app_config)
+    desk = DeskContextFactory(app_config, database, package_types)
     baseplate.add_to_context("database", DatabaseContextFactory(database))
-    baseplate.add_to_context("desk", DeskContextFactory(app_config, database, package_types))
+    baseplate.add_to_context("desk", desk)
+    closing = ExitStack()  # from the last to the first
+    closing.callback(database.close)
+    closing.callback(desk.close)
+    configurator.registry.settings["close"] = closing.close
     logger.info(
         "Galaxy Express on %s, with package types %s",
         database,
@@ -47,6 +53,11 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     )
     _report_schema(database)
     return configurator.make_wsgi_app()
+
+
+def close_application(app: Router) -> None:
+    """End the application's threads after their current calls, and close its connections."""
+    app.registry.settings["close"]()
 
 
 def _without_secrets(app_config: RawConfig, database: Database) -> dict[str, str]:

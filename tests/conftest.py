@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from webtest import TestApp
 
 from galaxy_express import make_wsgi_app
+from galaxy_express.application import close_application
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageTypeRegistry
 from galaxy_express.storage.database import Database
@@ -142,7 +143,7 @@ def make_app(backend: Backend) -> Iterator[MakeApp]:
 
     yield make
     for app in apps:
-        close_app(app)
+        close_application(app.app)
 
 
 # One application for all tests that do nothing to its database but what its users do
@@ -164,7 +165,7 @@ def app_of_session(app_backend: Backend) -> Iterator[TestApp]:
     create_schema(app_backend.config)
     app = TestApp(make_wsgi_app(app_backend.config))
     yield app
-    close_app(app)
+    close_application(app.app)
 
 
 @pytest.fixture
@@ -172,10 +173,3 @@ def app(app_of_session: TestApp, app_backend: Backend) -> TestApp:
     """The whole application, with empty tables."""
     app_backend.empty_tables()
     return app_of_session
-
-
-def close_app(app: TestApp) -> None:
-    """Close what an application has opened."""
-    context = app.app.baseplate._context_config
-    context["desk"].close()
-    context["database"]._database.close()

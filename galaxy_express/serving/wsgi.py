@@ -1,5 +1,6 @@
 """The entry points of servers: ``make_app`` is for both, ``application`` for gunicorn."""
 
+import atexit
 import sys
 
 from baseplate import server
@@ -11,18 +12,23 @@ from psycogreen.gevent import patch_psycopg
 from pyramid.router import Router
 
 from galaxy_express import make_wsgi_app
+from galaxy_express.application import close_application
 
 
 def make_app(app_config: RawConfig) -> Router:
     """Make the WSGI application, or end the process with one sentence.
 
+    What the application opens is closed when the process exits.
+
     :param app_config: the ``[app:main]`` section of a configuration file.
     :raises SystemExit: for a setting that is wrong, with its name.
     """
     try:
-        return make_wsgi_app(app_config)
+        app = make_wsgi_app(app_config)
     except ConfigurationError as error:
         sys.exit(str(error))
+    atexit.register(close_application, app)
+    return app
 
 
 def application(config_path: str) -> Router:

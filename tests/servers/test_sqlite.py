@@ -54,3 +54,13 @@ def test_the_log_is_moved_before_it_is_long(installation: Installation, name: st
         assert server.request("POST", "/packages", sent).status == 201
         file = installation.folder / "galaxy_express.db"
         wait_until(lambda: b"soon-moved" in file.read_bytes(), "a checkpoint")
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_a_server_that_ends_leaves_one_file(installation: Installation, name: str) -> None:
+    """A server that is told to stop closes its connections, so that SQLite copies its log into
+    the database file and removes it."""
+    with installation.server(name) as server:
+        assert server.request("POST", "/packages", package()).status == 201
+        assert server.terminate() == 0
+    assert not list(installation.folder.glob("*.db-wal"))
