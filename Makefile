@@ -8,8 +8,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/development.ini
 BIND ?= 127.0.0.1:9090
-# Where `make run` keeps metrics, unless $PROMETHEUS_MULTIPROC_DIR says otherwise.
-METRICS = $(VENV)/metrics/$(subst /,_,$(BIND))
 
 export GALAXY_EXPRESS_BIND ?= $(BIND)
 export GALAXY_EXPRESS_DATABASE_URL ?= sqlite:///galaxy_express.db
@@ -22,24 +20,11 @@ export PYTHONWARNINGS := ignore:pkg_resources is deprecated:UserWarning
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-# Metrics are read on port 6060, always, which servers would share in silence.
 run: install check-port migratedb ## Serve on port 9090 for development, and restart when code changes.
-	@mkdir -p $(METRICS) && rm -f $(METRICS)/*.db
-	@config=$(CONFIG); \
-	if $(call listens,127.0.0.1:6060); then \
-		echo "Something listens on port 6060 already, where metrics are read: this server goes without." >&2; \
-		config=$(METRICS)/without-metrics.ini; \
-		sed 's/^metrics.enabled *=.*/metrics.enabled = false/' $(CONFIG) >$$config; \
-	fi; \
-	export PROMETHEUS_MULTIPROC_DIR="$${PROMETHEUS_MULTIPROC_DIR:-$(METRICS)}"; \
-	mkdir -p "$$PROMETHEUS_MULTIPROC_DIR"; \
-	exec $(BIN)/baseplate-serve --bind $(BIND) --reload $$config
+	exec $(BIN)/python -m galaxy_express.serving.development --bind $(BIND) --reload $(CONFIG)
 
 serve: CONFIG = configs/production.ini
 serve: install check-port migratedb ## Serve on port 9090 as in production: gunicorn, several workers.
-	@if $(call listens,127.0.0.1:6060); then \
-		echo "Something listens on port 6060 already: who reads metrics there may get those of either." >&2; \
-	fi
 	$(BIN)/gunicorn --config configs/gunicorn.conf.py
 
 # Servers would share the port in silence.

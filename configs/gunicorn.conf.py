@@ -1,16 +1,18 @@
 """gunicorn's settings for production: `gunicorn --config configs/gunicorn.conf.py`."""
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 from gunicorn.glogging import Logger
 
-wsgi_app = "galaxy_express.serving.wsgi:application('configs/production.ini')"
+from galaxy_express.serving import metrics_exporter
+
+_SETTINGS = "configs/production.ini"
+wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
 
 # A worker is a process, with one event loop and one thread that commits.
@@ -60,25 +62,35 @@ class _Logger(Logger):
 
 logger_class = _Logger
 
-# Prometheus adds up the workers' figures from files in a folder, a set for each worker.
-_PREFIX = "galaxy_express_metrics_"
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=_PREFIX)
-
 
 def on_starting(server: Any) -> None:
-    """Refuse settings that don't exist, which gunicorn would ignore.
+    """Reject settings that don't exist, which gunicorn would ignore; listen for Prometheus.
 
-    :raises SystemExit: with their names.
+    :raises SystemExit: in one sentence, if that can't be done.
     """
     unknown = [
         name
         for name, value in globals().items()
-        if name.islower() and name[0] != "_" and not isinstance(value, ModuleType)
-        if name not in server.cfg.settings
+        if name.islower() and name[0] != "_" and name not in server.cfg.settings
+        # Not what is imported.
+        if not isinstance(value, ModuleType) and getattr(value, "__module__", __name__) == __name__
     ]
     if unknown:
         sys.exit(f"{__file__}: gunicorn has no setting {', '.join(unknown)}")
+    if metrics_exporter.is_enabled(_SETTINGS):
+        _listen_for_prometheus(server)
+
+
+def _listen_for_prometheus(server: Any) -> None:
+    try:
+        metrics_exporter.listen(metrics_exporter.exporter_address(server.cfg.bind[0]))
+    except (OSError, ValueError) as error:
+        if "GUNICORN_PID" not in os.environ:
+            sys.exit(str(error))
+        # This master takes over from one that is still there (SIGUSR2).
+        server.log.warning("%s; until then this server has no metrics", error)
+    else:
+        metrics_exporter.make_folder()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -94,15 +106,15 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a worker that has gone out of the figures that are of the moment."""
+    """Remove what a worker was doing at the moment from the metrics."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    mark_process_dead(worker.number)
+    if metrics_exporter.listener is not None:
+        with suppress(OSError):
+            mark_process_dead(worker.number)
     worker.leave()
 
 
 def on_exit(server: Any) -> None:
-    """Remove the folder that was made at start."""
-    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-    if os.path.basename(folder).startswith(_PREFIX):
-        shutil.rmtree(folder)
+    """Remove the folder of the metrics, unless it was given."""
+    metrics_exporter.remove_folder()

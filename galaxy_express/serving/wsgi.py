@@ -5,14 +5,12 @@ import sys
 
 from baseplate import server
 from baseplate.lib.config import ConfigurationError, RawConfig
-from baseplate.lib.prometheus_metrics import is_metrics_enabled
-from baseplate.server.prometheus import start_prometheus_exporter
 from gunicorn.errors import AppImportError
 from psycogreen.gevent import patch_psycopg
 from pyramid.router import Router
 
 from galaxy_express import make_wsgi_app
-from galaxy_express.application import close_application
+from galaxy_express.serving.metrics_files import export_metrics
 
 
 def make_app(app_config: RawConfig) -> Router:
@@ -23,6 +21,9 @@ def make_app(app_config: RawConfig) -> Router:
     :param app_config: the ``[app:main]`` section of a configuration file.
     :raises SystemExit: for a setting that is wrong, with its name.
     """
+    # Not imported before it is clear where its metrics are kept.
+    from galaxy_express.application import close_application
+
     try:
         app = make_wsgi_app(app_config)
     except ConfigurationError as error:
@@ -51,7 +52,6 @@ def _set_up(config_path: str) -> Router:
     with open(config_path, encoding="utf-8") as config_file:
         config = server.read_config(config_file, server_name=None, app_name="main")
     server.configure_logging(config, debug=False)
-    if is_metrics_enabled(config.app):
-        start_prometheus_exporter()
+    export_metrics()
     patch_psycopg()
     return server.make_app(config.app)

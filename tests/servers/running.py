@@ -225,7 +225,8 @@ class Installation:
         """
         port = free_port()
         bind = str(socket_path or f"127.0.0.1:{port}")
-        command = [str(COMMANDS / "baseplate-serve"), "--bind", bind, "configs/development.ini"]
+        module = "galaxy_express.serving.development"
+        command = [sys.executable, "-m", module, "--bind", bind, "configs/development.ini"]
         return Server(command, self.folder, port, self.environment)
 
     def gunicorn(self, *options: str, workers: int = 2) -> Server:

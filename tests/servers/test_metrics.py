@@ -1,23 +1,19 @@
 """What Prometheus reads from a server with several workers."""
 
-import fcntl
 import os
+import re
 import shutil
 import socket
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from signal import SIGHUP, SIGKILL
 from threading import Thread
-from typing import Any
 
 import pytest
-from baseplate.lib.config import InternetAddress
-from baseplate.server.prometheus import METRICS_ENDPOINT, PROMETHEUS_EXPORTER_ADDRESS
+from baseplate.server.prometheus import METRICS_ENDPOINT
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -26,43 +22,28 @@ from tests.servers.running import ROOT, Installation, Server, free_port, wait_un
 from tests.servers.speaking import TIMEOUT, Unanswered, exchange, head, package
 from tests.servers.test_first_hour import skip_unless_set_up
 
-assert isinstance(PROMETHEUS_EXPORTER_ADDRESS.address, InternetAddress)
-PORT = PROMETHEUS_EXPORTER_ADDRESS.address.port
 Labels = tuple[tuple[str, str], ...]
 
 
 @pytest.fixture
-def measured(installation: Installation) -> Iterator[Installation]:
-    """The service with metrics, and with the exporter's port, which is always the same and
-    which servers share in silence, to itself."""
-    with open(Path(tempfile.gettempdir()) / "galaxy_express_exporter.lock", "w") as lock:
-        wait_until(lambda: _is_locked(lock), "no other test has the exporter's port", within=120)
-        wait_until(_is_port_free, f"nobody else listens on the exporter's port {PORT}")
-        installation.configure("metrics.enabled", "true")
-        yield installation
+def measured(installation: Installation) -> Installation:
+    """The service with metrics, on a port and in a folder of the test."""
+    installation.configure("metrics.enabled", "true")
+    installation.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
+    installation.environment["PROMETHEUS_MULTIPROC_DIR"] = str(installation.folder / "metrics")
+    return installation
 
 
-def _is_locked(lock: Any) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
-
-
-def _is_port_free() -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closed one is no matter
-        with suppress(OSError):
-            probe.bind(("0.0.0.0", PORT))  # noqa: S104 - as the exporter does
-            return True
-    return False
+def metrics_port(installation: Installation) -> int:
+    """The port where Prometheus reads."""
+    return int(installation.environment["GALAXY_EXPRESS_METRICS_BIND"])
 
 
 class Scrape:
     """What the exporter says at one moment."""
 
-    def __init__(self) -> None:
-        connection = HTTPConnection("127.0.0.1", PORT, timeout=TIMEOUT)
+    def __init__(self, installation: Installation) -> None:
+        connection = HTTPConnection("127.0.0.1", metrics_port(installation), timeout=TIMEOUT)
         connection.request("GET", METRICS_ENDPOINT)
         self.text = connection.getresponse().read().decode()
         connection.close()
@@ -93,7 +74,7 @@ class Scrape:
 
 def counters_of(worker: int, installation: Installation) -> int:
     """How many sends one worker has counted, from its own file."""
-    files = list(installation.folder.glob(f"galaxy_express_metrics_*/counter_{worker}.db"))
+    files = list(installation.folder.glob(f"metrics/counter_{worker}.db"))
     return sum(
         int(sample.value)
         for family in MultiProcessCollector.merge(files)
@@ -104,7 +85,7 @@ def counters_of(worker: int, installation: Installation) -> int:
 
 def metrics_files(installation: Installation) -> set[str]:
     """The names of the files in the folder of metrics."""
-    return {path.name for path in installation.folder.glob("galaxy_express_metrics_*/*")}
+    return {path.name for path in installation.folder.glob("metrics/*")}
 
 
 def files_of(workers: int) -> set[str]:
@@ -163,7 +144,7 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
         sent["conflicting", "personal"] += 1
         sent["rejected", ""] += 3
 
-        scrape, statistics = Scrape(), server.request("GET", "/statistics").json
+        scrape, statistics = Scrape(measured), server.request("GET", "/statistics").json
         shares = [counters_of(worker, measured) for worker in (0, 1)]
 
     assert scrape.sends() == sent
@@ -194,21 +175,25 @@ def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> 
             answers.append(server.request("POST", "/packages", package()).status)
 
         send()
-        before = Scrape()
+        before = Scrape(measured)
         clients = [Thread(target=send) for _ in range(8)]
         with measured.database.locked():
             for client in clients:
                 client.start()
             wait_until(
-                lambda: Scrape().total("galaxy_express_queued_packages") > 0, "packages wait"
+                lambda: Scrape(measured).total("galaxy_express_queued_packages") > 0,
+                "packages wait",
             )
             wait_until(
-                lambda: Scrape().total("galaxy_express_commit_seconds_count", success="false") > 0,
+                lambda: (
+                    Scrape(measured).total("galaxy_express_commit_seconds_count", success="false")
+                    > 0
+                ),
                 "a commit fails",
             )
         for client in clients:
             client.join()
-        after = Scrape()
+        after = Scrape(measured)
 
     assert before.total("galaxy_express_queued_packages") == 0
     assert before.series("galaxy_express_commit_seconds_count") == {(("success", "true"),): 1}
@@ -221,9 +206,14 @@ def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> 
     assert 1 < commits < answers.count(201), "those that waited shared a transaction"
     assert after.total("galaxy_express_commit_seconds_sum", success="true") < TIMEOUT
 
-    failed = after.total("galaxy_express_commit_seconds_count", success="false")
+    failed = failed_commits(after)
     assert 1 <= failed <= answers.count(503)
     assert after.total("galaxy_express_commit_seconds_sum", success="false") >= 0.5 * failed
+
+
+def failed_commits(scrape: Scrape) -> float:
+    """How many commits have failed."""
+    return scrape.total("galaxy_express_commit_seconds_count", success="false")
 
 
 @pytest.fixture
@@ -253,7 +243,7 @@ def hostile_scrape(measured: Installation) -> Scrape:
         needles = [f"{name}: needle" for name in ("X-Request-ID", "X-Trace", "User-Agent")]
         exchange(server.port, [head("GET /statistics HTTP/1.1", *needles)])
         exchange(server.port, [head("NEEDLE /packages HTTP/1.1")])
-        return Scrape()
+        return Scrape(measured)
 
 
 def test_labels_are_bounded(hostile_scrape: Scrape) -> None:
@@ -288,23 +278,23 @@ def test_a_killed_worker_leaves_its_counts_and_nothing_else(measured: Installati
         with measured.database.locked():
             for client in clients:
                 client.start()
-            wait_until(lambda: active_sends(Scrape()) == len(clients), "all of them wait")
+            wait_until(lambda: active_sends(Scrape(measured)) == len(clients), "all of them wait")
             for worker in workers:
                 os.kill(worker, SIGKILL)
             for client in clients:
                 client.join()
             successors = wait_for_workers(server, 2, other_than=workers)
         server.wait_until_alive()
-        after_kill = Scrape()
+        after_kill = Scrape(measured)
         files_after_kill = metrics_files(measured)
 
         server.request("POST", "/packages", package())
-        after_one_more = Scrape()
+        after_one_more = Scrape(measured)
 
         server.signal(SIGHUP)
         renewed = wait_for_workers(server, 2, other_than=successors)
         server.wait_until_alive()
-        after_renewal = Scrape()
+        after_renewal = Scrape(measured)
 
         server.signal(SIGHUP)
         wait_for_workers(server, 2, other_than=renewed)
@@ -333,34 +323,101 @@ def wait_for_workers(server: Server, number: int, other_than: set[int]) -> set[i
     return server.workers
 
 
-def test_the_folder_of_metrics_is_removed(measured: Installation) -> None:
-    """The folder that gunicorn makes for metrics is gone when gunicorn is."""
-    with measured.gunicorn(workers=1) as server:
-        server.request("GET", "/statistics")
-        assert metrics_files(measured)
-    assert not list(measured.folder.glob("galaxy_express_metrics_*"))
+# Where metrics are kept
 
 
-def test_a_folder_that_was_given_is_used_and_kept(measured: Installation) -> None:
-    """Whoever names a folder for metrics keeps it."""
-    folder = measured.folder / "metrics"
-    folder.mkdir()
-    measured.environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+def mapped_folders(server: Server) -> set[Path]:
+    """The folders of the files of metrics that a server's workers have open."""
+    maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in server.workers | {server.pid})
+    return {Path(path).parent for path in re.findall(r"/\S+_\d+\.db\b", maps)}
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_metrics_are_kept_in_memory(measured: Installation, name: str) -> None:
+    """If no folder is given, a server makes one in memory, and removes it when it ends."""
+    del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
+    with measured.server(name) as server:
+        server.request("GET", "/statistics")
+        (folder,) = mapped_folders(server)
+        assert folder.parent == Path("/dev/shm")  # noqa: S108 - a folder is made in there
+    assert not folder.exists()
+
+
+def test_a_folder_that_was_given_is_kept(measured: Installation) -> None:
+    """A folder that is named by the environment is made if need be, and kept."""
     with measured.gunicorn(workers=1) as server:
         server.request("GET", "/statistics")
-        assert not list(measured.folder.glob("galaxy_express_metrics_*"))
-    assert list(folder.glob("counter_*.db"))
+        assert mapped_folders(server) == {measured.folder / "metrics"}
+    assert list(measured.folder.glob("metrics/counter_*.db"))
+
+
+def test_a_folder_that_is_deleted_is_made_anew(measured: Installation) -> None:
+    """When the folder is deleted while workers run, nothing stops, not even when they are killed;
+    the next ones count in a new folder."""
+    with measured.gunicorn(workers=2) as server:
+        workers = wait_for_workers(server, 2, other_than=set())
+        shutil.rmtree(measured.folder / "metrics")
+        assert server.request("POST", "/packages", package()).status == 201
+        assert Scrape(measured).sends() == {}
+        for worker in workers:
+            os.kill(worker, SIGKILL)
+        wait_for_workers(server, 2, other_than=workers)
+        server.wait_until_alive()
+        assert server.request("POST", "/packages", package()).status == 201
+        assert Scrape(measured).sends() == {("delivered", "personal"): 1}
+
+
+def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> None:
+    """Where no folder can be made the service goes without metrics, and says so."""
+    (measured.folder / "metrics").touch()
+    with measured.gunicorn(workers=1) as server:
+        assert server.request("POST", "/packages", package()).status == 201
+        assert server.log.count("Metrics can't be kept") == 1
+
+
+# Where metrics are read
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_metrics_are_read_where_the_service_is(measured: Installation, name: str) -> None:
+    """A service on loopback doesn't tell other machines how much it does."""
+    with measured.server(name):
+        with socket.create_server(("127.0.0.2", metrics_port(measured))):
+            pass  # the port is free on another address
+        assert Scrape(measured).families
+
+
+def test_a_port_that_is_taken_stops_gunicorn(measured: Installation) -> None:
+    """Metrics of two services don't mix: the second doesn't start, and says why."""
+    port = metrics_port(measured)
+    with socket.create_server(("127.0.0.1", port)):
+        server = measured.gunicorn()
+        server.start()
+        assert server.wait() == 1
+    assert (
+        f"Metrics can't be exported on port {port} of 127.0.0.1 (Address already in use);"
+        " choose another address with GALAXY_EXPRESS_METRICS_BIND\n"
+    ) in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_an_address_that_is_wrong_stops_the_start(measured: Installation, name: str) -> None:
+    """The variable is named, in a sentence."""
+    measured.environment["GALAXY_EXPRESS_METRICS_BIND"] = "6060x"
+    server = measured.server(name)
+    server.start()
+    assert server.wait() == 1
+    assert "GALAXY_EXPRESS_METRICS_BIND: must be a port such as 6060" in server.log
+    assert "Traceback" not in server.log
 
 
 def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
-    """Baseplate's own server has the same metrics, once it is given a folder for them."""
-    folder = measured.folder / "metrics"
-    folder.mkdir()
-    measured.environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    """Baseplate's own server has the same metrics."""
     with measured.baseplate_serve() as server:
         server.request("POST", "/packages", package())
         server.request("POST", "/packages", {})
-        scrape = Scrape()
+        scrape = Scrape(measured)
     assert scrape.sends() == {("delivered", "personal"): 1, ("rejected", ""): 1}
     assert scrape.total("http_server_requests_total", http_endpoint="/packages") == 2
     assert scrape.total("galaxy_express_commit_writes_sum") == 2
@@ -370,16 +427,12 @@ def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
 
 
 def make_run(installation: Installation) -> Server:
-    """``make run``, yet to be started, which keeps its metrics in a folder of the test."""
+    """``make run``, yet to be started."""
     if not shutil.which("make"):
         pytest.skip("the commands are make's")
     skip_unless_set_up()
     port = free_port()
-    variables = {
-        "BIND": f"127.0.0.1:{port}",
-        "METRICS": str(installation.folder / "metrics"),
-        "VENV": sys.prefix,
-    }
+    variables = {"BIND": f"127.0.0.1:{port}", "VENV": sys.prefix}
     assignments = [f"{name}={value}" for name, value in variables.items()]
     command = ["make", "-C", str(ROOT), "run", *assignments]
     return Server(command, installation.folder, port, installation.environment)
@@ -388,34 +441,27 @@ def make_run(installation: Installation) -> Server:
 def test_make_run_has_metrics(measured: Installation) -> None:
     """``make run`` has metrics, and each time they start anew, though the last server was
     killed."""
+    del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
     scrapes = []
     for _ in range(2):
         with make_run(measured) as server:
             server.request("POST", "/packages", package())
-            scrapes.append(Scrape().sends())
+            scrapes.append(Scrape(measured).sends())
+            folders = mapped_folders(server)
             server.kill()
+        for folder in folders:
+            shutil.rmtree(folder)
     assert scrapes == [{("delivered", "personal"): 1}] * 2
 
 
-def test_make_run_keeps_metrics_where_it_is_told(measured: Installation) -> None:
-    """Whoever names a folder for metrics has those of ``make run`` in there, and keeps them. It
-    is made if it isn't there."""
-    folder = measured.folder / "named" / "by me"
-    measured.environment["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    with make_run(measured) as server:
-        server.request("POST", "/packages", package())
-    assert list(folder.glob("counter_*.db"))
-    assert not list(measured.folder.glob("metrics/*.db"))
-
-
 def test_make_run_beside_another_server(measured: Installation) -> None:
-    """If something has the exporter's port ``make run`` says so, serves without metrics, and
-    takes none of the other's requests."""
-    everywhere = ("0.0.0.0", PORT)  # noqa: S104 - as the exporter does
-    with socket.create_server(everywhere), make_run(measured) as server:
+    """If something has the exporter's port ``make run`` says so, and serves without metrics."""
+    port = metrics_port(measured)
+    with socket.create_server(("127.0.0.1", port)), make_run(measured) as server:
         assert server.request("POST", "/packages", package()).status == 201
         assert (
-            "Something listens on port 6060 already, where metrics are read: "
-            "this server goes without.\n"
+            f"Metrics can't be exported on port {port} of 127.0.0.1 (Address already in use);"
+            " choose another address with GALAXY_EXPRESS_METRICS_BIND."
+            " This server goes without metrics.\n"
         ) in server.log
         assert "Traceback" not in server.log

@@ -1,0 +1,60 @@
+"""``baseplate-serve``, with our exporter of metrics in place of Baseplate's::
+
+    python -m galaxy_express.serving.development --bind 127.0.0.1:9090 configs/development.ini
+
+Baseplate's listens on every address of the machine, always on port 6060, and shares the port
+in silence with another server's. If its port is taken this server goes without metrics.
+"""
+
+import atexit
+import os
+import sys
+
+from gevent.monkey import patch_all
+
+if __name__ == "__main__":
+    # Before anything else is imported, as in baseplate-serve.
+    patch_all()
+    # A reloading server is started anew by the path of this file, which puts its folder here.
+    sys.path[0] = os.getcwd()
+
+from baseplate import server
+from baseplate.lib.config import EndpointConfiguration
+from baseplate.server import prometheus
+from baseplate.server.monkey import patch_stdlib_queues
+from psycogreen.gevent import patch_psycopg
+
+from galaxy_express.serving import metrics_exporter
+
+
+def main() -> None:
+    """Serve, as ``baseplate-serve`` does."""
+    patch_stdlib_queues()
+    patch_psycopg()
+    prometheus.start_prometheus_exporter = start_exporter
+    server.load_app_and_run_server()
+
+
+def start_exporter(address: EndpointConfiguration | None = None) -> None:
+    """Start our exporter.
+
+    :param address: is not what Baseplate says, but depends on that of the service.
+    :raises SystemExit: naming the variable that is wrong.
+    """
+    from galaxy_express.serving.metrics_files import export_metrics
+
+    service: EndpointConfiguration = server.parse_args(sys.argv[1:]).bind
+    try:
+        metrics_exporter.listen(metrics_exporter.exporter_address(str(service.address)))
+    except ValueError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        print(f"{error}. This server goes without metrics.", file=sys.stderr)  # noqa: T201
+    else:
+        metrics_exporter.make_folder()
+        atexit.register(metrics_exporter.remove_folder)
+    export_metrics()
+
+
+if __name__ == "__main__":
+    main()

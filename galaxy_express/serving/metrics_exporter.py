@@ -1,0 +1,91 @@
+"""Where Prometheus reads metrics: the address, and the folder that workers keep them in.
+
+gunicorn's master imports this before it forks, so it imports nothing that gevent patches.
+"""
+
+import configparser
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+
+PORT = 6060
+
+# Variables of the environment.
+BIND = "GALAXY_EXPRESS_METRICS_BIND"
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_PREFIX = "galaxy_express_metrics_"
+
+
+def is_enabled(config_path: str) -> bool:
+    """Whether ``metrics.enabled`` is true, or missing, in a configuration file."""
+    parser = configparser.RawConfigParser()
+    with suppress(OSError, configparser.Error):  # the application's start says what is wrong
+        parser.read(config_path, encoding="utf-8")
+    enabled = parser.get("app:main", "metrics.enabled", fallback="true")
+    return os.path.expandvars(enabled).lower() == "true"
+
+
+def exporter_address(service: str, environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """The address to read metrics at: ``$GALAXY_EXPRESS_METRICS_BIND``.
+
+    It is a port, or a host and a port. By default the host is the service's, and the port 6060.
+
+    :param service: the address of the service: a host and a port, or the path of a socket.
+    :raises ValueError: naming the variable, if it is anything else.
+    """
+    service_host = _host(service.rpartition(":")[0]) or "127.0.0.1"
+    given = environ.get(BIND, "")
+    if not given:
+        return service_host, PORT
+    host, _, port = given.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{BIND}: must be a port such as 6060, or 127.0.0.1:6060, not {given!r}")
+    return _host(host) or service_host, int(port)
+
+
+def _host(text: str) -> str:
+    return "" if "/" in text or text == "unix" else text.strip("[]")
+
+
+#: Where Prometheus connects to, if metrics are enabled. Workers inherit it from the master.
+listener: socket.socket | None = None
+
+
+def listen(address: tuple[str, int]) -> None:
+    """Listen for Prometheus, on a port that isn't shared.
+
+    :raises OSError: in one sentence, if the port is taken, or if the host isn't this machine's.
+    """
+    global listener
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    try:
+        listener = socket.create_server(address, family=family, backlog=16)
+    except OSError as error:
+        raise OSError(
+            f"Metrics can't be exported on port {address[1]} of {address[0]}"
+            f" ({os.strerror(error.errno or 0)}); choose another address with {BIND}"
+        ) from error
+
+
+def make_folder() -> None:
+    """Make the folder that ``$PROMETHEUS_MULTIPROC_DIR`` names, or else one in memory, and name it.
+
+    Where there is no room for a folder, workers go on without one.
+    """
+    with suppress(OSError):
+        if FOLDER in os.environ:
+            os.makedirs(os.environ[FOLDER], exist_ok=True)
+        else:
+            memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - see mkdtemp
+            os.environ[FOLDER] = tempfile.mkdtemp(prefix=_PREFIX, dir=memory)
+
+
+def remove_folder() -> None:
+    """Remove the folder, if it was made by :py:func:`make_folder` under a name of its own."""
+    folder = os.environ.get(FOLDER, "")
+    if os.path.basename(folder).startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)

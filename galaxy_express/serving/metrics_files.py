@@ -1,0 +1,166 @@
+"""The values of metrics, in files that all workers' values are summed from.
+
+What is counted never decides whether anything is answered. prometheus_client's own values
+raise where their folder is gone, and a write to them ends the process (SIGBUS) where the
+disk is full, since their files are sparse. These files are allocated before they are
+written to. Where that fails, values stay in the worker's memory, and go unread.
+"""
+
+import logging
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import gevent.socket
+from baseplate.server import prometheus
+from gevent.monkey import get_original
+from gevent.pywsgi import LoggingLogAdapter, WSGIServer
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from galaxy_express.serving import metrics_exporter
+from galaxy_express.serving.metrics_exporter import FOLDER
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
+
+FILE_BYTES = 64 * 1024
+
+# What a file that is damaged raises, and also a folder that is missing, or a disk that is full.
+_DAMAGED = (ValueError, RuntimeError, IndexError, struct.error)
+_UNUSABLE = (OSError, *_DAMAGED)
+
+
+class _AllocatedFile(MmapedDict):
+    """A file of values, all of whose bytes are on the disk before they are written to.
+
+    Its base class grows a file by making it sparse. Only its private names allow to act before
+    that; tests/unit/test_metrics_files.py fails when they change.
+
+    :raises OSError: if there is no room.
+    """
+
+    def __init__(self, path: str) -> None:
+        _allocate(path, FILE_BYTES)
+        try:
+            super().__init__(path)  # type: ignore[no-untyped-call]
+        except _DAMAGED:
+            self._f.close()
+            raise
+
+    def _init_value(self, key: str) -> None:
+        longest = 4 + len(key.encode()) + 8 + 16
+        if self._used + longest > self._capacity:
+            os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+def _allocate(path: str, size: int) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        os.unlink(path)  # an empty file couldn't be read
+        raise
+    finally:
+        os.close(descriptor)
+
+
+class FileValue:
+    """A value of a metric, as prometheus_client makes and uses it."""
+
+    _multiprocess = True
+    _files: ClassVar[dict[str, _AllocatedFile]] = {}
+    # Not gevent's, which would be slower: nobody who holds it ever waits.
+    _lock = get_original("threading", "Lock")()
+    _is_reported = False
+
+    def __init__(
+        self,
+        typ: str,
+        metric_name: str,
+        name: str,
+        labelnames: Sequence[str],
+        labelvalues: Sequence[str],
+        help_text: str,
+        multiprocess_mode: str = "",
+        **_: object,
+    ) -> None:
+        self._value = 0.0
+        self._file: _AllocatedFile | None = None
+        self._key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
+        kind = f"gauge_{multiprocess_mode}" if typ == "gauge" else typ
+        try:
+            with self._lock:
+                file = self._open(kind)
+                self._value, _timestamp = file.read_value(self._key)  # type: ignore[no-untyped-call]
+                self._file = file
+        except _UNUSABLE as error:
+            self._report(error)
+
+    @classmethod
+    def _open(cls, kind: str) -> _AllocatedFile:
+        if kind not in cls._files:
+            name = f"{kind}_{prometheus.worker_id()}.db"
+            cls._files[kind] = _AllocatedFile(os.path.join(os.environ[FOLDER], name))
+        return cls._files[kind]
+
+    @classmethod
+    def _report(cls, error: Exception) -> None:
+        if not cls._is_reported:
+            cls._is_reported = True
+            logger.error("Metrics can't be kept, and this process goes on without: %s", error)
+
+    def inc(self, amount: float) -> None:
+        """Add to it."""
+        with self._lock:
+            self._write(self._value + amount)
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Set it."""
+        with self._lock:
+            self._write(value)
+
+    def _write(self, value: float) -> None:
+        self._value = value
+        if self._file is not None:
+            self._file.write_value(self._key, value, 0.0)  # type: ignore[no-untyped-call]
+
+    def get(self) -> float:
+        """Read it, as this worker has it."""
+        return self._value
+
+    def set_exemplar(self, exemplar: object) -> None:
+        """Files have no exemplars."""
+
+    def get_exemplar(self) -> None:
+        """Files have no exemplars."""
+
+
+def export_metrics() -> None:
+    """Keep the values of all metrics that are made from now on in files, and serve their sum to
+    Prometheus in this event loop; without a listener, keep them in memory.
+
+    Workers share the listener, since each answers for all.
+    """
+    listener = metrics_exporter.listener
+    if listener is None:
+        values.ValueClass = values.MutexValue
+        return
+    values.ValueClass = FileValue
+    WSGIServer(
+        gevent.socket.socket(fileno=os.dup(listener.fileno())),
+        application=_export,
+        log=LoggingLogAdapter(logger, level=logging.DEBUG),
+        error_log=LoggingLogAdapter(logger, level=logging.ERROR),
+    ).start()
+
+
+def _export(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    metrics_exporter.make_folder()  # somebody may have removed it
+    exported: Iterable[bytes] = prometheus.export_metrics(environ, start_response)
+    return exported
