@@ -1,11 +1,12 @@
-"""The service with no more than some parts of what a send takes, for a profile.
+"""The service with only some parts of a send, for a profile.
 
-Each of ``PARTS`` has what those before it have, and something more. What is left out is
-replaced in the service's own classes: nothing but a profile has a use for that.
+Each of ``PARTS`` has the parts of those before it, and one more. The other parts are
+replaced in the service's own classes, which only a profile has a use for.
 """
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -19,7 +20,7 @@ from galaxy_express.desk_client import DeskClient
 from galaxy_express.storage.checkpoints import Checkpoints
 
 # About what SQLite logs: a page for each package, a few more for the rest of a transaction,
-# and from the beginning again when it has logged a lot.
+# and from the beginning again when the log is long.
 PAGE = 2048
 PAGES_MORE = 5
 LOG = 40_960 * PAGE
@@ -27,10 +28,32 @@ LOG = 40_960 * PAGE
 WHOLE = "written by SQLite"
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """A method of the service, and what a profile puts in its place.
+
+    :raises AttributeError: if the class has no such method: it would not be left out.
+    """
+
+    owner: type
+    method: str
+    function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if self.method not in vars(self.owner):
+            raise AttributeError(f"{self.owner.__name__} defines no method {self.method}")
+
+    def apply(self) -> None:
+        """Replace the method, in all of this process."""
+        setattr(self.owner, self.method, self.function)
+
+
 def make_wsgi_app(app_config: RawConfig) -> Router:
-    """Make the WSGI application; the key ``parts`` has the name of what is left in it."""
-    PARTS[app_config["parts"]]()
-    return make_whole_app(app_config)
+    """Make the WSGI application; the key ``parts`` names the parts that are left in it."""
+    service_config = dict(app_config)  # the service knows no such key
+    for replacement in PARTS[service_config.pop("parts")]:
+        replacement.apply()
+    return make_whole_app(service_config)
 
 
 def _decide(request: SendRequest) -> list[SendOutcome]:
@@ -42,49 +65,35 @@ def _decide_all(requests: Sequence[SendRequest]) -> None:
         request.outcomes = _decide(request)
 
 
-def _replace(owner: type, name: str, function: Callable[..., Any]) -> None:
-    setattr(owner, name, function)
+class _Log:
+    """Stands in for SQLite's log: a file that as much is written to and synced."""
 
+    def __init__(self) -> None:
+        self._file: Any = None
+        self._written = 0
 
-def _answer() -> None:
-    _replace(DeskClient, "_find_replay", lambda _client, _package: None)
-    _look_up()
-
-
-def _look_up() -> None:
-    _replace(DeskClient, "_submit", lambda _client, request: _decide(request))
-
-
-def _queue() -> None:
-    _replace(Checkpoints, "note_commit", lambda _checkpoints: None)
-    _replace(DeliveryDesk, "commit", lambda _desk, requests: _decide_all(requests))
-
-
-def _sync() -> None:
-    _queue()
-    log = TemporaryFile(dir=".")  # noqa: SIM115 - open for as long as the server runs
-    written = 0
-
-    def commit(desk: DeliveryDesk, requests: Sequence[SendRequest]) -> None:
-        nonlocal written
+    def commit(self, requests: Sequence[SendRequest]) -> None:
+        if self._file is None:
+            self._file = TemporaryFile(dir=".")  # noqa: SIM115 - open while the server runs
         content = bytes(PAGE * (len(requests) + PAGES_MORE))
-        os.pwrite(log.fileno(), content, written % LOG)
-        os.fdatasync(log.fileno())
-        written += len(content)
+        os.pwrite(self._file.fileno(), content, self._written % LOG)
+        os.fdatasync(self._file.fileno())
+        self._written += len(content)
         _decide_all(requests)
 
-    _replace(DeliveryDesk, "commit", commit)
 
+_log = _Log()
+_NO_LOOK_UP = Replacement(DeskClient, "_find_replay", lambda _client, _package: None)
+_NO_QUEUE = Replacement(DeskClient, "_submit", lambda _client, request: _decide(request))
+_NO_CHECKPOINTS = Replacement(Checkpoints, "note_commit", lambda _checkpoints: None)
+_NO_COMMIT = Replacement(DeliveryDesk, "commit", lambda _desk, requests: _decide_all(requests))
+_FILE = Replacement(DeliveryDesk, "commit", lambda _desk, requests: _log.commit(requests))
 
-def _leave_nothing_out() -> None:
-    pass
-
-
-#: What leaves out all other parts, by the name of the last one that is there.
-PARTS: dict[str, Callable[[], None]] = {
-    "read, checked and answered": _answer,
-    "looked up, for a retry": _look_up,
-    "queued, and handed to the thread that commits": _queue,
-    "written to a file and synced": _sync,
-    WHOLE: _leave_nothing_out,
+#: What is replaced, by the name of the last part that is left.
+PARTS: dict[str, tuple[Replacement, ...]] = {
+    "read, checked and answered": (_NO_LOOK_UP, _NO_QUEUE),
+    "looked up, for a retry": (_NO_QUEUE,),
+    "queued, and handed to the thread that commits": (_NO_CHECKPOINTS, _NO_COMMIT),
+    "written to a file and synced": (_NO_CHECKPOINTS, _FILE),
+    WHOLE: (),
 }
