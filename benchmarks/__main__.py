@@ -1,7 +1,8 @@
-"""``python -m benchmarks``: what the service carries, and what is under it could.
+"""``python -m benchmarks``: how fast the service is, compared with other servers.
 
-Each round measures everything once, every other round in the opposite order, and compares
-the statistics with the database and with what was answered.
+Each round measures every line once, every other round in the opposite order, and compares
+the statistics with the database and with the answers. Another revision is measured line by
+line in turn with the present one.
 """
 
 import sys
@@ -13,100 +14,166 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.raw_sqlite import RawSQLite
-from benchmarks.report import Goal, Line, Results, at_least, at_most, figures_table, goals_table
-from benchmarks.service import serving
+from benchmarks.report import (
+    Goal,
+    Line,
+    Results,
+    at_least,
+    at_most,
+    figures_table,
+    goals_table,
+    p50,
+    p99,
+    processor,
+    rate,
+    ratios_table,
+    tail,
+)
+from benchmarks.revisions import checked_out
+from benchmarks.service import serving, serving_bare, serving_baseline
 from benchmarks.settings import Settings, make_parser, prepare
 from benchmarks.wrk import BATCH, Load, Run
 
-BASELINE = Path(__file__).with_name("baseline.ini").read_text()
+GET_HEALTH = Load("get", 64, "/health")
+SEND_64 = Load("send", 64)
 
-HEALTH = Line("`GET /health`", Load("get", 64, "/health"))
+HEALTH = Line("`GET /health`", GET_HEALTH)
+LIVENESS = Line("`GET /health?type=liveness`", Load("get", 64, "/health?type=liveness"))
 HEALTH_1 = Line("`GET /health`", Load("get", 1, "/health"))
-LIVENESS = Line(
-    "`GET /health?type=liveness`", Load("get", 64, "/health?type=liveness"), beside=HEALTH
-)
-SEND_1 = Line("send", Load("send", 1), beside=HEALTH_1)
-SEND_16 = Line("send", Load("send", 16), beside=HEALTH)
-SEND = Line("send", Load("send", 64), beside=HEALTH)
-RETRY = Line("send again", Load("retry", 64), beside=HEALTH)
-UPDATE = Line("update preferences", Load("update", 64), beside=HEALTH)
-STATISTICS = Line("read statistics", Load("get", 64, "/statistics"), beside=HEALTH)
-READ_PACKAGE = Line("read a package", Load("read_package", 64), beside=HEALTH)
-READ_PREFERENCES = Line("read preferences", Load("read_preferences", 64), beside=HEALTH)
-SEND_BATCH = Line(f"packages, in batches of {BATCH}", Load("batch", 4), BATCH, beside=HEALTH)
-RAW_SQLITE = Line(f"packages, {BATCH} a transaction, with `sqlite3` alone", None, BATCH)
-PLAIN_HEALTH = Line("plain ORM: `GET /health`", Load("get", 64, "/health"))
-PLAIN_SEND = Line("plain ORM: send", Load("send", 64), beside=PLAIN_HEALTH)
+SEND_1 = Line("send", Load("send", 1))
+SEND_16 = Line("send", Load("send", 16))
+SEND = Line("send", SEND_64)
+RETRY = Line("retry", Load("retry", 64))
+UPDATE = Line("update preferences", Load("update", 64))
+STATISTICS = Line("read statistics", Load("get", 64, "/statistics"))
+READ_PACKAGE = Line("read a package", Load("read_package", 64))
+READ_PREFERENCES = Line("read preferences", Load("read_preferences", 64))
+SEND_BATCH = Line(f"packages, in batches of {BATCH}", Load("batch", 4), BATCH)
+RAW_SQLITE = Line(f"packages, {BATCH} in a transaction, `sqlite3` alone", None, BATCH)
+PLAIN_HEALTH = Line("plain ORM: `GET /health`", GET_HEALTH)
+PLAIN_SEND = Line("plain ORM: send", SEND_64)
+BARE = Line("bare WSGI function", GET_HEALTH)
 
-TABLE = (
+SERVICE = (
     *(HEALTH, LIVENESS, HEALTH_1, SEND_1, SEND_16, SEND, RETRY, UPDATE, STATISTICS),
-    *(READ_PACKAGE, READ_PREFERENCES, SEND_BATCH, RAW_SQLITE, PLAIN_HEALTH, PLAIN_SEND),
+    *(READ_PACKAGE, READ_PREFERENCES, SEND_BATCH),
 )
-# What is to be compared closely is measured one after the other.
+TABLE = (*SERVICE, RAW_SQLITE, PLAIN_HEALTH, PLAIN_SEND, BARE)
+# Lines that are compared closely are measured one after the other.
 ORDER = (
-    *(LIVENESS, HEALTH_1, SEND_1, SEND_16, PLAIN_HEALTH, PLAIN_SEND, SEND, HEALTH, RETRY),
+    *(LIVENESS, HEALTH_1, SEND_1, SEND_16, PLAIN_HEALTH, PLAIN_SEND, SEND, BARE, HEALTH, RETRY),
     *(UPDATE, STATISTICS, READ_PACKAGE, READ_PREFERENCES, SEND_BATCH, RAW_SQLITE),
 )
-READS = (HEALTH, LIVENESS, STATISTICS, READ_PACKAGE, READ_PREFERENCES)
+READS = (LIVENESS, STATISTICS, READ_PACKAGE, READ_PREFERENCES)
+
+
+class BenchSettings(Settings):
+    """The options of the command line.
+
+    :param against: another revision to measure in turn with the present one.
+    """
+
+    against: str | None
 
 
 def main() -> None:
     """Measure, and print the tables."""
-    settings = make_parser("Measure how fast the service is.").parse_args(namespace=Settings())
+    parser = make_parser("Measure how fast the service is.")
+    parser.add_argument(
+        "--against", metavar="REV", help="measure another revision of the repository in turn"
+    )
+    settings = parser.parse_args(namespace=BenchSettings())
     prepare(settings)
     conditions = describe_conditions(settings)
-    results = measure(settings)
+    results, others = measure(settings)
     print(conditions)
     print()
-    print(figures_table(results, TABLE, beside="`/health`"))
-    print(goals_table(goals(results)))
+    print(figures_table(results, TABLE))
+    if settings.against is not None:
+        print(f"{settings.against}:\n")
+        print(figures_table(others, SERVICE))
+        print(f"This revision / {settings.against}:\n")
+        print(ratios_table(results, others, SERVICE))
+    print(goals_table(goals(results, others, settings)))
 
 
-def measure(settings: Settings) -> Results:
-    """Run all rounds."""
-    results = Results()
+def measure(settings: BenchSettings) -> tuple[Results, Results]:
+    """Run all rounds.
+
+    :returns: the results of this revision and of what it is compared with in every run, and
+        the results of the other revision, which are empty if there is none.
+    """
+    results, others = Results(), Results()
     with ExitStack() as stack:
         service = stack.enter_context(serving(settings))
-        baseline = stack.enter_context(serving(settings, config=BASELINE))
-        runs: dict[Line, Callable[[int], Run]] = {}
-        for line in ORDER:
-            if line.load is not None:
-                server = baseline if line in (PLAIN_HEALTH, PLAIN_SEND) else service
-                runs[line] = partial(server.run, line.load)
-            elif settings.postgres is None:
-                folder = stack.enter_context(
-                    TemporaryDirectory(prefix="bench-", dir=settings.folder)
-                )
-                raw = stack.enter_context(closing(RawSQLite(Path(folder) / "raw.db")))
-                runs[line] = raw.run
+        services = [(service, results)]
+        if settings.against is not None:
+            revision = stack.enter_context(checked_out(settings.against, settings.folder))
+            services.append((stack.enter_context(serving(settings, revision)), others))
+        baseline = stack.enter_context(serving_baseline(settings))
+        runs: dict[Line, list[tuple[Results, Callable[[int], Run]]]] = {
+            line: [(to, partial(of.run, line.load)) for of, to in services]
+            for line in SERVICE
+            if line.load is not None
+        }
+        runs[PLAIN_HEALTH] = [(results, partial(baseline.run, GET_HEALTH))]
+        runs[PLAIN_SEND] = [(results, partial(baseline.run, SEND_64))]
+        bare = stack.enter_context(serving_bare(settings))
+        runs[BARE] = [(results, partial(bare.load, GET_HEALTH))]
+        if settings.postgres is None:
+            folder = TemporaryDirectory(prefix="bench-", dir=settings.folder)
+            path = Path(stack.enter_context(folder)).resolve() / "raw.db"
+            raw = stack.enter_context(closing(RawSQLite(path)))
+            runs[RAW_SQLITE] = [(results, raw.run)]
 
-        service.run(Load("update", 64), 1)
-        service.get_to_know_packages()
+        for warmed_up, _ in services:
+            warmed_up.run(Load("update", 64), 1)
+            warmed_up.send_known_packages()
         for number in range(settings.rounds):
             print(f"Round {number + 1} of {settings.rounds}", file=sys.stderr)
-            for line, run in list(runs.items())[:: -1 if number % 2 else 1]:
-                results.add(line, run(settings.seconds))
-            service.check()
-            baseline.check()
-    return results
+            direction = -1 if number % 2 else 1
+            for line in [line for line in ORDER if line in runs][::direction]:
+                for to, run in runs[line][::direction]:
+                    to.add(line, run(settings.seconds))
+            for checked in (baseline, *(each for each, _ in services)):
+                checked.check()
+    return results, others
 
 
-def goals(results: Results) -> Iterator[Goal]:
-    """What is to be reached, and what was."""
-    yield at_least("send / `GET /health`", 0.75, results.rate_ratio(SEND, HEALTH))
-    yield at_least("send / plain ORM", 10, results.rate_ratio(SEND, PLAIN_SEND))
-    yield at_most("p99 / p50 of send", 3, results.tail(SEND))
-    yield at_most("p99 / p50 of each read", 5, max(map(results.tail, READS)))
-    yield at_most(
-        "p50 of send / `GET /health`, one connection", 3, results.p50_ratio(SEND_1, HEALTH_1)
-    )
-    yield at_least("send again / `GET /health`", 0.7, results.rate_ratio(RETRY, HEALTH))
+def goals(results: Results, others: Results, settings: BenchSettings) -> Iterator[Goal]:
+    """The goals for this run, and what was measured.
+
+    :param others: those of the other revision, if there is one.
+    """
+    per_health = results.ratio(processor, HEALTH, BARE)
+    yield at_most("processor time of `GET /health` / bare WSGI function", 1.2, per_health)
+    yield at_least("send / plain ORM", 12, results.ratio(rate, SEND, PLAIN_SEND))
     if RAW_SQLITE in results:
+        batches = results.ratio(rate, SEND_BATCH, RAW_SQLITE)
+        yield at_least("packages in batches / `sqlite3` alone", 0.65, batches)
+    for line in (HEALTH, *READS):
+        yield at_most(f"p99 / p50 of {line.name}", 3, results.median(tail, line))
+    yield at_most("p99 / p50 of send", 2.5, results.median(tail, SEND))
+    if settings.against is not None:
+        yield from _goals_against(results, others, settings)
+
+
+def _goals_against(results: Results, others: Results, settings: BenchSettings) -> Iterator[Goal]:
+    rev = settings.against
+    if settings.postgres is not None:
+        sends = results.ratio_to(others, rate, SEND)
+        yield at_least(f"send / the same at {rev}, PostgreSQL", 2, sends)
+        return
+    for line, most in ((HEALTH, 0.33), (SEND, 0.4)):
+        time = results.ratio_to(others, processor, line)
+        yield at_most(f"processor time of {line.name} / the same at {rev}", most, time)
+    for line in (SEND, RETRY, UPDATE, HEALTH, *READS):
         yield at_least(
-            "packages in batches / with `sqlite3` alone",
-            0.5,
-            results.rate_ratio(SEND_BATCH, RAW_SQLITE),
+            f"{line.name} / the same at {rev}", 2.5, results.ratio_to(others, rate, line)
         )
+    lone = results.ratio_to(others, p50, SEND_1)
+    yield at_most(f"p50 of send, one connection / the same at {rev}", 0.6, lone)
+    yield at_most(f"p99 of send / the same at {rev}", 0.6, results.ratio_to(others, p99, SEND))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""That what was answered is what is recorded, and that the statistics say so."""
+"""Compares the answers of a service, its statistics and its database.
+
+It reads the database with SQL of its own, so that it shares no mistake with the service.
+"""
 
 import time
 from collections.abc import Callable
@@ -6,23 +9,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import bindparam, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from galaxy_express.models import Package
-
-# Seconds for the requests that were under way when wrk hung up to come to an end.
+# Seconds for the requests that were being processed when wrk hung up.
 PATIENCE = 30.0
+
+_SELECT = text("SELECT package_id, status FROM packages WHERE package_id IN :ids").bindparams(
+    bindparam("ids", expanding=True)
+)
+_COUNT = text("SELECT status, package_type, count(*) FROM packages GROUP BY status, package_type")
 
 Totals = dict[tuple[str, str], int]
 
 
 class Discrepancy(Exception):
-    """What was answered, what is recorded and what the statistics say don't agree."""
+    """The answers, the database and the statistics don't agree."""
 
 
 class Ledger:
-    """What a service has answered, to be compared with its database, read directly.
+    """The answers of a service, to be compared with its database.
 
     :param statistics: asks the service for its statistics.
     :param recorded: how many packages are there before the first request.
@@ -37,11 +43,11 @@ class Ledger:
         self._unanswered = 0
 
     def enter(self, decisions: Path, unanswered: int) -> None:
-        """Take down what came of a run, and find each of its packages in the database.
+        """Add the answers of a run, and find each of its packages in the database.
 
         :param decisions: the file that :py:func:`.wrk.run_wrk` wrote.
-        :param unanswered: how many packages were sent, at the most, to which there was no
-            good answer; they may or may not be recorded.
+        :param unanswered: how many packages were sent, at most, that got no good answer;
+            they may or may not be recorded.
         :raises Discrepancy: unless all are there, with the decision that was answered.
         """
         self._unanswered += unanswered
@@ -49,9 +55,7 @@ class Ledger:
             while chunk := list(islice(lines, 1000)):
                 answered = dict(line.split() for line in chunk)
                 self._answered += len(chunk)
-                query = select(Package.package_id, Package.status)
-                rows = connection.execute(query.where(Package.package_id.in_(answered)))
-                recorded = dict(rows.all())
+                recorded = dict(connection.execute(_SELECT, {"ids": list(answered)}).all())
                 if recorded != answered:
                     some = sorted(answered.items() - recorded.items())[:3]
                     raise Discrepancy(f"answered, but not recorded like this: {some}")
@@ -68,12 +72,12 @@ class Ledger:
         if not self._answered <= recorded <= self._answered + self._unanswered:
             raise Discrepancy(
                 f"{recorded} packages are recorded, {self._answered} were answered,"
-                f" and at most {self._unanswered} were sent in vain"
+                f" and at most {self._unanswered} more were sent"
             )
 
     def _state_and_count(self) -> tuple[Totals, Totals]:
-        # Totals only grow. If they are the same before and after, nothing has come
-        # between them and the count.
+        # Totals only grow. If they are the same before and after, nothing was recorded
+        # during the count.
         deadline = time.monotonic() + PATIENCE
         after = self._state()
         while time.monotonic() < deadline:
@@ -82,7 +86,7 @@ class Ledger:
             after = self._state()
             if before == after:
                 return after, counted
-        raise Discrepancy("the statistics don't come to rest")
+        raise Discrepancy("the statistics keep changing")
 
     def _state(self) -> Totals:
         statistics = self._statistics()
@@ -101,7 +105,6 @@ class Ledger:
         return totals
 
     def _count(self) -> Totals:
-        groups = (Package.status, Package.package_type)
         with self._engine.connect() as connection:
-            rows = connection.execute(select(*groups, func.count()).group_by(*groups))
+            rows = connection.execute(_COUNT)
             return {(status, package_type): number for status, package_type, number in rows}

@@ -1,38 +1,107 @@
 """The plain implementation: an ORM session for each request, and a commit.
 
-It has the service's tables, rules, parsing and answers, it is as durable, and it is
-served in the same way. What differs is how it gets at the database: as the documentation
-of Pyramid and SQLAlchemy shows it. Baseplate's own client for sessions would do the same
-with a span and three metrics for each statement, and is slower.
+It has the rules, answers and durability of the service, and is written as the documentation
+of Pyramid and SQLAlchemy shows it. It has code and tables of its own, so that it stays the
+same while the service changes. Baseplate's own client for sessions would add a span and
+three metrics for each statement, and is slower.
 """
 
-from typing import Any
+import json
+import os
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 from baseplate import Baseplate
 from baseplate.frameworks.pyramid import BaseplateConfigurator
-from baseplate.lib.config import RawConfig
+from psycogreen.gevent import patch_psycopg
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.router import Router
-from sqlalchemy import create_engine, event, exc, func, select, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Text,
+    create_engine,
+    event,
+    exc,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.engine import Engine
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, declarative_base, sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from galaxy_express import delivery, models
-from galaxy_express.package_types import PACKAGE_TYPES
-from galaxy_express.web.responses import json_response
-from galaxy_express.web.schemas import Schemas, decision_body
+DATABASE_URL = "BASELINE_DATABASE_URL"
 
-_schemas = Schemas(PACKAGE_TYPES)
+PACKAGE_TYPES = ("marketing", "personal")
+
+Base: Any = declarative_base()
 
 
-def make_wsgi_app(app_config: RawConfig) -> Router:
-    """Make the WSGI application."""
-    baseplate = Baseplate(app_config)
+class Package(Base):
+    """A package and its decision."""
+
+    __tablename__ = "packages"
+
+    package_id = Column(Text, primary_key=True)
+    sender_id = Column(Text, nullable=False)
+    recipient_id = Column(Text, nullable=False)
+    package_type = Column(Text, nullable=False)
+    timestamp = Column(DateTime, nullable=False)
+    status = Column(Text, nullable=False)
+
+
+class Preference(Base):
+    """Whether a recipient wants a type of package."""
+
+    __tablename__ = "preferences"
+
+    recipient_id = Column(Text, primary_key=True)
+    package_type = Column(Text, primary_key=True)
+    wanted = Column(Boolean, nullable=False)
+
+
+class Counter(Base):
+    """A running total."""
+
+    __tablename__ = "counters"
+
+    status = Column(Text, primary_key=True)
+    package_type = Column(Text, primary_key=True)
+    value = Column(BigInteger, nullable=False)
+
+
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class Submission(BaseModel):
+    """The body of ``POST /packages``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    timestamp: AwareDatetime
+    sender_id: Identifier
+    recipient_id: Identifier
+    package_id: Identifier
+    package_type: Literal["marketing", "personal"]
+
+
+def application() -> Router:
+    """Make the WSGI application, as gunicorn calls it.
+
+    The URL of the database is in the environment variable ``BASELINE_DATABASE_URL``.
+    """
+    patch_psycopg()
+    baseplate = Baseplate(
+        {"baseplate.service_name": "baseline", "server_timeout.default": "15 seconds"}
+    )
     baseplate.configure_observers()
-    sessions = sessionmaker(_make_engine(app_config["database.url"]))
+    sessions = sessionmaker(_make_engine(os.environ[DATABASE_URL]))
 
     def open_session(request: Request) -> Session:
         session = sessions()
@@ -52,10 +121,17 @@ def make_wsgi_app(app_config: RawConfig) -> Router:
     return configurator.make_wsgi_app()
 
 
+def create_tables(database_url: str) -> None:
+    """Create the tables in an empty database."""
+    engine = _make_engine(database_url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
 def _make_engine(url: str) -> Engine:
     if not url.startswith("sqlite:"):
         return create_engine(url, pool_size=10)
-    # Pooled, which SQLAlchemy 1.4 doesn't do for a file by itself.
+    # SQLAlchemy 1.4 doesn't pool connections to a file by default.
     engine = create_engine(
         url, poolclass=QueuePool, connect_args={"timeout": 5, "check_same_thread": False}
     )
@@ -70,78 +146,97 @@ def _set_up(connection: Any, record: Any) -> None:
 
 
 def send_package(request: Request) -> Response:
-    """``POST /packages``: decide of a package, once."""
-    package = _schemas.parse_package(request.body)
-    session = request.session
+    """``POST /packages``: decide a package, once."""
+    try:
+        package = Submission.model_validate_json(request.body)
+    except ValidationError as error:
+        return _json({"detail": str(error)}, 422)
     while True:
         try:
-            outcome = _decide(session, package)
-            session.commit()
-            break
+            body, status, headers = _decide(request.session, package)
+            request.session.commit()
+            return _json(body, status, headers)
         except exc.IntegrityError:  # PostgreSQL only: another has inserted the same row
-            session.rollback()
-    if isinstance(outcome, delivery.Conflict):
-        return json_response({"detail": "this package_id was used before"}, 409)
-    body = decision_body(outcome.decision)
-    if outcome.replayed:
-        return json_response(body, 200, ("Idempotent-Replayed", "true"))
-    return json_response(body, 201, ("Location", f"/packages/{package.package_id}"))
+            request.session.rollback()
 
 
-def _decide(session: Session, package: delivery.Package) -> delivery.SendOutcome:
+def _decide(session: Session, package: Submission) -> tuple[object, int, dict[str, str]]:
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("BEGIN IMMEDIATE"))
-    earlier = session.get(models.Package, package.package_id)
+    earlier = session.get(Package, package.package_id)
     if earlier is not None:
-        return delivery.replay(package, _decision(earlier))
-    package_type = PACKAGE_TYPES[package.package_type]
-    said = session.get(models.Preference, (package.recipient_id, package_type.name))
-    decision = delivery.decide(package, package_type.is_wanted(said.wanted if said else None))
-    session.add(
-        models.Package(
-            package_id=package.package_id,
-            sender_id=package.sender_id,
-            recipient_id=package.recipient_id,
-            package_type=package.package_type,
-            timestamp=package.timestamp,
-            status=decision.status.value,
-        )
+        if not _is_retry(package, earlier):
+            return {"detail": "this package_id was used before"}, 409, {}
+        return _body(earlier), 200, {"Idempotent-Replayed": "true"}
+    preference = session.get(Preference, (package.recipient_id, package.package_type))
+    decided = Package(
+        **package.model_dump(exclude={"timestamp"}),
+        timestamp=package.timestamp.astimezone(UTC).replace(tzinfo=None),
+        status="delivered" if preference is None or preference.wanted else "dropped",
     )
+    session.add(decided)
     session.flush()
-    _count(session, decision)
-    return delivery.SendResult(decision, replayed=False)
+    _count(session, decided)
+    return _body(decided), 201, {"Location": f"/packages/{package.package_id}"}
 
 
-def _count(session: Session, decision: delivery.Decision) -> None:
-    key = (0, decision.status.value, decision.package.package_type)
-    counter = session.get(models.Counter, key, with_for_update=True)
+def _is_retry(package: Submission, earlier: Any) -> bool:
+    names = ("sender_id", "recipient_id", "package_type")
+    return all(getattr(package, name) == getattr(earlier, name) for name in names)
+
+
+def _count(session: Session, package: Any) -> None:
+    key = (package.status, package.package_type)
+    counter = session.get(Counter, key, with_for_update=True)
     if counter is None:
-        shard, outcome, package_type = key
-        counter = models.Counter(shard=shard, outcome=outcome, package_type=package_type, value=0)
+        counter = Counter(status=package.status, package_type=package.package_type, value=0)
         session.add(counter)
     counter.value += 1
 
 
-def _decision(row: Any) -> delivery.Decision:
-    package = delivery.Package(
-        row.package_id, row.sender_id, row.recipient_id, row.package_type, row.timestamp
-    )
-    return delivery.Decision(package, delivery.Status(row.status))
+def _body(package: Any) -> dict[str, object]:
+    timestamp: datetime = package.timestamp
+    return {
+        "package_id": package.package_id,
+        "status": package.status,
+        "reason": None if package.status == "delivered" else "recipient_declined",
+        "sender_id": package.sender_id,
+        "recipient_id": package.recipient_id,
+        "package_type": package.package_type,
+        "timestamp": f"{timestamp.isoformat()}Z",
+    }
 
 
 def read_statistics(request: Request) -> Response:
     """``GET /statistics``: the totals."""
-    counter = models.Counter
     rows = request.session.execute(
-        select(counter.outcome, counter.package_type, func.sum(counter.value)).group_by(
-            counter.outcome, counter.package_type
+        select(Counter.status, Counter.package_type, func.sum(Counter.value)).group_by(
+            Counter.status, Counter.package_type
         )
     )
-    totals = {(outcome, package_type): int(total) for outcome, package_type, total in rows}
-    return json_response(_schemas.statistics_body(totals))
+    totals = {(status, package_type): int(total) for status, package_type, total in rows}
+    by_type = {
+        name: {status: totals.get((status, name), 0) for status in ("delivered", "dropped")}
+        for name in PACKAGE_TYPES
+    }
+    return _json(
+        {
+            "packages_delivered": sum(row["delivered"] for row in by_type.values()),
+            "packages_dropped": sum(row["dropped"] for row in by_type.values()),
+            "requests_rejected": 0,
+            "by_type": by_type,
+        }
+    )
 
 
 def is_healthy(request: Request) -> Response:
     """``GET /health``: whether the database answers."""
     request.session.execute(select(1))
-    return json_response(True)
+    return _json(True)
+
+
+def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    content = json.dumps(body, separators=(",", ":")).encode()
+    response = Response(content, status, content_type="application/json", charset="UTF-8")
+    response.headers.update(headers or {})
+    return response

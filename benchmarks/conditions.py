@@ -1,4 +1,4 @@
-"""What the figures depend on beside the service: the machine, the disk, the database."""
+"""What the figures depend on besides the service: the machine, the disk, the database."""
 
 import os
 import platform
@@ -16,9 +16,9 @@ SYNCS = 200
 
 
 def describe_conditions(settings: Settings) -> str:
-    """Say what is measured with, in a line.
+    """Describe the conditions of a measurement in a line.
 
-    The program ends if the folder for SQLite is in memory.
+    :raises SystemExit: if the folder for SQLite is in memory.
     """
     database = _postgresql(settings.postgres) if settings.postgres else _sqlite(settings.folder)
     return (

@@ -1,4 +1,4 @@
-"""Millions of packages, quickly: made by the database itself, past the service."""
+"""Millions of packages, quickly: the database makes them, without the service."""
 
 import os
 import sys
@@ -29,9 +29,9 @@ _COUNT = """
     VALUES (0, 'delivered', 'personal', :rows)
 """
 
-# Nothing needs to survive until all is there, and the index fits into the cache.
+# Nothing needs to survive a crash until all packages are there. The index fits into the cache.
 _SQLITE_BEFORE = ("PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", "PRAGMA cache_size=-2000000")
-# What PostgreSQL would otherwise do by and by, while the service is measured.
+# PostgreSQL would otherwise do this later, while the service is measured.
 _POSTGRESQL_AFTER = ("VACUUM ANALYZE packages", "CHECKPOINT")
 
 
@@ -51,4 +51,4 @@ def fill(database_url: str, packages: int) -> None:
         for statement in () if is_sqlite else _POSTGRESQL_AFTER:
             connection.exec_driver_sql(statement)
     engine.dispose()
-    os.sync()  # or it would be written while the service is measured
+    os.sync()  # or the system would write it while the service is measured

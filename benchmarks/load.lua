@@ -1,6 +1,6 @@
--- What wrk sends, and what it makes of the answers. Its arguments, after wrk's own:
+-- What wrk sends, and how it checks the answers. Its arguments, after wrk's own:
 --   kind   one of the kinds below
---   path   of a plain GET; of no use to other kinds
+--   path   of a plain GET; other kinds ignore it
 --   seed   of the random numbers
 --   log    a file to write decisions to, "package_id status" in each line
 --   known  a file of package_ids that were sent before, one in each line
@@ -10,14 +10,14 @@
 local BATCH = 500
 local random, format = math.random, string.format
 
--- Random, so that it belongs anywhere in an index, as the ids of independent senders do.
+-- Random, so that ids fall anywhere in an index, as those of independent senders do.
 local function uuid()
   return format("%08x-%04x-4%03x-%04x-%04x%08x",
     random(0, 0xffffffff), random(0, 0xffff), random(0, 0xfff),
     random(0x8000, 0xbfff), random(0, 0xffff), random(0, 0xffffffff))
 end
 
--- All about a package follows from its id, so that a retry needs nothing but the id.
+-- A package's fields follow from its id, so that a retry needs only the id.
 local function package(id)
   return format(
     '{"timestamp":"2142-03-01T12:00:00Z","sender_id":"sender-%s","recipient_id":"recipient-%s",' ..
@@ -58,8 +58,8 @@ local function log_decisions(body)
   return count
 end
 
--- For each kind, what to request and, where wrk's own count of the statuses of 400 and
--- more is not enough, whether an answer is as it should be.
+-- For each kind, what to request and, where wrk's own count of the statuses from 400 on
+-- is not enough, whether an answer is good.
 local kinds = {
   get = {
     request = function() return wrk.format("GET", wrk.path) end,

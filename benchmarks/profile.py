@@ -1,28 +1,26 @@
-"""``python -m benchmarks.profile``: what each part of a send costs, beside an empty request.
+"""``python -m benchmarks.profile``: what each part of a send costs, and an empty request.
 
-Servers that do less and less of a send get the same load in turns, and the time that their
-processors take for it is told apart by who takes it.
+Servers that leave out more and more of a send get the same load in turn. The processor time
+is counted apart for the event loop, the other threads of the workers, and wrk.
 """
 
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from benchmarks.conditions import describe_conditions
 from benchmarks.parts import PARTS, WHOLE
+from benchmarks.processor import threads_seconds
 from benchmarks.report import table
 from benchmarks.service import Service, serving
-from benchmarks.settings import Settings, make_parser, prepare
+from benchmarks.settings import ROOT, Settings, make_parser, prepare
 from benchmarks.wrk import Load
-from tests.servers.running import ROOT
 
 HEALTH = "`GET /health`"
 
-# In each database from the start, so that to look one up costs the same.
+# In each database at the start, so that each look-up costs the same.
 PACKAGES = 100_000
 
 
@@ -30,7 +28,7 @@ PACKAGES = 100_000
 class Cost:
     """What a request costs, in microseconds of a processor.
 
-    :param loop: of the thread with the event loop, in whichever worker.
+    :param loop: of the workers' threads with an event loop.
     :param threads: of the workers' other threads.
     :param wrk: of the load generator.
     :param rate: how many were answered in a second.
@@ -50,7 +48,7 @@ def main() -> None:
         namespace=Settings()
     )
     if settings.postgres:
-        sys.exit("The profile is one of SQLite; leave the URL of PostgreSQL out.")
+        sys.exit("The profile works with SQLite only; leave out the URL of PostgreSQL.")
     prepare(settings)
     conditions = describe_conditions(settings)
     costs = measure(settings)
@@ -60,7 +58,7 @@ def main() -> None:
 
 
 def measure(settings: Settings) -> dict[str, list[Cost]]:
-    """The costs of an empty request, and of sends with ever more parts, in each round."""
+    """The costs of an empty request, and of sends with more and more parts, in each round."""
     costs: dict[str, list[Cost]] = {HEALTH: [], **{name: [] for name in PARTS}}
     with ExitStack() as stack:
         services = {name: stack.enter_context(_serving_parts(settings, name)) for name in PARTS}
@@ -83,27 +81,11 @@ def _serving_parts(settings: Settings, parts: str) -> AbstractContextManager[Ser
 
 def _cost(service: Service, kind: str, seconds: int) -> Cost:
     alone = service.load(Load(kind, 1, "/health"), seconds)
-    before = _processor_seconds(service.workers)
+    before = threads_seconds(service.workers)
     run = service.load(Load(kind, 64, "/health"), seconds)
-    after = _processor_seconds(service.workers)
+    after = threads_seconds(service.workers)
     loop, threads = (1e6 * (now - then) / run.good for now, then in zip(after, before, strict=True))
-    return Cost(loop, threads, 1e6 * run.processor / run.good, run.good / run.seconds, alone.p50)
-
-
-def _processor_seconds(pids: set[int]) -> tuple[float, float]:
-    """How much time the processors have had for the main threads, and for all others."""
-    main = others = 0
-    for pid in pids:
-        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-            # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-            fields = stat.read_text().rpartition(")")[2].split()
-            ticks = int(fields[11]) + int(fields[12])
-            if stat.parent.name == str(pid):
-                main += ticks
-            else:
-                others += ticks
-    hertz = os.sysconf("SC_CLK_TCK")
-    return main / hertz, others / hertz
+    return Cost(loop, threads, 1e6 * run.wrk / run.good, run.good / run.seconds, alone.p50)
 
 
 def _describe(costs: dict[str, list[Cost]]) -> str:
@@ -112,8 +94,8 @@ def _describe(costs: dict[str, list[Cost]]) -> str:
         loop, threads, wrk = (
             median(getattr(cost, of) for cost in rounds) for of in ("loop", "threads", "wrk")
         )
-        rate = median(cost.rate / empty.rate for cost, empty in _beside(costs, name))
-        alone = median(cost.alone / empty.alone for cost, empty in _beside(costs, name))
+        rate = median(cost.rate / empty.rate for cost, empty in _with_health(costs, name))
+        alone = median(cost.alone / empty.alone for cost, empty in _with_health(costs, name))
         rows.append(
             (
                 name if name == HEALTH else f"send, {name}",
@@ -127,7 +109,7 @@ def _describe(costs: dict[str, list[Cost]]) -> str:
     )
 
 
-def _beside(costs: dict[str, list[Cost]], name: str) -> Iterable[tuple[Cost, Cost]]:
+def _with_health(costs: dict[str, list[Cost]], name: str) -> Iterable[tuple[Cost, Cost]]:
     return zip(costs[name], costs[HEALTH], strict=True)
 
 

@@ -1,9 +1,9 @@
-"""Figures of several rounds, their medians, and tables of them in Markdown."""
+"""Figures of several rounds, their medians, goals, and tables in Markdown."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,26 +15,54 @@ class Line:
     """Something that is measured, and has a line in the table.
 
     :param load: what wrk sends, or ``None`` if the figures don't come from wrk.
-    :param packages: how many are in each request, where packages are what is counted.
-    :param beside: what its rate is shown as a multiple of.
+    :param packages: how many packages are in each request, where packages are counted.
     """
 
     name: str
     load: Load | None
     packages: int = 1
-    beside: Line | None = None
 
-    def rate(self, run: Run) -> float:
-        """Requests in a second, or packages."""
-        return self.packages * run.good / run.seconds
+    @property
+    def connections(self) -> str:
+        """How many connections there are, for a table."""
+        return str(self.load.connections) if self.load else ""
+
+
+#: A figure of a run: see the functions below.
+Figure = Callable[[Line, Run], float]
+
+
+def rate(line: Line, run: Run) -> float:
+    """Requests in a second, or packages."""
+    return line.packages * run.good / run.seconds
+
+
+def p50(line: Line, run: Run) -> float:
+    """Milliseconds in which half of the requests were answered."""
+    return run.p50
+
+
+def p99(line: Line, run: Run) -> float:
+    """Milliseconds in which 99 in 100 requests were answered."""
+    return run.p99
+
+
+def tail(line: Line, run: Run) -> float:
+    """The p99 as a multiple of the p50."""
+    return run.p99 / run.p50
+
+
+def processor(line: Line, run: Run) -> float:
+    """Microseconds of a processor that the server took for a request, or a package."""
+    return 1e6 * run.processor / (line.packages * run.good)
 
 
 class Results:
     """The runs of each line, one for each round.
 
     A figure of all rounds is the median of theirs. A ratio is the median of the rounds'
-    ratios, not the ratio of two medians: what was measured in one round met with the
-    machine in much the same state.
+    ratios, not the ratio of two medians: the measurements of one round met the machine in
+    much the same state.
     """
 
     def __init__(self) -> None:
@@ -44,38 +72,35 @@ class Results:
         return line in self._runs
 
     def add(self, line: Line, run: Run) -> None:
-        """Take down a run."""
+        """Add the run of a round."""
         self._runs[line].append(run)
 
-    def rate(self, line: Line) -> float:
-        """Requests in a second, or packages."""
-        return median(line.rate(run) for run in self._runs[line])
+    def median(self, figure: Figure, line: Line) -> float:
+        """A figure of all rounds."""
+        return median(self._figures(figure, line))
 
-    def p50(self, line: Line) -> float:
-        """Milliseconds in which half of the requests were answered."""
-        return median(run.p50 for run in self._runs[line])
+    def ratio(self, figure: Figure, line: Line, other: Line) -> float:
+        """A figure of a line as a multiple of another line's."""
+        return _median_ratio(self._figures(figure, line), self._figures(figure, other))
 
-    def p99(self, line: Line) -> float:
-        """Milliseconds in which 99 in 100 requests were answered."""
-        return median(run.p99 for run in self._runs[line])
-
-    def tail(self, line: Line) -> float:
-        """How many times the p50 the p99 is."""
-        return median(run.p99 / run.p50 for run in self._runs[line])
+    def ratio_to(self, others: Results, figure: Figure, line: Line) -> float:
+        """A figure of a line as a multiple of the same line's in other results."""
+        return _median_ratio(self._figures(figure, line), others._figures(figure, line))
 
     def errors(self, line: Line) -> int:
         """How many requests, in all rounds, had no answer or not the right one."""
         return sum(run.errors for run in self._runs[line])
 
-    def rate_ratio(self, line: Line, other: Line) -> float:
-        """How many times another line's rate this one's is."""
-        runs = zip(self._runs[line], self._runs[other], strict=True)
-        return median(line.rate(run) / other.rate(other_run) for run, other_run in runs)
+    def _figures(self, figure: Figure, line: Line) -> list[float]:
+        return [figure(line, run) for run in self._runs[line]]
 
-    def p50_ratio(self, line: Line, other: Line) -> float:
-        """How many times another line's p50 this one's is."""
-        runs = zip(self._runs[line], self._runs[other], strict=True)
-        return median(run.p50 / other_run.p50 for run, other_run in runs)
+
+def _median_ratio(figures: Iterable[float], others: Iterable[float]) -> float:
+    # A lone request may cost less than the processor's clock can tell.
+    return median(
+        figure / other if other else float("nan")
+        for figure, other in zip(figures, others, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -89,31 +114,28 @@ class Goal:
 
 
 def at_least(name: str, goal: float, reached: float) -> Goal:
-    """A figure that should be so much, or more."""
+    """A figure that should not be smaller."""
     return Goal(name, f"at least {goal:g}", reached, reached >= goal)
 
 
 def at_most(name: str, goal: float, reached: float) -> Goal:
-    """A figure that should be so much, or less."""
+    """A figure that should not be greater."""
     return Goal(name, f"at most {goal:g}", reached, reached <= goal)
 
 
-def figures_table(results: Results, lines: Iterable[Line], beside: str) -> str:
-    """A table of those of the lines that were measured.
-
-    :param beside: what the last column is a multiple of.
-    """
+def figures_table(results: Results, lines: Iterable[Line]) -> str:
+    """A table of those of the lines that were measured."""
     return table(
-        ("", "connections", "a second", "p50 ms", "p99 ms", "errors", f"/ {beside}"),
+        ("", "connections", "a second", "p50 ms", "p99 ms", "processor µs", "errors"),
         (
             (
                 line.name,
-                str(line.load.connections) if line.load else "",
-                f"{results.rate(line):,.0f}",
-                f"{results.p50(line):.2f}",
-                f"{results.p99(line):.2f}",
+                line.connections,
+                f"{results.median(rate, line):,.0f}",
+                f"{results.median(p50, line):.2f}",
+                f"{results.median(p99, line):.2f}",
+                f"{results.median(processor, line):.0f}",
                 str(results.errors(line)),
-                f"{results.rate_ratio(line, line.beside):.2f}" if line.beside else "",
             )
             for line in lines
             if line in results
@@ -121,10 +143,30 @@ def figures_table(results: Results, lines: Iterable[Line], beside: str) -> str:
     )
 
 
+def ratios_table(results: Results, others: Results, lines: Iterable[Line]) -> str:
+    """A table of the figures of lines as multiples of the same lines' in other results."""
+    return table(
+        ("", "connections", "a second", "p50", "p99", "processor", "errors"),
+        (
+            (
+                line.name,
+                line.connections,
+                *(
+                    f"{results.ratio_to(others, figure, line):.2f}"
+                    for figure in (rate, p50, p99, processor)
+                ),
+                f"{results.errors(line)} / {others.errors(line)}",
+            )
+            for line in lines
+            if line in results and line in others
+        ),
+    )
+
+
 def goals_table(goals: Iterable[Goal]) -> str:
     """A table of goals."""
     return table(
-        ("", "goal", "reached", ""),
+        ("", "goal", "measured", "reached"),
         (
             (goal.name, goal.goal, f"{goal.reached:.2f}", "yes" if goal.is_reached else "no")
             for goal in goals

@@ -1,4 +1,4 @@
-"""A server as production has it, a database of its own, and load on it."""
+"""A server with a database of its own, and load on it."""
 
 import os
 import shutil
@@ -6,74 +6,89 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import baseline
 from benchmarks.audit import Ledger
 from benchmarks.fill import fill
-from benchmarks.settings import Settings
+from benchmarks.processor import processor_seconds
+from benchmarks.revisions import PRESENT, Revision
+from benchmarks.settings import ROOT, Settings
 from benchmarks.wrk import Load, Run, run_wrk
-from galaxy_express.models import create_schema
 from tests.backends import PostgreSQLBackend
-from tests.servers.running import ROOT, Server, free_port
-
-# As `make serve` starts it.
-GUNICORN = [sys.executable, "-m", "gunicorn", "--config", "configs/gunicorn.conf.py"]
+from tests.servers.running import Server, free_port
 
 
-class Service:
-    """A running server, and the account of what it has answered."""
+class Target:
+    """A running server that load is sent to.
 
-    def __init__(self, server: Server, ledger: Ledger, folder: Path) -> None:
+    :param folder: for the files that wrk reads and writes.
+    """
+
+    def __init__(self, server: Server, folder: Path) -> None:
         self._server = server
-        self._ledger = ledger
         self._decisions = folder / "decisions"
         self._known = folder / "known"
         self._known.touch()
 
-    def run(self, load: Load, seconds: int) -> Run:
-        """Send a load for a while, and find in the database what was answered.
-
-        :raises benchmarks.audit.Discrepancy: if it isn't there.
-        """
-        run = self.load(load, seconds)
-        self._ledger.enter(self._decisions, load.packages * (run.made - run.good))
-        return run
-
     def load(self, load: Load, seconds: int) -> Run:
-        """Send a load for a while, and look for nothing in the database.
+        """Send a load for a while.
 
-        The program ends if no answer is good.
+        :raises SystemExit: if no answer is good, or a worker has ended.
         """
+        workers = self.workers
+        before = processor_seconds(workers)
         run = run_wrk(self._server.port, load, seconds, self._decisions, self._known)
+        if self.workers != workers:
+            sys.exit(f"A worker has ended during {load}. {self._server.log[-2000:]}")
         if run.errors:
             print(f"{run.errors} errors of {load}. {self._server.log[-2000:]}", file=sys.stderr)
         if not run.good:
             sys.exit(f"There is no good answer to {load}.")
-        return run
+        return replace(run, processor=processor_seconds(workers) - before)
 
     @property
     def workers(self) -> set[int]:
         """The process ids of its workers."""
         return self._server.workers
 
-    def get_to_know_packages(self) -> None:
-        """Send packages for a second, to read them and to send them again later."""
+    def resident_megabytes(self) -> float:
+        """How much memory its largest worker has, as Linux counts it."""
+        return max(_resident_bytes(worker) for worker in self.workers) / 1e6
+
+
+class Service(Target):
+    """A running server whose answers are compared with its database."""
+
+    def __init__(self, server: Server, folder: Path, ledger: Ledger) -> None:
+        super().__init__(server, folder)
+        self._ledger = ledger
+
+    def run(self, load: Load, seconds: int) -> Run:
+        """Send a load for a while, and find the answered packages in the database.
+
+        :raises benchmarks.audit.Discrepancy: if they aren't there.
+        :raises SystemExit: as :py:meth:`load` does.
+        """
+        run = self.load(load, seconds)
+        self._ledger.enter(self._decisions, load.packages * (run.made - run.good))
+        return run
+
+    def send_known_packages(self) -> None:
+        """Send packages for a second, to be read and sent again later."""
         self.run(Load("send", 64), 1)
         with open(self._decisions, encoding="ascii") as decisions:
             self._known.write_text("".join(f"{line.split()[0]}\n" for line in decisions))
 
     def check(self) -> None:
-        """Compare the statistics with the database, and with what was answered.
+        """Compare the statistics with the database, and with the answers.
 
         :raises benchmarks.audit.Discrepancy: if they don't agree.
         """
         self._ledger.check()
-
-    def resident_megabytes(self) -> float:
-        """How much memory its workers have, as Linux counts it, the largest of them."""
-        return max(_resident_bytes(worker) for worker in self.workers) / 1e6
 
 
 def _resident_bytes(pid: int) -> int:
@@ -85,41 +100,91 @@ def _resident_bytes(pid: int) -> int:
 @contextmanager
 def serving(
     settings: Settings,
+    revision: Revision = PRESENT,
     *,
     config: str | None = None,
     workers: int | None = None,
     packages: int = 0,
 ) -> Iterator[Service]:
-    """Start a server with an empty database. Afterwards both are gone.
+    """Serve a revision with an empty database, as ``make serve`` does. Afterwards both are gone.
 
-    :param config: of another application than the service: the content of production.ini.
+    :param config: the content of production.ini, if not the revision's own.
     :param workers: how many, if not as many as the settings say.
-    :param packages: how many are there from the start.
+    :param packages: how many there are at the start.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-", dir=settings.folder)))
-        database_url = stack.enter_context(_empty_database(settings.postgres, folder))
-        create_schema({"database.url": database_url})
+    with _folder(settings) as folder, _empty_database(settings.postgres, folder) as database_url:
+        revision.create_tables(database_url)
         if packages:
             fill(database_url, packages)
-
-        shutil.copytree(ROOT / "configs", folder / "configs")
+        shutil.copytree(revision.root / "configs", folder / "configs")
         if config is not None:
             (folder / "configs/production.ini").write_text(config)
         port = free_port()
-        environment = os.environ | {
+        command = [str(revision.python), "-m", "gunicorn", "--config", "configs/gunicorn.conf.py"]
+        environment = _environment(revision.root) | {
             "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
             "GALAXY_EXPRESS_DATABASE_URL": database_url,
             "GALAXY_EXPRESS_DRAIN_SECONDS": "0",  # no load balancer needs to notice the end
             "GALAXY_EXPRESS_WORKERS": str(workers or settings.workers),
-            "PYTHONPATH": str(ROOT),
         }
-        server = stack.enter_context(Server(GUNICORN, folder, port, environment))
+        with Server(command, folder, port, environment) as server:
+            yield Service(server, folder, _ledger(server, database_url, packages))
 
-        def statistics() -> Any:
-            return server.request("GET", "/statistics").json
 
-        yield Service(server, Ledger(statistics, database_url, packages), folder)
+@contextmanager
+def serving_baseline(settings: Settings) -> Iterator[Service]:
+    """Serve the plain implementation with an empty database. Afterwards both are gone."""
+    with _folder(settings) as folder, _empty_database(settings.postgres, folder) as database_url:
+        baseline.create_tables(database_url)
+        variables = {baseline.DATABASE_URL: database_url}
+        server = _stock_server(settings, folder, "benchmarks.baseline:application()", variables)
+        with server:
+            yield Service(server, folder, _ledger(server, database_url))
+
+
+@contextmanager
+def serving_bare(settings: Settings) -> Iterator[Target]:
+    """Serve the WSGI function that does nothing."""
+    with (
+        _folder(settings) as folder,
+        _stock_server(settings, folder, "benchmarks.bare:application", {}) as server,
+    ):
+        yield Target(server, folder)
+
+
+def _stock_server(
+    settings: Settings, folder: Path, application: str, variables: dict[str, str]
+) -> Server:
+    """An application under gunicorn's own gevent worker, yet to be started."""
+    port = free_port()
+    metrics = folder / "metrics"
+    metrics.mkdir()
+    command = [
+        *(sys.executable, "-m", "gunicorn", application),
+        *("--worker-class=gevent", f"--workers={settings.workers}", f"--bind=127.0.0.1:{port}"),
+        *("--keep-alive=75", "--worker-tmp-dir=/dev/shm", "--no-control-socket"),
+    ]
+    environment = _environment(ROOT) | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)} | variables
+    return Server(command, folder, port, environment)
+
+
+def _ledger(server: Server, database_url: str, packages: int = 0) -> Ledger:
+    def statistics() -> Any:
+        return server.request("GET", "/statistics").json
+
+    return Ledger(statistics, database_url, packages)
+
+
+def _environment(root: Path) -> dict[str, str]:
+    ours = ("GALAXY_EXPRESS_", "PROMETHEUS_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return inherited | {"PYTHONPATH": str(root)}
+
+
+@contextmanager
+def _folder(settings: Settings) -> Iterator[Path]:
+    with TemporaryDirectory(prefix="bench-", dir=settings.folder.resolve()) as folder:
+        yield Path(folder)
 
 
 @contextmanager
@@ -128,8 +193,7 @@ def _empty_database(postgres: str | None, folder: Path) -> Iterator[str]:
         yield f"sqlite:///{folder}/galaxy_express.db"
         return
     backend = PostgreSQLBackend(postgres, f"galaxy_express_bench_{uuid.uuid4().hex}")
-    backend.create()
-    try:
+    with ExitStack() as stack:
+        backend.create()
+        stack.callback(backend.drop)
         yield backend.url
-    finally:
-        backend.drop()

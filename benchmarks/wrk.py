@@ -14,10 +14,10 @@ BATCH = 500
 # A request that gets no answer for so many seconds is an error.
 TIMEOUT = 30
 
-# Packages, or other requests, in a second of load for which requests are made beforehand.
-# Where a server takes more, the rest are made in time; so they are where the load is a long
-# one, for which LuaJIT has not the memory.
-READY = 8000
+# Packages, or other requests, that are made before the load for each second of it. A faster
+# server gets the rest as they are made. A long load has no more than those for ten seconds,
+# since LuaJIT's memory is limited.
+READY = 12_000
 READY_IN_BATCHES = 60_000
 READY_SECONDS = 10
 
@@ -43,15 +43,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came back.
+    """The answers to a load.
 
     :param made: how many requests were made; when the time is up, each connection may
         have one under way.
     :param good: how many answers were as they should be.
     :param errors: how many answers were not, or never came.
-    :param processor: how many seconds of a processor wrk itself took.
     :param p50: milliseconds; the 99th percentile is corrected by wrk for what a
         connection could not send while it waited ("coordinated omission").
+    :param wrk: how many seconds of a processor wrk itself took.
+    :param processor: how many seconds of a processor the server took.
     """
 
     seconds: float
@@ -60,14 +61,15 @@ class Run:
     errors: int
     p50: float
     p99: float
+    wrk: float = 0.0
     processor: float = 0.0
 
 
 def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -> Run:
     """Send a load to a server on this machine for a while.
 
-    :param decisions: a file to write the decisions to that were answered to new packages,
-        ``package_id status`` in each line.
+    :param decisions: a file to write the answers to new packages to, ``package_id status``
+        in each line.
     :param known: a file of ``package_id``s that were sent before, for the kinds of
         request that need them.
     """
@@ -92,7 +94,7 @@ def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -
     ]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result = json.loads(output.splitlines()[-1])
-    # wrk may connect anew without a word where a connection was closed.
+    # wrk connects again where a connection was closed, and reports nothing.
     lost = result["made"] - result["answers"] - load.connections
     return Run(
         seconds=result["seconds"],
@@ -101,5 +103,5 @@ def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -
         errors=result["bad"] + max(result["broken"], lost),
         p50=result["p50"],
         p99=result["p99"],
-        processor=result["processor"],
+        wrk=result["processor"],
     )
