@@ -35,18 +35,11 @@ control_socket_disable = True
 # What a proxy says of the path isn't needed, and would be believed of anyone on this machine.
 forwarder_headers = ""
 
-# gunicorn's own lines go to standard error, as JSON like those of the workers.
+# gunicorn's own lines go to standard error, like those of the workers.
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {
-        "json": {
-            "()": "pythonjsonlogger.jsonlogger.JsonFormatter",
-            "fmt": "%(levelname)s %(message)s %(name)s %(process)d",
-            "rename_fields": {"levelname": "level"},
-        }
-    },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "handlers": {"stderr": {"class": "galaxy_express.serving.logs.StderrHandler"}},
     "root": {"level": "INFO", "handlers": []},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False},

@@ -10,12 +10,12 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _SENDS = Counter(
     "galaxy_express_sends_total",
-    "Packages submitted, by what came of them",
+    "Packages submitted, by outcome",
     ["outcome", "package_type"],
 )
 _PREFERENCE_UPDATES = Counter(
     "galaxy_express_preference_updates_total",
-    "Preference updates, by whether all of it is in force (applied) or not (stale)",
+    "Preference updates, by whether all of it is current (applied) or not (stale)",
     ["result"],
 )
 _COMMIT_SECONDS = Histogram(
@@ -31,11 +31,15 @@ _COMMIT_WRITES = Histogram(
 )
 _QUEUED_PACKAGES = Gauge(
     "galaxy_express_queued_packages",
-    "Packages (and other writes, each as one) that wait for a commit",
+    "Packages (and other writes, each counted as one) that wait for a commit",
     multiprocess_mode="livesum",
 )
+_DROPPED_LOG_LINES = Counter(
+    "galaxy_express_log_lines_dropped_total",
+    "Lines of the log that were lost, since its reader stands still or its disk is full",
+)
 
-# To look labels up costs several times as much as to count.
+# Looking labels up costs several times as much as counting.
 _sends = cache(_SENDS.labels)
 _updates = cache(_PREFERENCE_UPDATES.labels)
 _seconds = cache(_COMMIT_SECONDS.labels)
@@ -59,13 +63,18 @@ def count_preference_update(applied: bool) -> None:
     _updates("applied" if applied else "stale").inc()
 
 
+def count_dropped_log_line() -> None:
+    """Count a line of the log that was lost, in whole or in part."""
+    _DROPPED_LOG_LINES.inc()
+
+
 def observe_commit(writes: int, seconds: float, success: bool) -> None:
-    """Note a group of writes, and how long its commit took, in seconds."""
+    """Record the size of a group of writes, and the duration of its commit in seconds."""
     _seconds(str(success).lower()).observe(seconds)
     if success:
         _COMMIT_WRITES.observe(writes)
 
 
 def set_queue_length(packages: int) -> None:
-    """Note how much waits for a commit."""
+    """Record how much waits for a commit."""
     _QUEUED_PACKAGES.set(packages)

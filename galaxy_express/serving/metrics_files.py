@@ -75,8 +75,9 @@ class FileValue:
 
     _multiprocess = True
     _files: ClassVar[dict[str, _AllocatedFile]] = {}
-    # Not gevent's, which would be slower: nobody who holds it ever waits.
-    _lock = get_original("threading", "Lock")()
+    # Not gevent's, which is slower: no greenlet that holds it ever switches. Reentrant, since a
+    # signal's handler may count, too.
+    _lock = get_original("threading", "RLock")()
     _is_reported = False
 
     def __init__(

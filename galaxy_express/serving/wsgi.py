@@ -10,6 +10,7 @@ from psycogreen.gevent import patch_psycopg
 from pyramid.router import Router
 
 from galaxy_express import make_wsgi_app
+from galaxy_express.serving import logs
 from galaxy_express.serving.metrics_files import export_metrics
 
 
@@ -21,9 +22,12 @@ def make_app(app_config: RawConfig) -> Router:
     :param app_config: the ``[app:main]`` section of a configuration file.
     :raises SystemExit: for a setting that is wrong, with its name.
     """
-    # Not imported before it is clear where its metrics are kept.
+    # Not imported before it is clear where metrics are kept.
+    from galaxy_express import metrics
     from galaxy_express.application import close_application
+    from galaxy_express.web.request_ids import RequestIdFilter
 
+    logs.install(RequestIdFilter(), metrics.count_dropped_log_line)
     try:
         app = make_wsgi_app(app_config)
     except ConfigurationError as error:

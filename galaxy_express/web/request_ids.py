@@ -5,13 +5,11 @@ import re
 import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.tweens import INGRESS
 
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -19,7 +17,7 @@ _current: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def current_request_id() -> str:
-    """The id of the request that is being answered; empty outside of any."""
+    """Return the id of the current request; empty outside of any."""
     return _current.get()
 
 
@@ -43,16 +41,16 @@ def request_id_tween_factory(
     return request_id_tween
 
 
-class _LogRecord(logging.LogRecord):
-    """A line of the log that knows its request; Baseplate's JSON logs show it."""
+class RequestIdFilter(logging.Filter):
+    """Adds the id of the current request to lines of the log, and drops none."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the id, if a request is being answered."""
         if request_id := _current.get():
-            self.request_id = request_id
+            record.request_id = request_id
+        return True
 
 
 def includeme(configurator: Configurator) -> None:
-    """Set up the ids of requests, around everything else, and in the log."""
-    configurator.add_tween("galaxy_express.web.request_ids.request_id_tween_factory", under=INGRESS)
-    logging.setLogRecordFactory(_LogRecord)
+    """Set up the ids of requests, around everything else."""
+    configurator.add_tween("galaxy_express.web.request_ids.request_id_tween_factory")

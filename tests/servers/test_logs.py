@@ -1,10 +1,11 @@
-"""What a server says to those who operate it: request ids, its log, and reports to Sentry."""
+"""What operators see of a server: request ids, its log, and reports to Sentry."""
 
 import gzip
 import json
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -65,22 +66,22 @@ def test_every_answer_has_the_id_of_its_request(
     "given",
     ["", "a b", "a,b", '"a"', "<a>", "a\tb", "{a}", "\xe9", "x" * 129],
 )
-def test_an_id_that_is_not_sane_is_replaced(server: Server, given: str) -> None:
-    """What could do harm in a log, or is too long, is not taken; an id is made instead."""
+def test_an_invalid_id_is_replaced(server: Server, given: str) -> None:
+    """An id that could do harm in a log, or is too long, is replaced by a new one."""
     made = ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"]
     assert re.fullmatch("[0-9a-f]{16}", made)
 
 
-def test_ids_that_are_made_differ(server: Server) -> None:
-    """Each request without an id is given one of its own, which its problem tells, too."""
+def test_new_ids_differ(server: Server) -> None:
+    """Each request without an id gets one of its own, which is in its problem, too."""
     answers = [ask(server, "GET /nowhere") for _ in range(20)]
     ids = [answer.json["request_id"] for answer in answers]
     assert ids == [answer.headers["X-Request-ID"] for answer in answers]
     assert len(set(ids)) == len(ids)
 
 
-def test_the_longest_sane_id(server: Server) -> None:
-    """An id of 128 characters is taken."""
+def test_the_longest_valid_id(server: Server) -> None:
+    """An id of 128 characters is accepted."""
     given = "x" * 128
     assert ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"] == given
 
@@ -89,15 +90,14 @@ def test_the_longest_sane_id(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_a_server_tells_how_it_starts_and_that_it_ends(
+def test_a_server_logs_its_start_and_its_end(
     installation: Installation, name: str
 ) -> None:
-    """In between it says nothing of what goes well, and of what clients do wrong: that is
-    counted."""
+    """In between neither successes nor client errors are logged; they are counted."""
     installation.configure("desk.max_queued", "123")
     with installation.server(name) as server:
         processes = {"baseplate-serve": 1, "gunicorn": 2}[name]
-        wait_until(lambda: len(_starts(server)) == processes, "each process has told its start")
+        wait_until(lambda: len(_starts(server)) == processes, "each process has logged its start")
         log = server.log
         for method, path, body, status in EVERY_KIND_OF_ANSWER * 2:
             ordinary = (201, 200) if status == 201 else (status,)  # the second is a retry
@@ -114,34 +114,42 @@ def test_a_server_tells_how_it_starts_and_that_it_ends(
         assert start["settings"]["desk.max_queued"] == "123"
 
 
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_every_line_has_its_time(installation: Installation, name: str) -> None:
+    """Where the log isn't a terminal each line is a JSON object with a time in UTC."""
+    before = datetime.now(UTC)
+    with installation.server(name) as server:
+        server.request("GET", "/statistics")
+        installation.database.refuse_inserts("packages")
+        server.request("POST", "/packages", package())
+        exchange(server.port, [b"\x00\r\n\r\n"])
+        server.terminate()
+    log = [json.loads(line) for line in server.log.splitlines()]
+    assert len(log) >= 4
+    for line in log:
+        assert line["time"].endswith("Z")
+        since = datetime.fromisoformat(line["time"]) - before
+        assert timedelta(seconds=-1) < since < timedelta(minutes=2)
+
+
 def _starts(server: Server) -> list[dict[str, Any]]:
     return lines(server, name="galaxy_express")
 
 
-def test_a_conflict_is_one_line(server: Server) -> None:
-    """Each conflict is one line of the log, with the ids of the request, of the package and of
-    the sender who is mistaken; what a client writes can't break a line."""
-    ids = [f"{server.port}-single", f"{server.port}-batch"]
-    parcel = package(package_id=f"pkg-{server.port}\u2028\u2029 {{}}\"'\\ %s")
-    mistaken = parcel | {"sender_id": "kif\u2028kroker"}
+def test_a_conflict_is_no_line(server: Server) -> None:
+    """A client's conflict is no matter for an operator: it is counted, and not logged."""
+    parcel = package()
+    conflicting = parcel | {"sender_id": "kif"}
     server.request("POST", "/packages", parcel)
-    for request_id, path, body in (
-        (ids[0], "/packages", mistaken),
-        (ids[1], "/packages/batch", [mistaken, package(), mistaken]),
-    ):
-        content = json.dumps(body).encode()
-        ask(server, f"POST {path}", f"X-Request-ID: {request_id}", body=content)
-    (single,) = lines(server, request_id=ids[0])
-    assert single["level"] == "WARNING"
-    assert repr(parcel["package_id"]) in single["message"]
-    assert repr(mistaken["sender_id"]) in single["message"]
-    twice = lines(server, request_id=ids[1])
-    assert [line["message"] for line in twice] == [single["message"]] * 2
+    log = server.log
+    assert server.request("POST", "/packages", conflicting).status == 409
+    assert server.request("POST", "/packages/batch", [conflicting, package()]).status == 200
+    assert server.log == log
 
 
-def test_a_fault_is_one_line(installation: Installation) -> None:
-    """Each request that meets a fault is one line of the log, whether it reads or writes; of
-    an error that nobody thought of it has the traceback."""
+def test_an_error_is_one_line(installation: Installation) -> None:
+    """Each request that fails is one line of the log, whether it reads or writes; for an
+    unhandled exception the line has the traceback."""
     parcel = json.dumps(package()).encode()
     requests = {
         "read": ("GET /statistics", b""),
@@ -159,9 +167,9 @@ def test_a_fault_is_one_line(installation: Installation) -> None:
             assert line["message"].startswith("The database is unavailable: ")
 
         installation.database.refuse_inserts("packages")
-        answer = ask(server, "POST /packages", "X-Request-ID: unthought-of", body=parcel)
+        answer = ask(server, "POST /packages", "X-Request-ID: unhandled", body=parcel)
         assert answer.status == 500
-        (line,) = lines(server, request_id="unthought-of")
+        (line,) = lines(server, request_id="unhandled")
         assert line["level"] == "ERROR"
         assert line["exc_info"].startswith("Traceback")
         assert "IntegrityError" in line["exc_info"]
@@ -175,9 +183,9 @@ def test_a_fault_is_one_line(installation: Installation) -> None:
     ],
     ids=["before the host", "as a parameter"],
 )
-def test_passwords_are_not_told(installation: Installation, url: str) -> None:
+def test_passwords_are_not_logged(installation: Installation, url: str) -> None:
     """The password of the database appears nowhere in the log, neither at the start nor with
-    a fault."""
+    an error."""
     installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = url
     with installation.gunicorn(workers=1) as server:
         assert server.request("GET", "/statistics").status == 503
@@ -191,7 +199,7 @@ def test_passwords_are_not_told(installation: Installation, url: str) -> None:
 
 
 class Sentry(ThreadingHTTPServer):
-    """As much of Sentry as takes in events, and keeps them."""
+    """A stand-in for the server of Sentry, which keeps the events that it receives."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -225,7 +233,7 @@ class _EventHandler(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as http.server calls it
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -239,9 +247,9 @@ def sentry() -> Iterator[Sentry]:
         thread.join()
 
 
-def test_faults_are_reported_to_sentry(installation: Installation, sentry: Sentry) -> None:
-    """With a DSN set Sentry hears of each fault once, as the exception that it is, while the log
-    has it, too. Of what clients do wrong it hears nothing."""
+def test_errors_are_reported_to_sentry(installation: Installation, sentry: Sentry) -> None:
+    """With a DSN each error is reported to Sentry once, as the exception that it is, and logged.
+    Client errors are not reported."""
     installation.environment["SENTRY_DSN"] = sentry.dsn
     with installation.gunicorn(workers=1) as server:
         parcel = package()
@@ -254,9 +262,9 @@ def test_faults_are_reported_to_sentry(installation: Installation, sentry: Sentr
         assert server.request("GET", "/nowhere").status == 404
         with installation.database.away():
             assert server.request("GET", "/statistics").status == 503
-            wait_until(lambda: bool(sentry.exceptions()), "the fault of a read is reported")
+            wait_until(lambda: bool(sentry.exceptions()), "the error of a read is reported")
             assert server.request("POST", "/packages", b"{").status == 503
-            wait_until(lambda: len(sentry.exceptions()) == 2, "the fault of a write is reported")
+            wait_until(lambda: len(sentry.exceptions()) == 2, "the error of a write is reported")
         installation.database.refuse_inserts("packages")
         assert server.request("POST", "/packages", package()).status == 500
         wait_until(lambda: len(sentry.exceptions()) == 3, "an unexpected error is reported")

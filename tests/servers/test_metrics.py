@@ -423,6 +423,26 @@ def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
     assert scrape.total("galaxy_express_commit_writes_sum") == 2
 
 
+# The log
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_a_log_that_nobody_reads_stops_nothing(measured: Installation, name: str) -> None:
+    """When a pipe is full the service goes on. Lines are lost, and counted."""
+    server = measured.server(name)
+    pipe = measured.folder / f"server-{server.port}.log"
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    with open(descriptor, "wb", buffering=0) as end, server:
+        while end.write(b"x" * 4096):
+            pass
+        measured.database.refuse_inserts("packages")
+        statuses = {server.request("POST", "/packages", package()).status for _ in range(50)}
+        assert statuses == {500}
+        assert server.request("GET", "/statistics").status == 200
+        assert Scrape(measured).total("galaxy_express_log_lines_dropped_total") >= 50
+
+
 # What is asked of make, in the checkout itself
 
 

@@ -1,0 +1,195 @@
+"""The log: a line for each thing worth telling, with its time, that never makes anybody wait.
+
+A log whose reader stands still, or whose disk is full, loses lines. They are counted.
+gunicorn's master imports this before it forks, so it imports nothing that gevent patches.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from pythonjsonlogger.jsonlogger import JsonFormatter
+
+# How much of a pipe may be unread before lines are lost; the most that any user may ask for.
+PIPE_BYTES = 2**20
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class PlainFormatter(logging.Formatter):
+    """Lines for a person: the time (UTC), the level, the message, and the id of the request."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(message)s")
+
+    def formatTime(  # noqa: N802 - as logging calls it
+        self, record: logging.LogRecord, datefmt: str | None = None
+    ) -> str:
+        """Return the time in ISO 8601."""
+        return _time(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging calls it
+        """Return the line, without a traceback."""
+        request_id = getattr(record, "request_id", "")
+        return super().formatMessage(record) + (f" [{request_id}]" if request_id else "")
+
+
+class JSONFormatter(JsonFormatter):
+    """Lines for programs: JSON objects with the fields of Baseplate's, and their time (UTC)."""
+
+    def __init__(self) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            "%(levelname)s %(message)s %(funcName)s %(lineno)d %(module)s %(name)s %(pathname)s"
+            " %(process)d %(processName)s %(thread)d %(threadName)s",
+            rename_fields={"levelname": "level"},
+        )
+
+    def add_fields(
+        self,
+        log_record: dict[str, Any],
+        record: logging.LogRecord,
+        message_dict: dict[str, Any],
+    ) -> None:
+        """Add the time, first, and the id of the trace, as which Baseplate names the thread."""
+        log_record["time"] = _time(record)
+        super().add_fields(log_record, record, message_dict)
+        if (record.threadName or "").isdigit():
+            log_record["traceID"] = record.threadName
+
+
+class NonBlockingHandler(logging.Handler):
+    """Writes lines to a file descriptor, and drops those that it doesn't take at once.
+
+    :param descriptor: a pipe, a terminal, a socket or a file.
+    :ivar on_drop: called when a line, or a part of it, was lost.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.on_drop: Callable[[], None] = lambda: None
+        self._resources = ExitStack()
+        self._write = _make_writer(descriptor, self._resources)
+        self._is_torn = False
+        is_terminal = os.isatty(descriptor)
+        self.setFormatter(PlainFormatter() if is_terminal else JSONFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        except Exception:
+            self.handleError(record)
+            return
+        if self._is_torn:  # the last line has no end
+            line = b"\n" + line
+        try:
+            written = self._write(line)
+        except OSError:
+            self.on_drop()
+            return
+        self._is_torn = written < len(line)
+        if self._is_torn:
+            self.on_drop()
+
+    def close(self) -> None:
+        """Close what was opened to write, but not the file descriptor."""
+        self._write = _write_nowhere  # the descriptor may be another file's from now on
+        self._resources.close()
+        super().close()
+
+
+class StderrHandler(NonBlockingHandler):
+    """A handler for standard error, to be named in a configuration of logging."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr.fileno())
+
+
+def _write_nowhere(line: bytes) -> int:
+    raise OSError(f"the log is closed, and {len(line)} bytes are lost")
+
+
+def _make_writer(descriptor: int, resources: ExitStack) -> Callable[[bytes], int]:
+    """Return a function that writes to a file descriptor without waiting for its reader.
+
+    :param resources: closes what is opened for it.
+    """
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:  # it is closed
+        mode = 0
+    if stat.S_ISSOCK(mode):
+        connection = resources.enter_context(socket.socket(fileno=os.dup(descriptor)))
+        return lambda line: connection.send(line, socket.MSG_DONTWAIT)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        descriptor = _reopen(descriptor, resources)
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return lambda line: os.write(descriptor, line)
+
+
+def _reopen(descriptor: int, resources: ExitStack) -> int:
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        reopened = os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:
+        # It is another user's, say. Then the flag is set for all who share it.
+        os.set_blocking(descriptor, False)
+        return descriptor
+    resources.callback(os.close, reopened)
+    return reopened
+
+
+def install(record_filter: logging.Filter, on_drop: Callable[[], None]) -> None:
+    """Let the log that Baseplate has set up make nobody wait, and show the time of each line.
+
+    Handlers and formats of an operator's own, which are in the ``[loggers]`` of a configuration
+    file, stay as they are where they show the time and write elsewhere.
+
+    :param record_filter: added to each handler.
+    :param on_drop: called for each line that is lost.
+    """
+    from gevent import get_hub  # not before the fork
+
+    root = logging.getLogger()
+    for logger in (root, logging.getLogger("gunicorn.error")):
+        logger.handlers = [_non_blocking(handler) for handler in logger.handlers]
+        for handler in logger.handlers:
+            handler.addFilter(record_filter)
+            if isinstance(handler, NonBlockingHandler):
+                handler.on_drop = on_drop
+    get_hub().print_exception = _log_exception
+
+
+def _log_exception(
+    context: object,
+    exception: type[BaseException],
+    value: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    # gevent would write it to standard error by itself, without its time.
+    exc_info = (exception, value, traceback)
+    logging.getLogger("gevent").error("Unhandled exception in %s", context, exc_info=exc_info)
+
+
+def _non_blocking(handler: logging.Handler) -> logging.Handler:
+    if type(handler) is not logging.StreamHandler or handler.stream not in (sys.stderr, sys.stdout):
+        return handler
+    replacement = NonBlockingHandler(handler.stream.fileno())
+    replacement.setLevel(handler.level)
+    for each in handler.filters:
+        replacement.addFilter(each)
+    if handler.formatter is not None and handler.formatter.usesTime():
+        replacement.setFormatter(handler.formatter)
+    return replacement
