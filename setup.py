@@ -8,7 +8,10 @@ setup(
     description="Decides, exactly once for each package, to deliver it or to drop it.",
     python_requires=">=3.11",
     packages=find_packages(include=["galaxy_express", "galaxy_express.*"]),
-    package_data={"galaxy_express": ["py.typed"], "galaxy_express.web": ["static/*"]},
+    package_data={
+        "galaxy_express": ["py.typed"],
+        "galaxy_express.web": ["static/*", "static/vendor/*/*"],
+    },
     install_requires=[
         # The framework of the service: spans, metrics, configuration, serving, and reports
         # of errors to Sentry if $SENTRY_DSN says where. The later 2.7.1 brings a hundred
@@ -27,9 +30,6 @@ setup(
         "pydantic>=2.10",
         # Typed dictionaries that pydantic can describe before Python 3.12.
         "typing-extensions>=4.12",
-        # Ships Swagger UI, so that /docs needs no internet; of the packages that do and
-        # are kept up to date, the one that brings no other web framework.
-        "mkdocs-swagger-ui-tag>=0.8.1",
         # The event loop, which both servers run on.
         "gevent>=24.10.1",
         # The server for production: several workers, graceful restarts.

@@ -3,7 +3,6 @@
 import json
 from functools import cache
 from hashlib import sha256
-from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -15,11 +14,14 @@ from galaxy_express.web.openapi import describe_api
 from galaxy_express.web.problems import not_found
 
 _STATIC = files("galaxy_express.web") / "static"
-_SWAGGER_UI = files("mkdocs_swagger_ui_tag") / "swagger-ui"
+_SWAGGER_UI = _STATIC / "vendor" / "swagger-ui"
 _FILES = {
-    **{file.name: file for file in _STATIC.iterdir()},
-    "swagger-ui.css": _SWAGGER_UI / "stylesheets" / "swagger-ui.css",
-    "swagger-ui-bundle.js": _SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js",
+    file.name: file
+    for file in (
+        *(file for file in _STATIC.iterdir() if file.is_file()),
+        _SWAGGER_UI / "swagger-ui.css",
+        _SWAGGER_UI / "swagger-ui-bundle.js",
+    )
 }
 
 _MEDIA_TYPES = {
@@ -44,7 +46,7 @@ _HEADERS = {
 
 
 class _Page:
-    """A page, made ready once: all who read it, however slowly, share its bytes."""
+    """A page that is built once: all its readers, however slow, share its bytes."""
 
     def __init__(self, content: bytes, media_type: str) -> None:
         self._content = content
@@ -52,11 +54,9 @@ class _Page:
         self._etag = sha256(content).hexdigest()
 
     def response(self, request: Request) -> Response:
-        """Answer with the page, unless the client has it already."""
-        if self._etag in request.if_none_match:
-            response = Response(status=HTTPStatus.NOT_MODIFIED, content_type=None)
-        else:
-            response = Response(self._content, content_type=self._media_type)
+        """Answer with the page, or with 304 if the client has this version."""
+        request.range = None  # WebOb would answer 416 in plain text, or copy the bytes
+        response = Response(self._content, content_type=self._media_type, conditional_response=True)
         response.headers.update(_HEADERS)
         response.etag = self._etag
         return response
@@ -123,7 +123,11 @@ def _endpoints(description: dict[str, Any]) -> dict[str, Any]:
 def includeme(config: Configurator) -> None:
     """Add the pages to the application."""
     settings = config.registry.settings
-    pages = Pages(describe_api(settings["package_types"], settings["schemas"]))
+    pages = Pages(
+        describe_api(
+            settings["package_types"], settings["schemas"], settings.get("path_prefix", "")
+        )
+    )
     config.add_resource("/", {"GET": pages.read_home})
     config.add_resource("/docs", {"GET": pages.read_docs})
     config.add_resource("/openapi.json", {"GET": pages.read_description})
