@@ -21,9 +21,12 @@ from galaxy_express.web.schemas import (
 Json = dict[str, Any]
 
 
-def describe_api(package_types: PackageTypeRegistry, schemas: Schemas) -> Json:
+def describe_api(
+    package_types: PackageTypeRegistry, schemas: Schemas, path_prefix: str = ""
+) -> Json:
     """Describe the API of a service that knows these package types.
 
+    :param path_prefix: the path under which a proxy serves the service, such as ``/express``.
     :returns: an OpenAPI document, in which each operation and each problem has an example.
     """
     bodies = schemas.json_schemas("#/components/schemas/{model}")
@@ -31,6 +34,7 @@ def describe_api(package_types: PackageTypeRegistry, schemas: Schemas) -> Json:
     return {
         "openapi": "3.1.1",
         "info": {"title": "Galaxy Express", "version": "1.0.0", "description": _ABOUT},
+        "servers": [{"url": path_prefix or "/"}],
         "tags": [{"name": name} for name in ("packages", "preferences", "service")],
         "paths": _paths(examples),
         "components": {
@@ -140,7 +144,7 @@ def _paths(examples: _Examples) -> Json:
                 "responses": {
                     "201": {
                         **_answer(
-                            "SendResult now, and recorded.",
+                            "Decided and recorded now.",
                             _ref("schemas", "DecisionBody"),
                             "Location",
                             delivered=examples.delivered,
@@ -154,7 +158,7 @@ def _paths(examples: _Examples) -> Json:
                         },
                     },
                     "200": _answer(
-                        "SendResult before: this is the first decision.",
+                        "Decided before; this is the first decision.",
                         _ref("schemas", "DecisionBody"),
                         "Idempotent-Replayed",
                         delivered=examples.delivered,
@@ -258,7 +262,7 @@ def _paths(examples: _Examples) -> Json:
                 "tags": ["service"],
                 "summary": "Read the totals",
                 "description": "Delivered and dropped together are the number of distinct "
-                "packages. RejectedRequest sends are counted as rejected.",
+                "packages. Rejected sends are counted separately.",
                 "responses": {
                     "200": _answer(
                         "The totals.",
@@ -354,7 +358,7 @@ _PROBLEMS = dict(
     [
         _problem(
             HTTPStatus.BAD_REQUEST,
-            "MalformedBody: the body is not UTF-8, not JSON, or not of the right outer form.",
+            "The body is malformed: it is not UTF-8, not JSON, or not of the right outer form.",
             empty="the body is empty",
         ),
         _problem(

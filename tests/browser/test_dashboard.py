@@ -160,9 +160,7 @@ def test_a_package_conflicts(dashboard: Dashboard) -> None:
     """A refusal is told in its own words."""
     dashboard.submit("send", "Delivered.")
     dashboard.fill("#send-recipient_id", "amy")
-    assert "409 Conflict" in dashboard.submit(
-        "send", "RejectedRequest: this package_id was used before"
-    )
+    assert "409 Conflict" in dashboard.submit("send", "Rejected: this package_id was used before")
 
 
 def test_preferences_are_updated(dashboard: Dashboard) -> None:
@@ -193,7 +191,7 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
     """Each bad field is marked and says what is wrong, until it is mended."""
     dashboard.find("#send-sender_id").clear()
     dashboard.fill("#send-timestamp", "tomorrow")
-    assert "422 " in dashboard.submit("send", "RejectedRequest: the body breaks")
+    assert "422 " in dashboard.submit("send", "Rejected: the body breaks")
     assert dashboard.text("#send-sender_id-wrong") == "must have 1 to 255 characters"
     assert "RFC 3339" in dashboard.text("#send-timestamp-wrong")
     marked = [field.get_attribute("name") for field in dashboard.find_all("[aria-invalid=true]")]
@@ -210,7 +208,7 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
 def test_what_is_wrong_with_the_path_is_told_beside_its_field(dashboard: Dashboard) -> None:
     """A recipient that can't be is marked, though the answer names no field of the body."""
     dashboard.fill("#prefer-recipient_id", "x" * 256)
-    dashboard.submit("prefer", "RejectedRequest: the recipient_id of the path can't be valid.")
+    dashboard.submit("prefer", "Rejected: the recipient_id of the path can't be valid.")
     (field,) = dashboard.find_all("[aria-invalid=true]")
     assert field.get_attribute("id") == "prefer-recipient_id"
     assert "can't be valid" in dashboard.text("#prefer-recipient_id-wrong")
@@ -408,7 +406,7 @@ def test_all_can_be_read(dashboard: Dashboard, scheme: str) -> None:
     success criterion 1.4.3: 4.5 to 1)."""
     dashboard.prefer(color_scheme=scheme, reduced_motion="reduce")
     dashboard.find("#send-sender_id").clear()
-    dashboard.submit("send", "RejectedRequest")
+    dashboard.submit("send", "Rejected")
     contrasts = dashboard.run(CONTRASTS)
     assert len(contrasts) > 20
     assert {what: contrast for what, contrast in contrasts.items() if contrast < 4.5} == {}

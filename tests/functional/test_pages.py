@@ -1,5 +1,7 @@
 """The pages: who gets which, with what headers."""
 
+from urllib.parse import urljoin
+
 import pytest
 from webtest import TestApp, TestRequest
 
@@ -97,6 +99,18 @@ def test_all_who_read_a_page_share_it(app: TestApp, path: str) -> None:
         return chunk
 
     assert content() is content()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_refer_to_their_neighbours_relatively(app: TestApp, path: str) -> None:
+    """Behind a proxy that serves them under a path, the pages find their files and links."""
+    html = app.get(path, headers={"Accept": BROWSER}).html
+    references = [element["href"] for element in html.select("[href]")]
+    references += [element["src"] for element in html.select("[src]")]
+    assert len(references) >= 3
+    for reference in references:
+        assert not reference.startswith("/")
+        app.get(urljoin(path, reference), headers={"Accept": BROWSER}, status=200)
 
 
 @pytest.mark.parametrize("range_", ["bytes=0-9", "bytes=99999999-", "nonsense"])

@@ -44,7 +44,7 @@ async function ask(path, options = {}) {
 }
 
 async function update() {
-  const [health, statistics] = await Promise.all([ask("/health"), ask("/statistics")]);
+  const [health, statistics] = await Promise.all([ask("health"), ask("statistics")]);
   showState(health, statistics);
   if (statistics?.response.ok) showTotals(statistics.body);
   showRates();
@@ -291,7 +291,7 @@ class Slip {
   show({ path, body }) {
     const method = this.method === "POST" ? "" : ` -X ${this.method}`;
     this.form.querySelector(".request").textContent =
-      `curl -i${method} ${quote(location.origin + path)} \\\n-d ${quote(body)}`;
+      `curl -i${method} ${quote(new URL(path, document.baseURI).href)} \\\n-d ${quote(body)}`;
   }
 
   async submit() {
@@ -315,7 +315,7 @@ class Slip {
   showAnswer(answer) {
     const shown = this.form.querySelector(".answer");
     if (answer === null) {
-      this.tell("No answer: the service can't be reached. It is safe to try again.", "refused");
+      this.tell("No answer: the service can't be reached. It is safe to try again.", "rejected");
       shown.textContent = "None.";
       this.showFaults([]);
     } else {
@@ -325,7 +325,7 @@ class Slip {
         .map((name) => `${name}: ${response.headers.get(name)}\n`);
       shown.textContent =
         `${response.status} ${response.statusText}\n${headers.join("")}\n${JSON.stringify(body, null, 2)}`;
-      this.tell(tell(response, body), response.ok ? body.status : "refused");
+      this.tell(tell(response, body), response.ok ? body.status : "rejected");
       this.showFaults(faults(response, body, this.parameters));
     }
   }
@@ -348,7 +348,7 @@ function faults({ status }, { errors, detail }, parameters) {
 
 /** An answer in a sentence. */
 function tell(response, body) {
-  if (!response.ok) return `Refused: ${body.detail}.`;
+  if (!response.ok) return `Rejected: ${body.detail}.`;
   if (body.status === undefined) {
     if (body.applied) return "Applied: it is in force.";
     return `Not applied: a newer update is in force, of ${body.updated_at.replace(/\.\d+/, "")}.`;
@@ -365,12 +365,12 @@ function quote(text) {
 
 const forms = {
   ready: false,
-  send: new Slip("send", "POST", [], () => "/packages"),
+  send: new Slip("send", "POST", [], () => "packages"),
   prefer: new Slip("prefer", "PUT", ["recipient_id"],
-    (data) => `/recipients/${encodeURIComponent(data.recipient_id)}/preferences`),
+    (data) => `recipients/${encodeURIComponent(data.recipient_id)}/preferences`),
 
   async prepare() {
-    const answer = await ask("/openapi.json");
+    const answer = await ask("openapi.json");
     if (!answer?.response.ok) return;
     const { schemas } = answer.body.components;
     this.send.prepare(schemas.Package);

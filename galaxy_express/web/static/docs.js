@@ -2,7 +2,7 @@
 
 // Swagger UI draws the API description. Nothing is asked of any other site.
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "openapi.json",
   dom_id: "#docs",
   deepLinking: true,
   displayRequestDuration: true,
