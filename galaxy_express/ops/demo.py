@@ -1,295 +1,260 @@
-"""A demonstration: fills a running service with believable packages (``make demo``).
+"""Fills a running service with made-up packages (``make demo``).
 
-Senders send, hear nothing, and send again; some reuse an id, or send nonsense. Recipients
-change their minds, and some of their letters are late. All of it goes over HTTP, and all
-that is known of the service is its API.
+Senders send packages, and send some of them again; some reuse an id, or send invalid
+requests. Recipients change their preferences, and some of their updates arrive late. The
+demo uses only the HTTP API. Its recipients and ids are its own, so that it changes nothing
+for anyone else.
 """
 
 import argparse
 import json
-import math
 import random
 import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Retry, Url, parse_url
 
 Json = dict[str, Any]
 
-# An id is any text, so some of these are not what a programmer would choose.
-_COMPANIES = [
+# An id is any text, so some of these need to be encoded in a path.
+_COMPANIES = (
     "slurm-loyalty-club",
     "Big Apple Robots (lease/return)",
     "lunar-park-tickets",
     "Glurmo & Daughters, tentacle care",
     "vergon-6 dark matter outlet",
-    "the 11:30 PM shopping hour",
-]
-_PEOPLE = [
-    "zap",
+)
+_PEOPLE = (
     "kif",
-    "leela",
-    "fry",
-    "bender",
     "amy/mars",
     "zoidberg (please write)",
     "hermes #36",
-    "the professor",
-    "mother of calculon",
+    "calculon",
+    "scruffy",
     "lrrr 👑",
     "nibbler 🐾",
     "Ἑρμῆς",
     "宇宙人",
-]
-
-_BAR = 40
+)
+_PREFERENCE = "_preference"
 
 
 class Service:
-    """The service as its clients reach it.
+    """The HTTP API of a running service.
 
     :param url: where it is, like ``http://localhost:9090``.
-    :raises ValueError: if it isn't such a URL.
     """
 
-    _ATTEMPTS = 10
-
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"{url} is not a URL like http://localhost:9090")
-        self._url = url
-        self._host, self._port = parts.hostname, parts.port or 80
+        self._url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False  # the service is reached directly, not by a proxy
+        # Every request may be repeated safely. Retry-After says when.
+        retry = Retry(10, connect=0, status_forcelist=[503], allowed_methods=None)
+        for prefix in ("http://", "https://"):
+            self._session.mount(prefix, HTTPAdapter(max_retries=retry))
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request, again if the service says that it may be sent again later.
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Send a request, and repeat it while the answer is 503.
 
-        :param body: bytes as they are, or a value to be sent as JSON; ``None`` for no body.
-        :returns: the value of the answer, whatever its status.
-        :raises SystemExit: with a sentence, if there is no answer that will do.
+        :param body: bytes to send as they are, or a value to send as JSON; ``None`` for no body.
+        :returns: the body of the answer, whatever its status.
+        :raises SystemExit: with a sentence, if there is no answer of Galaxy Express.
         """
-        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        for _ in range(self._ATTEMPTS):
-            status, retry_after, answer = self._exchange(method, path, content)
-            if status != HTTPStatus.SERVICE_UNAVAILABLE:
-                return answer
-            time.sleep(retry_after)
-        raise SystemExit(f"The service at {self._url} stays unavailable; its log says why.")
-
-    def _exchange(self, method: str, path: str, content: bytes | None) -> tuple[int, float, Any]:
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body)
         try:
-            with closing(HTTPConnection(self._host, self._port, timeout=30)) as connection:
-                connection.request(method, path, content)
-                response = connection.getresponse()
-                retry_after = float(response.headers.get("Retry-After", 1))
-                return response.status, retry_after, json.loads(response.read())
-        except OSError as error:
-            raise SystemExit(
-                f"Nothing answers at {self._url} ({error}); start it with: make run"
-            ) from error
-        except (HTTPException, ValueError) as error:
-            raise self._not_ours() from error
+            response = self._session.request(method, self._url + path, data=content, timeout=30)
+            return response.json()
+        except requests.exceptions.RetryError:
+            sys.exit(f"The service at {self._url} stays unavailable; its log says why.")
+        except requests.exceptions.InvalidJSONError:
+            self._reject()
+        except requests.exceptions.RequestException:
+            sys.exit(f"Nothing answers at {self._url}; start the service with: make run")
 
     def package_types(self) -> list[str]:
         """The names of the types that can be sent.
 
-        :raises SystemExit: as :py:meth:`ask` does, and if this is another service.
+        :raises SystemExit: as :py:meth:`request` does.
         """
-        # Those in the statistics may be of the past.
-        preferences = self.ask("GET", "/recipients/anyone/preferences")
-        ending = "_preference"
-        names = [field.removesuffix(ending) for field in preferences if field.endswith(ending)]
+        preferences = self.request("GET", "/recipients/anyone/preferences")
+        fields = preferences if isinstance(preferences, dict) else ()
+        names = [name.removesuffix(_PREFERENCE) for name in fields if name.endswith(_PREFERENCE)]
         if not names:
-            raise self._not_ours()
+            self._reject()
         return names
 
-    def _not_ours(self) -> SystemExit:
-        return SystemExit(f"What answers at {self._url} is not Galaxy Express.")
+    def _reject(self) -> NoReturn:
+        sys.exit(f"The service at {self._url} is not Galaxy Express.")
 
 
 class Traffic:
-    """Senders and recipients who go about their business.
+    """What senders and recipients do, one random action after the other.
 
-    :param chance: decides what they do next.
+    :param rng: chooses the actions.
     """
 
-    def __init__(self, service: Service, chance: random.Random) -> None:
+    def __init__(self, service: Service, rng: random.Random) -> None:
         self._service = service
-        self._chance = chance
+        self._rng = rng
         self._types = service.package_types()
-        self._ids = f"GX-{secrets.token_hex(3)}"
+        self._prefix = f"GX-{secrets.token_hex(3)}"
         self._count = 0
         self._sent: deque[Json] = deque(maxlen=200)
 
-    def go_on(self) -> int:
-        """Let someone do something.
+    def act(self) -> int:
+        """Do one thing.
 
-        :returns: how many packages were submitted by it.
+        :returns: how many packages were submitted.
         """
-        (act,) = self._chance.choices(
-            [
-                self._send,
-                self._send_again,
-                self._reuse_an_id,
-                self._send_nonsense,
-                self._send_half,
-                self._send_batch,
-                self._update_preferences,
-            ],
-            weights=[60, 10, 2, 2, 1, 2, 6],
-        )
-        return act()
+        actions = {
+            self._send: 60,
+            self._retry: 10,
+            self._reuse_id: 2,
+            self._send_invalid: 2,
+            self._send_malformed: 1,
+            self._send_batch: 2,
+            self._update_preferences: 6,
+        }
+        (action,) = self._rng.choices(list(actions), list(actions.values()))
+        return action()
 
     def _send(self) -> int:
-        package = self._package()
+        package = self._new_package()
         self._sent.append(package)
         return self._submit(package)
 
-    def _send_again(self) -> int:
-        return self._submit(self._earlier_package())
+    def _retry(self) -> int:
+        return self._submit(self._sent_package())
 
-    def _reuse_an_id(self) -> int:
-        return self._submit(self._package() | {"package_id": self._earlier_package()["package_id"]})
+    def _reuse_id(self) -> int:
+        return self._submit(
+            self._new_package() | {"package_id": self._sent_package()["package_id"]}
+        )
 
-    def _send_nonsense(self) -> int:
-        return self._submit(self._nonsense())
+    def _send_invalid(self) -> int:
+        return self._submit(self._invalid_package())
 
-    def _send_half(self) -> int:
-        return self._submit(json.dumps(self._package())[:60].encode())
+    def _send_malformed(self) -> int:
+        return self._submit(json.dumps(self._new_package())[:60].encode())
 
     def _submit(self, package: Json | bytes) -> int:
-        self._service.ask("POST", "/packages", package)
+        self._service.request("POST", "/packages", package)
         return 1
 
     def _send_batch(self) -> int:
-        batch = [self._package() for _ in range(self._chance.randrange(10, 40))]
-        self._sent.extend(batch)
-        batch += [self._earlier_package(), self._nonsense()]
-        self._service.ask("POST", "/packages/batch", batch)
+        packages = [self._new_package() for _ in range(self._rng.randrange(10, 40))]
+        self._sent.extend(packages)
+        batch = [*packages, self._sent_package(), self._invalid_package()]
+        self._service.request("POST", "/packages/batch", batch)
         return len(batch)
 
     def _update_preferences(self) -> int:
-        path = f"/recipients/{quote(self._chance.choice(_PEOPLE), safe='')}/preferences"
-        in_force = self._service.ask("GET", path)
-        update = {name: value for name, value in in_force.items() if name.endswith("_preference")}
-        update[self._chance.choice(list(update))] = self._chance.random() < 0.7
-        written = _now() - timedelta(days=self._chance.choice([0, 0, 0, 1]))
-        self._service.ask("PUT", path, update | {"timestamp": written.isoformat()})
+        path = f"/recipients/{quote(self._rng.choice(_PEOPLE), safe='')}/preferences"
+        current = self._service.request("GET", path)
+        update = {name: value for name, value in current.items() if name.endswith(_PREFERENCE)}
+        update[self._rng.choice(list(update))] = self._rng.random() < 0.7
+        delay = timedelta(days=self._rng.choice([0, 0, 0, 1]))
+        update["timestamp"] = (datetime.now(UTC) - delay).isoformat()
+        self._service.request("PUT", path, update)
         return 0
 
-    def _package(self) -> Json:
+    def _new_package(self) -> Json:
         self._count += 1
-        package_type = self._chance.choice(self._types)
+        package_type = self._rng.choice(self._types)
         senders = _COMPANIES if package_type == "marketing" else _PEOPLE
         return {
-            "timestamp": _now().isoformat(),
-            "sender_id": self._chance.choice(senders),
-            "recipient_id": self._chance.choice(_PEOPLE),
-            "package_id": f"{self._ids}-{self._count:05}",
+            "timestamp": datetime.now(UTC).isoformat(),
+            "sender_id": self._rng.choice(senders),
+            "recipient_id": self._rng.choice(_PEOPLE),
+            "package_id": f"{self._prefix}-{self._count:05}",
             "package_type": package_type,
         }
 
-    def _earlier_package(self) -> Json:
-        return self._chance.choice(self._sent or [self._package()])
+    def _sent_package(self) -> Json:
+        return self._rng.choice(self._sent or [self._new_package()])
 
-    def _nonsense(self) -> Json:
-        nonsense: list[Json] = [
+    def _invalid_package(self) -> Json:
+        invalid_fields: tuple[Json, ...] = (
             {"timestamp": "three weeks from Tuesday"},
             {"sender_id": ""},
             {"recipient_id": 1729},
             {"package_type": "contraband"},
             {"insurance": "none"},
-        ]
-        return self._package() | self._chance.choice(nonsense)
+        )
+        return self._new_package() | self._rng.choice(invalid_fields)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC) + timedelta(days=42_369)  # out there it is 116 years later
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal: what is yielded draws it."""
-    is_terminal = sys.stderr.isatty()
-
-    def draw(done: int) -> None:
-        if is_terminal:
-            filled = "#" * (_BAR * done // total)
-            sys.stderr.write(f"\r[{filled:.<{_BAR}}] {done:,} of {total:,} packages")
-            sys.stderr.flush()
-
-    try:
-        yield draw
-    finally:
-        if is_terminal:
-            sys.stderr.write("\n")
-
-
-def _moment(share: float) -> float:
-    """When a share of the packages has been sent, as a share of the time; there are two
-    rush hours."""
-    return share + 0.7 * math.sin(4 * math.pi * share) / (4 * math.pi)
-
-
-def _describe(statistics: Json) -> Iterator[str]:
+def _report(statistics: Json) -> Iterator[str]:
     yield f"{'type':<20} {'delivered':>12} {'dropped':>12}"
     for name, totals in statistics["by_type"].items():
         yield f"{name:<20} {totals['delivered']:>12,} {totals['dropped']:>12,}"
     delivered, dropped = statistics["packages_delivered"], statistics["packages_dropped"]
-    yield f"{'in total':<20} {delivered:>12,} {dropped:>12,}"
+    yield f"{'total':<20} {delivered:>12,} {dropped:>12,}"
     yield f"{'rejected requests':<20} {statistics['requests_rejected']:>12,}"
 
 
-def _service(text: str) -> Service:
+def _url(text: str) -> str:
     try:
-        return Service(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        parsed = parse_url(text)
+    except LocationParseError:
+        parsed = Url()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise argparse.ArgumentTypeError(f"{text} is not a URL like http://localhost:9090")
+    return text
 
 
 def _positive_integer(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return int(text)
 
 
 def main() -> None:
-    """Run the demonstration, as the command line says; an interrupt ends it early.
+    """Run the demo as the command line says. An interrupt ends it early, with the totals.
 
-    :raises SystemExit: with a sentence, if the service isn't there or goes away.
+    :raises SystemExit: with a sentence, if the service isn't there or stops answering.
     """
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
-    parser.add_argument("service", type=_service, help="where it is, as a URL")
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="Fill a running service with made-up packages.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("service", type=_url, help="the URL of the service")
     for option, default, meaning in (
-        ("--packages", 3000, "how many to submit, or a few more"),
-        ("--seconds", 30, "how long that may take"),
+        ("--packages", 3000, "how many packages to submit at least"),
+        ("--seconds", 30, "how long to take"),
     ):
-        meaning = f"{meaning} ({default} if nothing is said)"
         parser.add_argument(
             option, type=_positive_integer, default=default, metavar="N", help=meaning
         )
     arguments = parser.parse_args()
 
-    service: Service = arguments.service
+    service = Service(arguments.service)
     traffic = Traffic(service, random.Random())
     submitted = 0
     start = time.monotonic()
-    with suppress(KeyboardInterrupt), _progress(arguments.packages) as draw:
+    with suppress(KeyboardInterrupt):
         while submitted < arguments.packages:
-            submitted += traffic.go_on()
-            share = min(1, submitted / arguments.packages)
-            draw(min(submitted, arguments.packages))
-            due = start + arguments.seconds * _moment(share)
+            submitted += traffic.act()
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{submitted:,} of {arguments.packages:,} packages")
+            due = start + arguments.seconds * min(1, submitted / arguments.packages)
             time.sleep(max(0, due - time.monotonic()))
-    statistics = service.ask("GET", "/statistics")
-    sys.stdout.write("\n".join([f"Submitted {submitted:,} packages.", *_describe(statistics), ""]))
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    statistics = service.request("GET", "/statistics")
+    sys.stdout.write("\n".join([f"Submitted {submitted:,} packages.", *_report(statistics), ""]))
 
 
 if __name__ == "__main__":
