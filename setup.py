@@ -34,6 +34,8 @@ setup(
         "gevent>=24.10.1",
         # The server for production: several workers, graceful restarts.
         "gunicorn[gevent]>=27",
+        # The demo's HTTP client.
+        "requests>=2.32",
         # Baseplate 2.7 and Pyramid 1.10 import pkg_resources, which 81 takes away.
         "setuptools<81",
     ],
