@@ -130,9 +130,14 @@ def _parse(key: str, value: str | None, parse: Parser) -> Any:
 
 def unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
     """An error for a setting that doesn't exist, which suggests what may be meant."""
+    known = list(known)
     similar = get_close_matches(key, known, n=1)
-    hint = f"did you mean {similar[0]}?" if similar else f"there are: {', '.join(known)}"
-    return ConfigurationError(key, f"no such setting ({hint})")
+    section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
+    if similar:
+        return ConfigurationError(key, f"no such setting (did you mean {similar[0]}?)")
+    if section:
+        return ConfigurationError(key, f"no such setting (there are: {', '.join(section)})")
+    return ConfigurationError(key, "no such setting")
 
 
 # The whole

@@ -196,7 +196,7 @@ class Installation:
             keys = [line.partition("=")[0].strip() for line in lines]
             if key in keys:
                 lines[keys.index(key)] = f"{key} = {value}"
-            else:
+            elif "." in key:  # the others are not the application's
                 lines.insert(keys.index("[app:main]") + 1, f"{key} = {value}")
             path.write_text("\n".join(lines))
 
