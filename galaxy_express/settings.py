@@ -86,22 +86,10 @@ def read_section(app_config: RawConfig, section: str, settings: type[T]) -> T:
     :raises baseplate.lib.config.ConfigurationError: naming the key, for a value that is
         missing or wrong, and for a key that doesn't exist.
     """
-    return settings(**parse_settings(app_config, section, _parsers(settings)))
-
-
-def parse_settings(
-    app_config: RawConfig, section: str, spec: Mapping[str, Parser]
-) -> config.ConfigNamespace:
-    """Parse the keys ``<section>.<name>``.
-
-    :param spec: a parser for each name. It is given an empty text where the setting is missing.
-    :raises baseplate.lib.config.ConfigurationError: see :py:func:`read_section`.
-    """
     own = {key: value for key, value in app_config.items() if key.partition(".")[0] == section}
-    values = _parse_all(own, {f"{section}.{name}": parse for name, parse in spec.items()})
-    namespace = config.ConfigNamespace()
-    namespace.update({name: values[f"{section}.{name}"] for name in spec})
-    return namespace
+    spec = {f"{section}.{name}": parse for name, parse in _parsers(settings).items()}
+    values = _parse_all(own, spec)
+    return settings(**{key.removeprefix(f"{section}."): value for key, value in values.items()})
 
 
 def _parsers(settings: type) -> dict[str, Parser]:

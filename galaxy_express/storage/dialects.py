@@ -31,10 +31,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from galaxy_express.settings import parse_settings, positive_integer
+from galaxy_express.settings import DatabaseSettings, read_section
 from galaxy_express.storage.database import (
     Connection,
     Database,
@@ -45,6 +45,7 @@ from galaxy_express.storage.database import (
     Upsert,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
+from galaxy_express.storage.url import database_url
 
 
 class SQLiteConnection(Connection):
@@ -527,46 +528,20 @@ _UNDEFINED_TABLE = "42P01"
 _MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
 
 
-_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg2")
-
-
-def _database_url(value: str) -> URL:
-    if value.startswith("$"):
-        raise ValueError(f"the environment variable {value} is not set")
-    try:
-        url = make_url(value)
-    except exc.ArgumentError as error:
-        raise ValueError("not a URL such as sqlite:///galaxy_express.db") from error
-    backend = url.get_backend_name()
-    if url.drivername not in _DRIVERS:
-        raise ValueError(f"the URL must begin with sqlite or postgresql, not {url.drivername}")
-    if backend == "sqlite" and url.database in (None, "", ":memory:"):
-        raise ValueError("SQLite must be in a file: each connection has a memory of its own")
-    return url
-
-
 def database_from_config(app_config: config.RawConfig) -> Database:
     """The database that the keys ``database.*`` describe; nothing connects to it yet.
 
     :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
     """
-    five_seconds = timedelta(seconds=5)
-    settings = parse_settings(
-        app_config,
-        "database",
-        {
-            "url": _database_url,
-            "lock_timeout": config.Optional(config.Timespan, five_seconds),
-            "statement_timeout": config.Optional(config.Timespan, five_seconds),
-            "connect_timeout": config.Optional(config.Timespan, five_seconds),
-            "pool_size": config.Optional(positive_integer, 10),
-            "application_name": config.Optional(config.String, "galaxy_express"),
-        },
-    )
-    if settings.url.get_backend_name() == "sqlite":
-        return SQLiteDatabase(Path(settings.url.database), settings.lock_timeout)
+    settings = read_section(app_config, "database", DatabaseSettings)
+    try:
+        url = database_url(settings.url)
+    except ValueError as error:
+        raise config.ConfigurationError("database.url", error) from error
+    if url.get_backend_name() == "sqlite":
+        return SQLiteDatabase(Path(url.database), settings.lock_timeout)
     return PostgreSQLDatabase(
-        settings.url,
+        url,
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         connect_timeout=settings.connect_timeout,

@@ -2,8 +2,10 @@
 
 import pytest
 from baseplate.lib.config import ConfigurationError
+from sqlalchemy.engine import make_url
 
 from galaxy_express import make_wsgi_app
+from galaxy_express.storage.url import database_url
 
 DATABASE = {"database.url": "sqlite:///galaxy_express.db"}
 
@@ -46,6 +48,42 @@ def test_a_missing_setting_is_named() -> None:
 def test_a_wrong_database_is_named(url: str) -> None:
     """What is no URL, of no database that is supported, or in memory, stops the start."""
     wrong("database.url", url)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("sqlite:///galaxy.db?timeout=5", "timeout after ? in the URL has no effect"),
+        ("sqlite:///file:galaxy.db?mode=ro&uri=true", "mode, uri after ?"),
+        ("sqlite://host/galaxy.db", "has no host"),
+        ("postgresql://h/g?application_name=x", "use database.application_name"),
+        ("postgresql://h/g?connect_timeout=3", "use database.connect_timeout"),
+        ("postgresql://h/g?options=-c%20statement_timeout%3D0", "options in the URL has no effect"),
+        ("postgresql://h/g?tcp_user_timeout=3", "use database.statement_timeout"),
+        ("postgresql://fry@h/g?user=leela", "user is in the URL twice"),
+        ("postgresql://h/g?host=i", "host is in the URL twice"),
+        ("postgresql://h/g?dbname=i", "dbname is in the URL twice"),
+        ("postgresql://h/g?sslmod=require", "no parameter sslmod"),
+        ("postgresql://h:port/g", "not a URL"),
+    ],
+)
+def test_what_a_database_would_ignore_is_named(url: str, named: str) -> None:
+    """What a URL says without effect, or against itself, stops the start."""
+    assert named in wrong("database.url", url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////planet/express.db",
+        "postgresql://fry:pass@h:5432/g?sslmode=require&keepalives=1",
+        "postgresql:///g?host=/run/postgresql",
+        "postgresql+psycopg2://?service=planet&passfile=/p",
+    ],
+)
+def test_what_a_database_takes_is_accepted(url: str) -> None:
+    """A URL may say what the driver of the database understands."""
+    assert database_url(url) == make_url(url)
 
 
 @pytest.mark.parametrize("key", DURATIONS)

@@ -90,9 +90,7 @@ def test_the_longest_valid_id(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_a_server_logs_its_start_and_its_end(
-    installation: Installation, name: str
-) -> None:
+def test_a_server_logs_its_start_and_its_end(installation: Installation, name: str) -> None:
     """In between neither successes nor client errors are logged; they are counted."""
     installation.configure("desk.max_queued", "123")
     with installation.server(name) as server:
