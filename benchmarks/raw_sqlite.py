@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from benchmarks.revisions import PRESENT
 from benchmarks.wrk import BATCH, Run
-from galaxy_express.storage.dialects import database_from_config
+from galaxy_express.storage.connect import database_from_config
 
 # Those that determine how fast rows are inserted, and how durably.
 PRAGMAS = (

@@ -12,8 +12,8 @@ from galaxy_express.desk_client import DeskContextFactory
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.settings import check_endpoints, check_settings
+from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
-from galaxy_express.storage.dialects import database_from_config
 from galaxy_express.web.instrumentation import InstrumentedConfigurator
 
 logger = logging.getLogger("galaxy_express")

@@ -20,8 +20,8 @@ from galaxy_express import make_wsgi_app
 from galaxy_express.application import close_application
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageTypeRegistry
+from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database
-from galaxy_express.storage.dialects import database_from_config
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
 
 # A machine may be busy, and a fixture may serve one example after the other.

@@ -12,12 +12,13 @@ from sqlalchemy.engine import Connection
 
 from galaxy_express import models
 from galaxy_express.delivery import REJECTED, CounterKey, Status
+from galaxy_express.ops.schema import database_for_script
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 
-_packages = models.Package.__table__
-_preferences = models.Preference.__table__
-_counters = models.Counter.__table__
+_packages = models.packages
+_preferences = models.preferences
+_counters = models.counters
 
 
 def _is_identifier(column: Any) -> Any:
@@ -25,7 +26,8 @@ def _is_identifier(column: Any) -> Any:
 
 
 def _is_timestamp(column: Any) -> Any:
-    return column.between(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    return column.between(models.to_microseconds(first), models.to_microseconds(last))
 
 
 # What is to hold for each row, beside what the constraints of the tables say.
@@ -147,7 +149,7 @@ def audit_database(app_config: RawConfig) -> None:
 
     :raises SystemExit: if anything is wrong, or can't be found out; the exit code is 1.
     """
-    with models.database_for_script(app_config) as database:
+    with database_for_script(app_config) as database:
         found = audit(database)
     sys.stdout.write(f"{database}\n\n{_report(found)}\n")
     if found.faults:

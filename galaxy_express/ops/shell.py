@@ -17,8 +17,8 @@ def setup(env: dict[str, Any], banner: dict[str, str]) -> None:
     """
     env |= {"models": models, "select": select, "func": func, "query": _query(env["context"])}
     banner |= {
-        "models": "Package, Preference, Counter",
-        "query": "query(select(models.Package.status, func.count()).group_by('status'))",
+        "models": "packages, preferences, counters; from_microseconds",
+        "query": "query(select(models.packages.c.status, func.count()).group_by('status'))",
     }
     if not _is_writable(baseplate.server._get_shell_log_path()):
         # Baseplate keeps a log of the shell where only root may write.

@@ -1,5 +1,7 @@
-"""The database, as the rest of the service sees it; ``dialects`` has what differs
-between SQLite and PostgreSQL."""
+"""The database, as the rest of the service sees it.
+
+What differs between SQLite and PostgreSQL is in modules of their own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -27,6 +29,11 @@ class DatabaseUnavailable(Exception):
 
 class TransactionConflict(DatabaseUnavailable):
     """The transaction met another one, was rolled back, and may be run again at once."""
+
+
+def in_a_line(error: Exception) -> str:
+    """The message of an exception, without line breaks."""
+    return " ".join(str(error).split())
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference
 from galaxy_express.storage.database import Connection, Row, Upsert
 
-_packages = models.Package.__table__
-_preferences = models.Preference.__table__
-_counters = models.Counter.__table__
+_packages = models.packages
+_preferences = models.preferences
+_counters = models.counters
 
 _one_decision = select(_packages).where(_packages.c.package_id == bindparam("package_id"))
 _what_is_wanted = (

@@ -185,7 +185,7 @@ def test_beside_writes(database: Database, desk: DeliveryDesk) -> None:
 
 def test_a_snapshot_stays_as_it_is(database: Database, desk: DeliveryDesk) -> None:
     """What is written during an audit is no part of it, and doesn't wait for its end."""
-    ids = select(models.Package.package_id)
+    ids = select(models.packages.c.package_id)
     with database.snapshot() as connection:
         before = connection.execute(queries.TOTALS).all()
         assert [in_words(outcome) for outcome in send(desk, package("d"))] == ["dropped"]

@@ -9,7 +9,7 @@ import pytest
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.storage.checkpoints import INTERVAL_SECONDS, Checkpoints
 from galaxy_express.storage.database import Database
-from galaxy_express.storage.dialects import SQLiteDatabase
+from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.conftest import MakeDesk
 from tests.integration.values import in_words, package, send

@@ -16,12 +16,12 @@ from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
 from galaxy_express.storage import queries
+from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     TransactionConflict,
 )
-from galaxy_express.storage.dialects import database_from_config
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
 from tests.integration.conftest import MakeDesk

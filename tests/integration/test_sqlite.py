@@ -13,8 +13,8 @@ from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
+from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
-from galaxy_express.storage.dialects import database_from_config
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.values import in_words, package, send
 

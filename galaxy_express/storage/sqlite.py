@@ -1,4 +1,4 @@
-"""All that differs between SQLite and PostgreSQL: connections, timeouts, and how to insert."""
+"""SQLite in a file: one machine, any number of processes."""
 
 import fcntl
 import json
@@ -10,42 +10,32 @@ from datetime import timedelta
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from select import POLLIN, poll
 from typing import Any
 from urllib.parse import quote
 
-import psycopg2
 import sqlalchemy.engine
-from baseplate.lib import config
 from sqlalchemy import (
     Table,
-    any_,
     bindparam,
     create_engine,
     event,
-    exc,
     func,
     literal_column,
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.pool import NullPool
 
-from galaxy_express.settings import DatabaseSettings, read_section
 from galaxy_express.storage.database import (
     Connection,
     Database,
     DatabaseUnavailable,
     PersistentConnection,
     Row,
-    TransactionConflict,
     Upsert,
+    in_a_line,
 )
-from galaxy_express.storage.fair_semaphore import FairSemaphore
-from galaxy_express.storage.url import database_url
 
 
 class SQLiteConnection(Connection):
@@ -267,7 +257,7 @@ class SQLiteDatabase(Database):
     def _translate(self, error: Any) -> Exception:
         # A damaged file is a plain DatabaseError, the base class of the others.
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
-            return DatabaseUnavailable(_in_a_line(error))
+            return DatabaseUnavailable(in_a_line(error))
         translated: Exception = error
         return translated
 
@@ -328,223 +318,3 @@ def _set_pragmas(connection: Any, record: Any) -> None:
     except sqlite3.Error:  # the file is damaged, say
         connection.close()
         raise
-
-
-class PostgreSQLConnection(Connection):
-    """A connection to PostgreSQL."""
-
-    dialect = postgresql.dialect(paramstyle="format")
-
-    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
-        """See :py:meth:`Connection.find`."""
-        return self.select(_is_in_array(columns, column), (list(values),))
-
-    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
-        """See :py:meth:`Connection.insert_new`."""
-        return {key for (key,) in self.select(_insert_or_not_arrays(table), _arrays(table, rows))}
-
-    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
-        """See :py:meth:`Connection.upsert`."""
-        table = upsert.table
-        written = self.select(_insert_or_update_arrays(upsert), _arrays(table, rows))
-        if len(written) < len(rows):
-            raise TransactionConflict(f"another transaction wrote to {table.name} first")
-
-    def lock(self, names: Iterable[str]) -> None:
-        """See :py:meth:`Connection.lock`."""
-        # Rows that aren't there yet can't be locked; the names' hashes can, in order.
-        self.execute(_lock_names, (list(names),))
-
-    def _begin(self) -> None:
-        """See :py:meth:`Connection._begin`."""
-
-    def is_current(self) -> bool:
-        """Whether the server has said nothing; unasked, it would only say that it goes."""
-        return _is_silent(self._raw)
-
-
-def _is_silent(connection: Any) -> bool:
-    incoming = poll()
-    incoming.register(connection.fileno(), POLLIN)
-    return not incoming.poll(0)
-
-
-@cache
-def _is_in_array(columns: tuple[Any, ...], column: Any) -> Any:
-    values = bindparam("values", type_=ARRAY(column.type))
-    return select(*columns).where(column == any_(values))
-
-
-@cache
-def _insert_or_not_arrays(table: Table) -> Any:
-    return _insert_arrays(table).on_conflict_do_nothing().returning(*table.primary_key)
-
-
-@cache
-def _insert_or_update_arrays(upsert: Upsert) -> Any:
-    insert = _insert_arrays(upsert.table)
-    return upsert.on_conflict(insert).returning(*upsert.table.primary_key)
-
-
-def _insert_arrays(table: Table) -> Any:
-    # One array for each column, so that the statement is the same for any number of rows,
-    # and may have RETURNING.
-    names = [column.name for column in table.columns]
-    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
-    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
-    return postgresql.insert(table).from_select(names, select(rows))
-
-
-def _arrays(table: Table, rows: Iterable[Row]) -> list[list[Any]]:
-    """Each column's values, the rows being sorted by primary key: two transactions that
-    lock rows in one order can't each wait for the other."""
-    key_length = len(table.primary_key)  # its columns are the first
-    return [
-        list(values) for values in zip(*sorted(rows, key=lambda row: row[:key_length]), strict=True)
-    ]
-
-
-_lock_names = text(
-    "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash"
-    " FROM unnest(:names) AS name ORDER BY hash) AS hashes"
-)
-
-
-class PostgreSQLDatabase(Database):
-    """PostgreSQL: any number of machines.
-
-    :param url: an SQLAlchemy URL.
-    :param lock_timeout: how long a statement may wait for another's lock.
-    :param statement_timeout: how long a statement may take in all.
-    :param connect_timeout: how long a connection may take to be made.
-    :param pool_size: how many reads may go on at the same time.
-    :param application_name: how this service is called in ``pg_stat_activity``.
-    """
-
-    driver_error = psycopg2.Error
-
-    def __init__(
-        self,
-        url: URL,
-        *,
-        lock_timeout: timedelta,
-        statement_timeout: timedelta,
-        connect_timeout: timedelta,
-        pool_size: int,
-        application_name: str,
-    ) -> None:
-        def milliseconds(span: timedelta) -> int:
-            return max(1, span // timedelta(milliseconds=1))
-
-        def make_engine(**options: Any) -> Engine:
-            return create_engine(
-                url,
-                future=True,
-                connect_args={
-                    "application_name": application_name,
-                    "connect_timeout": max(1, round(connect_timeout.total_seconds())),
-                    # Ends waiting for a machine that has gone without a word.
-                    "tcp_user_timeout": milliseconds(statement_timeout),
-                    # An answer means that it is on disk, whatever the server's default.
-                    "options": "-c synchronous_commit=on"
-                    f" -c lock_timeout={milliseconds(lock_timeout)}"
-                    f" -c statement_timeout={milliseconds(statement_timeout)}",
-                },
-                **options,
-            )
-
-        self._url = url
-        self._reader = make_engine(
-            isolation_level="AUTOCOMMIT",
-            pool_size=pool_size,
-            max_overflow=0,
-        )
-        self._readers = FairSemaphore(pool_size, connect_timeout.total_seconds())
-        event.listen(self._reader, "checkout", _check_connection)
-        self._writer = make_engine(isolation_level="READ COMMITTED", poolclass=NullPool)
-        super().__init__(lambda: PostgreSQLConnection(self._writer.raw_connection()))
-
-    def __str__(self) -> str:
-        return repr(self._url.set(query={}))  # with *** for the password
-
-    @contextmanager
-    def read_connection(self) -> Iterator[Connection]:
-        """See :py:meth:`Database.read_connection`."""
-        with self._translating_errors(), self._readers.place():
-            raw = self._reader.raw_connection()
-            try:
-                yield PostgreSQLConnection(raw)
-            except psycopg2.Error:
-                raw.invalidate()
-                raise
-            finally:
-                raw.close()
-
-    @contextmanager
-    def schema_transaction(self) -> Iterator[sqlalchemy.engine.Connection]:
-        """See :py:meth:`Database.schema_transaction`."""
-        with self._translating_errors(), self._writer.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def snapshot(self) -> Iterator[sqlalchemy.engine.Connection]:
-        """See :py:meth:`Database.snapshot`."""
-        with self._translating_errors(), self._writer.connect() as connection:
-            connection.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
-            with connection.begin():
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-                yield connection
-
-    def close(self) -> None:
-        """See :py:meth:`Database.close`."""
-        super().close()
-        self._reader.dispose()
-
-    def _translate(self, error: Any) -> Exception:
-        if error.pgcode in _MAY_BE_RUN_AGAIN:
-            return TransactionConflict(_in_a_line(error))
-        if error.pgcode == _UNDEFINED_TABLE or isinstance(
-            error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
-        ):
-            return DatabaseUnavailable(_in_a_line(error))
-        translated: Exception = error
-        return translated
-
-
-def _check_connection(connection: Any, record: Any, proxy: Any) -> None:
-    # The pool makes another one then.
-    if not _is_silent(connection):
-        raise exc.DisconnectionError("the server has ended the connection")
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-# SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_UNDEFINED_TABLE = "42P01"
-_MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
-
-
-def database_from_config(app_config: config.RawConfig) -> Database:
-    """The database that the keys ``database.*`` describe; nothing connects to it yet.
-
-    :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
-    """
-    settings = read_section(app_config, "database", DatabaseSettings)
-    try:
-        url = database_url(settings.url)
-    except ValueError as error:
-        raise config.ConfigurationError("database.url", error) from error
-    if url.get_backend_name() == "sqlite":
-        return SQLiteDatabase(Path(url.database), settings.lock_timeout)
-    return PostgreSQLDatabase(
-        url,
-        lock_timeout=settings.lock_timeout,
-        statement_timeout=settings.statement_timeout,
-        connect_timeout=settings.connect_timeout,
-        pool_size=settings.pool_size,
-        application_name=settings.application_name,
-    )

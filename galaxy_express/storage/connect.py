@@ -1,0 +1,33 @@
+"""From the settings ``database.*`` to a database."""
+
+from pathlib import Path
+
+from baseplate.lib.config import ConfigurationError, RawConfig
+
+from galaxy_express.settings import DatabaseSettings, read_section
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.postgresql import PostgreSQLDatabase
+from galaxy_express.storage.sqlite import SQLiteDatabase
+from galaxy_express.storage.url import database_url
+
+
+def database_from_config(app_config: RawConfig) -> Database:
+    """Make the database that the keys ``database.*`` describe. It doesn't connect yet.
+
+    :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
+    """
+    settings = read_section(app_config, "database", DatabaseSettings)
+    try:
+        url = database_url(settings.url)
+    except ValueError as error:
+        raise ConfigurationError("database.url", str(error)) from error
+    if url.get_backend_name() == "sqlite":
+        return SQLiteDatabase(Path(url.database or ""), settings.lock_timeout)
+    return PostgreSQLDatabase(
+        url,
+        lock_timeout=settings.lock_timeout,
+        statement_timeout=settings.statement_timeout,
+        connect_timeout=settings.connect_timeout,
+        pool_size=settings.pool_size,
+        application_name=settings.application_name,
+    )
