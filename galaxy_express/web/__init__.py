@@ -8,9 +8,10 @@ from galaxy_express.web.schemas import Schemas
 def includeme(config: Configurator) -> None:
     """Add the API and the pages to the application, on the package types of its settings."""
     settings = config.registry.settings
-    settings["schemas"] = Schemas(settings["package_types"])
+    settings["schemas"] = Schemas(settings["package_types"], settings.get("max_ahead"))
     config.include(".request_ids")
     config.include(".problems")
+    config.include(".cross_site")
     config.include(".resources")
     config.include(".views")
     config.include(".pages")

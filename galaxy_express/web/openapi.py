@@ -9,14 +9,10 @@ from typing import Any
 from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import Preference
+from galaxy_express.web.fields import format_timestamp
 from galaxy_express.web.problems import Problem, problem
-from galaxy_express.web.schemas import (
-    MAX_BATCH,
-    FieldError,
-    Schemas,
-    decision_body,
-    format_timestamp,
-)
+from galaxy_express.web.rejections import FieldError
+from galaxy_express.web.schemas import MAX_BATCH, Schemas, decision_body
 
 Json = dict[str, Any]
 
@@ -95,13 +91,13 @@ class _Examples:
         )
         self.batch = [self.package, self.unwanted_package, {"package_id": "pkg-3"}]
         self.batch_results = [
-            self.delivered,
-            self.dropped,
+            self.delivered | {"replayed": False},
+            self.dropped | {"replayed": True},
             {
                 "status": "rejected",
                 "problem": problem(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
-                    "the body breaks the rules for some fields",
+                    "some fields are invalid",
                     [
                         FieldError(pointer=f"#/{name}", detail="is required")
                         for name in ("timestamp", "sender_id", "recipient_id", "package_type")
@@ -164,7 +160,7 @@ def _paths(examples: _Examples) -> Json:
                         delivered=examples.delivered,
                         dropped=examples.dropped,
                     ),
-                    **_problems(400, 409, 413, 422),
+                    **_problems(400, 403, 408, 409, 413, 415, 422),
                 },
             }
         },
@@ -195,14 +191,14 @@ def _paths(examples: _Examples) -> Json:
                             "type": "array",
                             "items": {
                                 "oneOf": [
-                                    _ref("schemas", "DecisionBody"),
+                                    _ref("schemas", "SendResultBody"),
                                     _ref("schemas", "Rejection"),
                                 ]
                             },
                         },
                         results=examples.batch_results,
                     ),
-                    **_problems(400, 413, 422),
+                    **_problems(400, 403, 408, 413, 415, 422),
                 },
             },
             "get": {
@@ -252,7 +248,7 @@ def _paths(examples: _Examples) -> Json:
                         _ref("schemas", "UpdatedPreferencesBody"),
                         applied=examples.updated_preferences,
                     ),
-                    **_problems(400, 413, 422),
+                    **_problems(400, 403, 408, 413, 415, 422),
                 },
             },
         },
@@ -362,33 +358,51 @@ _PROBLEMS = dict(
             empty="the body is empty",
         ),
         _problem(
+            HTTPStatus.FORBIDDEN,
+            "A browser sends it for a page of another site.",
+            cross_site="pages of other sites must not send this request",
+        ),
+        _problem(
             HTTPStatus.NOT_FOUND,
             "There is no such package.",
-            unknown="there is nothing at this path",
+            unknown=problem(
+                HTTPStatus.NOT_FOUND, "there is no package with this id", code="package_not_found"
+            ),
         ),
         _problem(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "What a method that this path doesn't have is answered.",
             "Allow",
-            method="this path only takes GET, HEAD",
+            method="this path has only GET, HEAD",
+        ),
+        _problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "The body did not arrive in time. The connection is closed.",
+            slow="the body did not arrive in time",
         ),
         _problem(
             HTTPStatus.CONFLICT,
             "The `package_id` was used before, for a different package.",
-            conflict="this package_id was used before, for another sender, recipient or type "
-            "of package",
+            conflict="this package_id was used before, for another sender, recipient or package "
+            "type",
         ),
         _problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "The body is over the limit: 64 KiB, or 1 MiB for a batch.",
-            large="the body is larger than 65536 bytes",
+            large="the body is larger than 65,536 bytes",
+        ),
+        _problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "The body has a `Content-Encoding` other than `identity`.",
+            "Accept-Encoding",
+            compressed="the body must not be compressed or otherwise encoded",
         ),
         _problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "Well-formed, but it breaks rules; `errors` has every field that does.",
             fields=problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                "the body breaks the rules for some fields",
+                "some fields are invalid",
                 [
                     FieldError(
                         pointer="#/timestamp",
@@ -398,20 +412,20 @@ _PROBLEMS = dict(
                     FieldError(pointer="#/package_id", detail="is required"),
                 ],
             ),
-            recipient="the recipient_id of the path can't be valid",
-            batch="a batch has at most 1000 items, not 1001",
+            recipient="the recipient_id of the path is invalid",
+            batch="a batch must have at most 1,000 items, not 1,001",
         ),
         _problem(
             HTTPStatus.INTERNAL_SERVER_ERROR,
-            "A fault of the service.",
-            fault="something went wrong on our side",
+            "An unexpected error of the service.",
+            internal="the service failed unexpectedly",
         ),
         _problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "The database is locked, full or away, there is too much to do, or the service is "
-            "shutting down. It is safe to try again.",
+            "The database is locked, full or away, or the service is overloaded or shutting "
+            "down. A retry is safe.",
             "Retry-After",
-            database="the database is unavailable; it is safe to try again",
+            database="the database is unavailable; a retry is safe",
             shutdown="the service is shutting down",
         ),
     ]
@@ -431,6 +445,7 @@ _MORE_BODIES = {
             "type": {"type": "string", "format": "uri-reference"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
+            "code": {"type": "string", "description": "Stays the same; for programs to compare."},
             "detail": {"type": "string"},
             "request_id": {
                 "type": "string",
@@ -439,7 +454,7 @@ _MORE_BODIES = {
             },
             "errors": {"type": "array", "items": _ref("schemas", "FieldError")},
         },
-        "required": ["type", "title", "status", "detail"],
+        "required": ["type", "title", "status", "code", "detail"],
     },
     "FieldError": {
         "type": "object",
@@ -473,6 +488,11 @@ _HEADERS = {
         "that is a plain one, or else a new one.",
         "required": True,
         "schema": {"type": "string"},
+    },
+    "Accept-Encoding": {
+        "description": "The encoding that a body may have.",
+        "required": True,
+        "schema": {"const": "identity"},
     },
     "Allow": {
         "description": "The methods that the path has.",

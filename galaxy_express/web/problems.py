@@ -1,14 +1,14 @@
 """Errors as answers: RFC 9457 problem details, on every path.
 
-What a client did wrong is answered by exception views. A fault of ours goes up through
-Baseplate's tween, so that its observers (span, metrics, Sentry) see the exception itself,
-and is made an answer only outside of it.
+Client errors are answered by exception views. All other exceptions go through Baseplate's
+integration first, so that its observers (span, metrics, Sentry) see them, and become problems
+in a tween above it.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from baseplate.observers.timeout import ServerTimeout
 from pydantic_core import to_json
@@ -18,108 +18,159 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 from sentry_sdk.integrations.logging import ignore_logger
+from sentry_sdk.scope import add_global_event_processor
 
 from galaxy_express.group_commit import Overloaded
 from galaxy_express.storage.database import DatabaseUnavailable
 from galaxy_express.web import instrumentation
-from galaxy_express.web.request_ids import current_request_id
-from galaxy_express.web.responses import json_response
-from galaxy_express.web.schemas import (
+from galaxy_express.web.outages import Outages
+from galaxy_express.web.rejections import (
     BodyTooLarge,
+    BodyTooSlow,
+    ClientError,
+    CrossSiteRequest,
     FieldError,
     MalformedBody,
-    RejectedRequest,
+    PackageConflict,
+    UnsupportedEncoding,
     ValidationFailed,
 )
+from galaxy_express.web.request_ids import current_request_id
+from galaxy_express.web.responses import json_response
 
 logger = logging.getLogger(__name__)
-# Sentry has each fault from Baseplate's observer, as the exception itself, and needn't have
-# it from the log again.
+# Baseplate's observer reports each exception to Sentry; the log must not report it again.
 ignore_logger(__name__)
 
 RETRY_AFTER_SECONDS = "1"
 
-
-class PackageConflict(RejectedRequest):
-    """A ``package_id`` was used before, for a different package."""
-
-
-# As RFC 9110 has them; Python's own phrases differ from version to version.
+# As in RFC 9110; Python's own phrases differ from version to version.
 _TITLES = {
     HTTPStatus.BAD_REQUEST: "Bad Request",
+    HTTPStatus.FORBIDDEN: "Forbidden",
     HTTPStatus.NOT_FOUND: "Not Found",
     HTTPStatus.METHOD_NOT_ALLOWED: "Method Not Allowed",
+    HTTPStatus.REQUEST_TIMEOUT: "Request Timeout",
     HTTPStatus.CONFLICT: "Conflict",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
     HTTPStatus.REQUEST_URI_TOO_LONG: "URI Too Long",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Unsupported Media Type",
     HTTPStatus.EXPECTATION_FAILED: "Expectation Failed",
     HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "Request Header Fields Too Large",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Internal Server Error",
+    HTTPStatus.NOT_IMPLEMENTED: "Not Implemented",
     HTTPStatus.SERVICE_UNAVAILABLE: "Service Unavailable",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HTTP Version Not Supported",
 }
 
-_STATUSES: dict[type[RejectedRequest], HTTPStatus] = {
+# The code of a problem, where the status alone says which it is.
+_CODES = {
+    HTTPStatus.FORBIDDEN: "cross_site",
+    HTTPStatus.NOT_FOUND: "path_not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_TIMEOUT: "body_too_slow",
+    HTTPStatus.CONFLICT: "package_conflict",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_encoding",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "invalid",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "internal",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+
+_STATUSES: dict[type[ClientError], HTTPStatus] = {
     MalformedBody: HTTPStatus.BAD_REQUEST,
+    CrossSiteRequest: HTTPStatus.FORBIDDEN,
+    BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
     PackageConflict: HTTPStatus.CONFLICT,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     ValidationFailed: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 
 
 class Problem(TypedDict):
-    """A problem, as RFC 9457 has it. The type ``about:blank`` says that the status says
-    what kind it is."""
+    """A problem of RFC 9457. The type ``about:blank`` means that the status is the kind of
+    problem; ``code`` is for programs to compare."""
 
     type: str
     title: str
     status: int
+    code: str
     detail: str
     request_id: NotRequired[str]
     errors: NotRequired[list[FieldError]]
 
 
-def problem(status: HTTPStatus, detail: str, errors: Iterable[FieldError] = ()) -> Problem:
+def problem(
+    status: HTTPStatus, detail: str, errors: Iterable[FieldError] = (), code: str | None = None
+) -> Problem:
     """Describe a problem.
 
-    :param errors: what is wrong with which fields of the body.
+    :param errors: the invalid fields of the body.
+    :param code: the code, if it isn't that of the status.
     """
-    body = Problem(type="about:blank", title=_TITLES[status], status=status.value, detail=detail)
+    body = Problem(
+        type="about:blank",
+        title=_TITLES[status],
+        status=status.value,
+        code=code or _CODES.get(status, "malformed"),
+        detail=detail,
+    )
     if errors := list(errors):
         body["errors"] = errors
     return body
 
 
-def rejection_problem(refusal: RejectedRequest) -> Problem:
-    """Describe why a request, or an item of a batch, is refused."""
-    errors = refusal.errors if isinstance(refusal, ValidationFailed) else ()
-    return problem(_STATUSES[type(refusal)], str(refusal), errors)
+def rejection_problem(error: ClientError, with_errors: bool = True) -> Problem:
+    """Describe why a request, or an item of a batch, is rejected.
+
+    :param with_errors: whether to list the invalid fields, or only to count them.
+    """
+    detail = str(error)
+    errors: list[FieldError] = []
+    if isinstance(error, ValidationFailed):
+        errors = error.errors if with_errors else []
+        if omitted := error.omitted + len(error.errors) - len(errors):
+            detail += f"; {omitted:,} more {'is' if omitted == 1 else 'are'} not listed"
+    return problem(_STATUSES[type(error)], detail, errors)
 
 
 def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
-    """Answer with a problem, and the id of the request that met it."""
+    """Answer with a problem and the id of the request."""
     body = Problem(**body, request_id=current_request_id())
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
 
 
 def unreadable(status: HTTPStatus, reason: str) -> bytes:
-    """Answer to what is no request yet, nor will be; the bytes of the connection's last answer.
+    """Render the answer to a request that can't be parsed; the connection is closed after it.
 
-    :param reason: what keeps the server from reading it.
+    :param reason: why it can't be parsed.
     """
     body = to_json(problem(status, f"the request can't be read: {reason}"))
     head = (
         f"HTTP/1.1 {status.value} {_TITLES[status]}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\n"
+        "Cache-Control: no-store\r\n"
         "Connection: close\r\n\r\n"
     )
     return head.encode() + body
 
 
 def not_found(request: Request) -> Response:
-    """Answer that there is nothing at the path."""
+    """Answer that there is nothing at the path, or no package if it is the path of one."""
+    path = request.environ["PATH_INFO"]
+    if path.startswith("/packages/") and path != "/packages/":
+        return package_not_found()
     return problem_response(problem(HTTPStatus.NOT_FOUND, "there is nothing at this path"))
+
+
+def package_not_found() -> Response:
+    """Answer that no package of the id was decided."""
+    return problem_response(
+        problem(HTTPStatus.NOT_FOUND, "there is no package with this id", code="package_not_found")
+    )
 
 
 def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
@@ -131,64 +182,74 @@ def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
 
     def view(request: Request) -> Response:
         return problem_response(
-            problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path only takes {allow}"),
+            problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path has only {allow}"),
             ("Allow", allow),
         )
 
     return view
 
 
-def _refused(refusal: RejectedRequest, request: Request) -> Response:
-    return problem_response(rejection_problem(refusal))
+def _client_error(error: ClientError, request: Request) -> Response:
+    headers = [("Accept-Encoding", "identity")] if isinstance(error, UnsupportedEncoding) else []
+    return problem_response(rejection_problem(error), *headers)
 
 
 def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
     # Only an id can be anything, and such an id can't be valid.
     path = request.environ["PATH_INFO"]
     if path.startswith("/recipients/") and path.endswith("/preferences"):
-        return _refused(ValidationFailed("the recipient_id of the path is not UTF-8"), request)
+        return _client_error(ValidationFailed("the recipient_id of the path is invalid"), request)
     return not_found(request)
 
 
-def unavailable(detail: str) -> Response:
-    """Answer that nothing can be done now, and that it is safe to try again."""
+def unavailable(detail: str, code: str = "unavailable") -> Response:
+    """Answer that the request can't be handled now, and that a retry is safe."""
     return problem_response(
-        problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), ("Retry-After", RETRY_AFTER_SECONDS)
+        problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, code=code),
+        ("Retry-After", RETRY_AFTER_SECONDS),
     )
 
 
-def faults_tween_factory(
+def errors_tween_factory(
     handler: Callable[[Request], Response], registry: Registry
 ) -> Callable[[Request], Response]:
-    """Make a tween that turns into an answer what Baseplate's tween has let pass."""
+    """Make a tween that turns unhandled exceptions into problems."""
+    outages = Outages(logger, [DatabaseUnavailable, Overloaded, ServerTimeout])
 
-    def faults_tween(request: Request) -> Response:
+    def report_once(event: Any, hint: dict[str, Any]) -> Any:
+        exc_info = hint.get("exc_info")
+        return None if exc_info and outages.is_known(exc_info[1]) else event
+
+    add_global_event_processor(report_once)
+
+    def errors_tween(request: Request) -> Response:
         try:
-            return handler(request)
-        except DatabaseUnavailable as fault:
-            logger.error("The database is unavailable: %s", fault)
-            return unavailable("the database is unavailable; it is safe to try again")
-        except Overloaded as fault:
-            logger.warning("Overloaded: %s", fault)
-            return unavailable("there is more to do than can be done; it is safe to try again")
-        except ServerTimeout as fault:
-            logger.warning("%s took longer than %s s", fault.span_name, fault.timeout_seconds)
-            return unavailable("this took too long; it is safe to try again")
-        except Exception:  # Baseplate's observers have seen it, and the client is owed an answer
-            logger.exception("Unexpected error")
-            return problem_response(
-                problem(HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong on our side")
+            response = handler(request)
+        except DatabaseUnavailable as error:
+            outages.note_failure(error, "The database is unavailable: %s", error)
+            return unavailable("the database is unavailable; a retry is safe")
+        except Overloaded as error:
+            outages.note_failure(error, "The service is overloaded: %s", error)
+            return unavailable("the service is overloaded; a retry is safe", "overloaded")
+        except ServerTimeout as error:
+            outages.note_failure(
+                error, "%s took longer than %s s", error.span_name, error.timeout_seconds
             )
+            return unavailable("the request took too long; a retry is safe", "timed_out")
+        except Exception:  # Baseplate's observers have seen it, and the client needs an answer
+            logger.exception("Unhandled exception")
+            return problem_response(
+                problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed unexpectedly")
+            )
+        outages.note_success()
+        return response
 
-    return faults_tween
+    return errors_tween
 
 
 def includeme(config: Configurator) -> None:
     """Set up the answers to errors, in place of Pyramid's and Baseplate's."""
     config.add_notfound_view(not_found)
-    config.add_exception_view(_refused, context=RejectedRequest)
+    config.add_exception_view(_client_error, context=ClientError)
     config.add_exception_view(_undecodable_path, context=URLDecodeError)
-    config.add_tween(
-        "galaxy_express.web.problems.faults_tween_factory",
-        over=instrumentation.TWEEN,
-    )
+    config.add_tween("galaxy_express.web.problems.errors_tween_factory", over=instrumentation.TWEEN)

@@ -9,7 +9,7 @@ from pyramid.response import Response
 
 class _Answer(Response):
     def _abs_headerlist(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
-        # WebOb would make a relative Location absolute, from a Host header of anyone's making.
+        # WebOb would make a relative Location absolute, with the client's Host header.
         return list(self.headerlist)
 
 
@@ -19,14 +19,15 @@ def json_response(
     *headers: tuple[str, str],
     content_type: str = "application/json",
 ) -> Response:
-    """Answer with a value, as JSON."""
-    content = to_json(body)
+    """Answer with a value as JSON, or with bytes that are JSON already."""
+    content = body if isinstance(body, bytes) else to_json(body)
     return _Answer(
         body=content,
         status=status,
         headerlist=[
             ("Content-Type", content_type),
             ("Content-Length", str(len(content))),
+            ("Cache-Control", "no-store"),
             *headers,
         ],
     )

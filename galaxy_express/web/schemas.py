@@ -1,14 +1,12 @@
-"""What comes in and what goes out: bodies, as pydantic models and typed dictionaries.
+"""Bodies of requests and answers, as pydantic models and typed dictionaries.
 
-Parsing is strict. A body is JSON of exactly one reading (UTF-8, no key twice, no NaN),
-and its values are taken as they stand: nothing is converted, trimmed or guessed.
+Parsing is strict: values are taken as they are, and nothing is converted, trimmed or guessed.
 """
 
-import json
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from pydantic import (
@@ -16,8 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
-    StringConstraints,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -29,122 +25,59 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import WithDefaultSchema
 from typing_extensions import TypedDict
 
-from galaxy_express.delivery import REJECTED, CounterKey, Decision, Package, Status
+from galaxy_express.delivery import REJECTED, CounterKey, Decision, Package, SendResult, Status
 from galaxy_express.package_types import PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preferences, PreferenceUpdate
+from galaxy_express.web.fields import (
+    Identifier,
+    Timestamp,
+    TimestampInUtc,
+    format_timestamp,
+    is_identifier,
+)
+from galaxy_express.web.rejections import (
+    FieldError,
+    MalformedBody,
+    RejectedRequest,
+    ValidationFailed,
+)
+from galaxy_express.web.strict_json import parse_json
 
 MAX_BATCH = 1000
 
+# How many invalid fields an answer lists, for a body and for each item of a batch.
+MAX_ERRORS = 100
+MAX_ITEM_ERRORS = 10
 
-# What can be wrong with a body
-#
-# RejectedRequest
-#  ├─ MalformedBody   it can't be read at all
-#  ├─ BodyTooLarge    it isn't read at all
-#  └─ ValidationFailed     it can be read, and breaks rules
-
-
-class RejectedRequest(Exception):
-    """A request that is refused for what it holds; the message says why."""
+# The longest pointer to an unknown field; a longer one would be most of the answer.
+MAX_POINTER = 255
 
 
-class MalformedBody(RejectedRequest):
-    """The body is not JSON of exactly one reading, or not of the right outer form."""
+# Bodies of requests
 
 
-class BodyTooLarge(RejectedRequest):
-    """The body is over the limit of its endpoint."""
+class _UpdateContext(NamedTuple):
+    """What an update is validated against, beside the models."""
 
-
-class FieldError(TypedDict):
-    """What is wrong with one field, and where: a JSON pointer as a URI fragment (RFC 6901)."""
-
-    pointer: str
-    detail: str
-
-
-class ValidationFailed(RejectedRequest):
-    """The body is well-formed, and breaks rules: all that it breaks is in ``errors``."""
-
-    def __init__(self, detail: str, errors: list[FieldError] | None = None) -> None:
-        super().__init__(detail)
-        self.errors = errors or []
-
-
-# The types of fields
-
-Identifier = Annotated[
-    str,
-    StringConstraints(
-        strict=True,
-        min_length=1,
-        max_length=255,
-        # Neither control characters (Unicode Cc) nor white space at either end.
-        pattern=r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
-    ),
-    Field(description="Opaque text, without control characters or white space at an end."),
-]
-_identifier = TypeAdapter(Identifier)
-
-# RFC 3339, section 5.6, without leap seconds, which Python's datetime doesn't have.
-_RFC3339 = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]"
-    r"((?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])(?:\.([0-9]+))?"
-    r"(?:[Zz]|([+-](?:[01][0-9]|2[0-3]):[0-5][0-9]))"
-)
-
-
-def parse_timestamp(value: object) -> datetime:
-    """Read an RFC 3339 timestamp with an offset.
-
-    :returns: the instant, in UTC; digits beyond microseconds are cut.
-    :raises pydantic_core.PydanticCustomError: for anything else, and for an instant
-        outside the years 1 to 9999 in UTC.
-    """
-    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise PydanticCustomError(
-            "timestamp", "must be an RFC 3339 timestamp with an offset, like 2142-03-01T12:00:00Z"
-        )
-    day, time, fraction, offset = match.groups()
-    try:
-        local = f"{day}T{time}.{(fraction or '')[:6]:0<6}{offset or '+00:00'}"
-        return datetime.fromisoformat(local).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise PydanticCustomError(
-            "timestamp", "must be a day and time that exist, in the years 1 to 9999 in UTC"
-        ) from None
-
-
-def format_timestamp(timestamp: datetime) -> str:
-    """An instant in UTC as RFC 3339 has it, with ``Z``."""
-    return timestamp.replace(tzinfo=None).isoformat() + "Z"
-
-
-Timestamp = Annotated[
-    datetime,
-    PlainValidator(parse_timestamp),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "date-time",
-            "pattern": f"^{_RFC3339.pattern}$",
-            "description": "RFC 3339 with an offset, in the years 1 to 9999 in UTC; "
-            "digits beyond microseconds are cut.",
-        }
-    ),
-]
-TimestampInUtc = Annotated[
-    str,
-    WithJsonSchema(
-        {"type": "string", "format": "date-time", "description": "RFC 3339 in UTC, with Z."}
-    ),
-]
+    recipient_id: str
+    max_ahead: timedelta | None
 
 
 def _must_equal_path(value: str, info: ValidationInfo) -> str:
-    if value != info.context:
+    context: Any = info.context
+    if value != context.recipient_id:
         raise PydanticCustomError("path", "must be the recipient_id of the path")
+    return value
+
+
+def _must_not_be_far_ahead(value: datetime, info: ValidationInfo) -> datetime:
+    context: Any = info.context
+    if context.max_ahead is not None and value - datetime.now(UTC) > context.max_ahead:
+        raise PydanticCustomError(
+            "max_ahead",
+            "must not be more than {seconds} s ahead of the server's clock",
+            {"seconds": f"{context.max_ahead.total_seconds():g}"},
+        )
     return value
 
 
@@ -155,6 +88,7 @@ def _must_be_wanted(value: bool) -> bool:
 
 
 class _Body(BaseModel):
+    # Unknown fields are found before, and only counted where there are many.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
@@ -166,7 +100,7 @@ class _PackageBody(_Body):
 
 
 class _UpdateBody(_Body):
-    timestamp: Timestamp
+    timestamp: Annotated[Timestamp, AfterValidator(_must_not_be_far_ahead)]
     recipient_id: Annotated[
         Identifier,
         AfterValidator(_must_equal_path),
@@ -174,11 +108,11 @@ class _UpdateBody(_Body):
     ] = ""
 
 
-# What goes out
+# Bodies of answers
 
 
 class DecisionBody(TypedDict):
-    """What was decided of a package."""
+    """The decision on a package."""
 
     package_id: Identifier
     status: Annotated[str, WithJsonSchema({"type": "string", "enum": list(Status)})]
@@ -198,6 +132,12 @@ class DecisionBody(TypedDict):
     timestamp: TimestampInUtc
 
 
+class SendResultBody(DecisionBody):
+    """The decision on a package of a batch."""
+
+    replayed: Annotated[bool, Field(description="Whether the package had been decided before.")]
+
+
 class TypeTotals(TypedDict):
     """How many packages of one type were delivered and dropped."""
 
@@ -215,7 +155,7 @@ class StatisticsBody(TypedDict):
 
 
 def decision_body(decision: Decision) -> DecisionBody:
-    """The answer that tells a decision, the first time and every time."""
+    """Describe a decision, the first time and every time."""
     package = decision.package
     return {
         "package_id": package.package_id,
@@ -228,16 +168,28 @@ def decision_body(decision: Decision) -> DecisionBody:
     }
 
 
-class Schemas:
-    """The bodies of a service that knows certain package types."""
+def send_result_body(result: SendResult) -> SendResultBody:
+    """Describe the outcome of a send in a batch."""
+    return {**decision_body(result.decision), "replayed": result.replayed}
 
-    def __init__(self, package_types: PackageTypeRegistry) -> None:
+
+class Schemas:
+    """The bodies of a service that knows certain package types.
+
+    :param max_ahead: how far the timestamp of a preference update may be ahead of the
+        server's clock, if there is a limit.
+    """
+
+    def __init__(
+        self, package_types: PackageTypeRegistry, max_ahead: timedelta | None = None
+    ) -> None:
         self._package_types = package_types
+        self._max_ahead = max_ahead
         known_type: Any = Literal[package_types.names]
         self._package_body = create_model(
             "Package",
             __base__=_PackageBody,
-            __doc__="A package to decide of.",
+            __doc__="A package to decide.",
             package_type=(known_type, ...),
         )
         self._update_body = create_model(
@@ -248,32 +200,40 @@ class Schemas:
         )
 
     def parse_package(self, body: bytes) -> Package:
-        """Read a package.
+        """Parse a package.
 
         :raises RejectedRequest: if the body isn't one.
         """
-        return self._package(_parse_json(body))
+        data = parse_json(body)
+        if not isinstance(data, dict):
+            raise MalformedBody("the body must be a JSON object")
+        return self._package(data, MAX_ERRORS)
 
     def parse_batch(self, body: bytes) -> list[Package | RejectedRequest]:
-        """Read packages: each in its place, or in its place why it is refused.
+        """Parse the packages of a batch.
 
+        :returns: for each item the package, or why the item is rejected.
         :raises RejectedRequest: if the body isn't an array of at most 1,000 items.
         """
-        items = _parse_json(body)
+        items = parse_json(body)
         if not isinstance(items, list):
             raise MalformedBody("the body must be a JSON array")
         if len(items) > MAX_BATCH:
-            raise ValidationFailed(f"a batch has at most {MAX_BATCH} items, not {len(items)}")
-        return [self._package_or_refusal(item) for item in items]
+            raise ValidationFailed(
+                f"a batch must have at most {MAX_BATCH:,} items, not {len(items):,}"
+            )
+        return [self._package_or_rejection(item) for item in items]
 
-    def _package_or_refusal(self, item: object) -> Package | RejectedRequest:
+    def _package_or_rejection(self, item: object) -> Package | RejectedRequest:
+        if not isinstance(item, dict):
+            return MalformedBody("an item must be a JSON object")
         try:
-            return self._package(item)
-        except RejectedRequest as refusal:
-            return refusal
+            return self._package(item, MAX_ITEM_ERRORS)
+        except RejectedRequest as rejection:
+            return rejection
 
-    def _package(self, data: object) -> Package:
-        body: Any = _validate(self._package_body, data)
+    def _package(self, data: dict[str, object], max_errors: int) -> Package:
+        body: Any = _validate(self._package_body, data, max_errors)
         return Package(
             body.package_id,
             body.sender_id,
@@ -283,37 +243,40 @@ class Schemas:
         )
 
     def parse_update(self, body: bytes, recipient_id: str) -> PreferenceUpdate:
-        """Read new preferences.
+        """Parse new preferences.
 
-        :param recipient_id: the one of the path, which a body may only repeat.
+        :param recipient_id: that of the path, which a body may repeat.
         :raises RejectedRequest: if the body isn't an update, or the id can't be one.
         """
-        if not is_identifier(recipient_id):
-            raise ValidationFailed("the recipient_id of the path can't be valid")
-        data: Any = _validate(self._update_body, _parse_json(body), context=recipient_id)
+        check_recipient_of_path(recipient_id)
+        data = parse_json(body)
+        if not isinstance(data, dict):
+            raise MalformedBody("the body must be a JSON object")
+        context = _UpdateContext(recipient_id, self._max_ahead)
+        update: Any = _validate(self._update_body, data, MAX_ERRORS, context)
         return PreferenceUpdate(
             recipient_id,
-            data.timestamp,
+            update.timestamp,
             {
                 package_type.name: wanted
                 for package_type in self._package_types
-                if (wanted := getattr(data, package_type.preference_field)) is not None
+                if (wanted := getattr(update, package_type.preference_field)) is not None
             },
         )
 
     def preferences_body(self, recipient_id: str, preferences: Preferences) -> dict[str, object]:
-        """The answer that tells a recipient's preferences in force, defaults included."""
-        newest = max((said.timestamp for said in preferences.values()), default=None)
+        """Describe a recipient's current preferences, defaults included."""
+        newest = max((current.timestamp for current in preferences.values()), default=None)
         body: dict[str, object] = {"recipient_id": recipient_id}
         for package_type in self._package_types:
-            said = preferences.get(package_type.name)
-            wanted = package_type.is_wanted(said.wanted if said else None)
+            current = preferences.get(package_type.name)
+            wanted = package_type.is_wanted(current.wanted if current else None)
             body[package_type.preference_field] = wanted
         body["updated_at"] = newest and format_timestamp(newest)
         return body
 
     def statistics_body(self, totals: Mapping[CounterKey, int]) -> StatisticsBody:
-        """The answer that tells the totals."""
+        """Describe the totals."""
         counted = {package_type for _, package_type in totals.keys() - {REJECTED}}
         by_type: dict[str, TypeTotals] = {
             name: {
@@ -330,7 +293,7 @@ class Schemas:
         }
 
     def json_schemas(self, ref_template: str) -> dict[str, Any]:
-        """The JSON Schemas of all bodies and of their parts, by name.
+        """Make the JSON Schemas of all bodies and of their parts, by name.
 
         :param ref_template: how one refers to another, with ``{model}`` for its name.
         """
@@ -339,16 +302,16 @@ class Schemas:
         fields["updated_at"] = (TimestampInUtc | None, Field(description=_UPDATED_AT))
         preferences = create_model(
             "PreferencesBody",
-            __doc__="A recipient's preferences in force, defaults included.",
+            __doc__="A recipient's current preferences, defaults included.",
             **fields,
         )
         updated_preferences = create_model(
             "UpdatedPreferencesBody",
             __base__=preferences,
-            __doc__="A recipient's preferences in force after an update.",
+            __doc__="A recipient's current preferences after an update.",
             applied=(bool, Field(description=_APPLIED)),
         )
-        models: list[Any] = [self._package_body, self._update_body, DecisionBody]
+        models: list[Any] = [self._package_body, self._update_body, DecisionBody, SendResultBody]
         models += [preferences, updated_preferences, StatisticsBody]
         _, definitions = TypeAdapter.json_schemas(
             [(model, "validation", TypeAdapter(model)) for model in models],
@@ -364,30 +327,32 @@ class Schemas:
         return schemas
 
 
-_UPDATED_AT = "The newest timestamp of an update that is in force; null where none is."
-_APPLIED = "Whether all that the update named is in force, with its value and timestamp."
+_UPDATED_AT = "The newest timestamp of a current preference; null if all are defaults."
+_APPLIED = (
+    "Whether every preference that the update named is current, with its value and timestamp."
+)
 
 
 class _PlainJsonSchema(GenerateJsonSchema):
     """JSON Schema without titles, which repeat the names, and without defaults, which
-    here stand for what was left out, and can't be sent."""
+    here mean that a field is missing, and can't be sent."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
-        """What is inside."""
+        """Return the schema of the field alone."""
         return self.generate_inner(schema["schema"])
 
 
-def is_identifier(text: str) -> bool:
-    """Whether the text could be the id of anything."""
-    try:
-        _identifier.validate_python(text)
-    except ValidationError:
-        return False
-    return True
+def check_recipient_of_path(recipient_id: str) -> None:
+    """Check that the path names a recipient.
+
+    :raises ValidationFailed: if nothing can have that id.
+    """
+    if not is_identifier(recipient_id):
+        raise ValidationFailed("the recipient_id of the path is invalid")
 
 
 def _preference_field(package_type: PackageType) -> Any:
@@ -401,73 +366,51 @@ def _preference_field(package_type: PackageType) -> Any:
     return (annotation, ... if package_type.required_in_updates else None)
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise MalformedBody("the body has an object with the same key twice")
-    return members
-
-
-def _no_constants(name: str) -> object:
-    raise MalformedBody(f"the body has {name}, which is not JSON")
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-
-
-def _parse_json(body: bytes) -> object:
-    if not body:
-        raise MalformedBody("the body is empty")
+def _validate(
+    model: type[BaseModel], data: dict[str, object], max_errors: int, context: object = None
+) -> BaseModel:
+    fields = model.model_fields
+    unknown = 0 if data.keys() <= fields.keys() else sum(name not in fields for name in data)
+    known = {name: value for name, value in data.items() if name in fields} if unknown else data
     try:
-        return _decoder.decode(body.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise MalformedBody("the body is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise MalformedBody(f"the body is not JSON: {error.msg} ({place})") from None
-    except RecursionError:
-        raise MalformedBody("the body is nested too deeply") from None
-    except ValueError:  # from int()
-        raise MalformedBody("the body has a number of too many digits") from None
-
-
-def _validate(model: type[BaseModel], data: object, context: object = None) -> BaseModel:
-    if not isinstance(data, dict):
-        raise MalformedBody("a JSON object is needed")
-    try:
-        return model.model_validate(data, context=context)
+        body = model.model_validate(known, context=context)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=True, include_input=False)
-    if any(not details["loc"] for details in errors):
-        # The name of a field is not Unicode, and pydantic goes no further.
-        return _validate(model, {_escape_surrogates(key): data[key] for key in data}, context)
+        errors = [_field_error(details) for details in error.errors(include_url=False)]
+    else:
+        if not unknown:
+            return body
+        errors = []
+    found = len(errors) + unknown
+    unknown_names = (name for name in data if name not in fields)
+    errors += map(_unknown_field, islice(unknown_names, max(0, max_errors - len(errors))))
     raise ValidationFailed(
-        "the body breaks the rules for " + ("a field" if len(errors) == 1 else "some fields"),
-        [_field_error(details) for details in errors],
+        "a field is invalid" if found == 1 else "some fields are invalid",
+        errors[:max_errors],
+        omitted=max(0, found - max_errors),
     )
-
-
-def _escape_surrogates(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _DETAILS = {
     "missing": "is required",
-    "extra_forbidden": "is not a field that is known here",
     "string_type": "must be a string",
-    "string_unicode": "must be Unicode, without a lone surrogate",
+    "string_unicode": "must not have a lone surrogate",
     "string_too_short": "must have 1 to 255 characters",
     "string_too_long": "must have 1 to 255 characters",
-    "string_pattern_mismatch": "must have neither control characters nor white space at an end",
+    "string_pattern_mismatch": "must not have control characters, or white space at an end",
     "literal_error": "must be one of {expected}",
     "bool_type": "must be true or false",
 }
 
 
 def _field_error(details: ErrorDetails) -> FieldError:
-    path = [str(part).replace("~", "~0").replace("/", "~1") for part in details["loc"]]
+    (name,) = details["loc"]
     message = _DETAILS.get(details["type"], details["msg"])
-    return {
-        "pointer": "#/" + quote("/".join(path), safe="/~!$&'()*+,;=:@?"),
-        "detail": message.format(**details.get("ctx", {})),
-    }
+    return {"pointer": f"#/{name}", "detail": message.format(**details.get("ctx", {}))}
+
+
+def _unknown_field(name: str) -> FieldError:
+    escaped = name[:MAX_POINTER].replace("~", "~0").replace("/", "~1")
+    pointer = "#/" + quote(escaped, safe="/~!$&'()*+,;=:@?", errors="backslashreplace")
+    if len(name) > MAX_POINTER or len(pointer) > MAX_POINTER:
+        return {"pointer": "#", "detail": "has an unknown field with a long name"}
+    return {"pointer": pointer, "detail": "is not a known field"}

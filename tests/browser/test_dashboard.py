@@ -208,10 +208,10 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
 def test_what_is_wrong_with_the_path_is_told_beside_its_field(dashboard: Dashboard) -> None:
     """A recipient that can't be is marked, though the answer names no field of the body."""
     dashboard.fill("#prefer-recipient_id", "x" * 256)
-    dashboard.submit("prefer", "Rejected: the recipient_id of the path can't be valid.")
+    dashboard.submit("prefer", "Rejected: the recipient_id of the path is invalid.")
     (field,) = dashboard.find_all("[aria-invalid=true]")
     assert field.get_attribute("id") == "prefer-recipient_id"
-    assert "can't be valid" in dashboard.text("#prefer-recipient_id-wrong")
+    assert "is invalid" in dashboard.text("#prefer-recipient_id-wrong")
 
 
 @pytest.mark.parametrize("form", ["send", "prefer"])

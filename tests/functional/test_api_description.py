@@ -1,5 +1,6 @@
 """The API description: valid, complete, and true."""
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from baseplate.server import SERVER_STATE, ServerLifecycle
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from webtest import TestApp, TestResponse
+from webtest import TestApp, TestRequest, TestResponse
 
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
@@ -102,11 +103,11 @@ def test_all_that_comes_and_goes_has_examples(package_types: PackageTypeRegistry
 @pytest.mark.parametrize(
     ("operation", "statuses"),
     [
-        ("POST /packages", "200 201 400 405 409 413 422 500 503"),
-        ("POST /packages/batch", "200 400 405 413 422 500 503"),
+        ("POST /packages", "200 201 400 403 405 408 409 413 415 422 500 503"),
+        ("POST /packages/batch", "200 400 403 405 408 413 415 422 500 503"),
         ("GET /packages/batch", "200 404 405 500 503"),
         ("GET /packages/{package_id}", "200 404 405 500 503"),
-        ("PUT /recipients/{recipient_id}/preferences", "200 400 405 413 422 500 503"),
+        ("PUT /recipients/{recipient_id}/preferences", "200 400 403 405 408 413 415 422 500 503"),
         ("GET /recipients/{recipient_id}/preferences", "200 405 422 500 503"),
         ("GET /statistics", "200 405 500 503"),
         ("GET /health", "200 405 500 503"),
@@ -127,7 +128,7 @@ def test_every_operation_is_described(description: dict[str, Any], app: TestApp)
 
 
 def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
-    description: dict[str, Any], app: TestApp
+    description: dict[str, Any], app: TestApp, app_backend: Backend
 ) -> None:
     """Whoever types the examples of the requests sees the examples of the answers."""
     found = dict(operations(description))
@@ -152,6 +153,9 @@ def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
         decided = read(app, package["package_id"])
         assert decided.json == answer("GET /packages/{package_id}", 200, decision)
 
+    app_backend.empty_tables()
+    update(app, request(put, "update"))
+    send(app, **unwanted)
     results = send_batch(app, *request("POST /packages/batch", "batch"))
     assert results.json == answer("POST /packages/batch", 200, "results")
     assert app.get("/health").json is answer("GET /health", 200, "healthy")
@@ -171,6 +175,27 @@ class Mistakes:
     def empty_400(self) -> TestResponse:
         """A send without a body."""
         return post(self._app, "/packages", b"", 400)
+
+    def cross_site_403(self) -> TestResponse:
+        """A send from a page of another site."""
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        return self._app.post_json("/packages", PACKAGE, headers=headers, status=403)
+
+    def slow_408(self) -> TestResponse:
+        """A body that doesn't arrive in time."""
+
+        class Slow(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                raise TimeoutError
+
+        request = TestRequest.blank("/packages", method="POST")
+        request.environ["wsgi.input"] = Slow()
+        return self._app.do_request(request, status=408)
+
+    def compressed_415(self) -> TestResponse:
+        """A compressed body."""
+        headers = {"Content-Encoding": "gzip"}
+        return self._app.post("/packages", b"", headers=headers, status=415)
 
     def unknown_404(self) -> TestResponse:
         """A package that nobody sent."""
@@ -202,7 +227,7 @@ class Mistakes:
         """A batch with an item too many."""
         return send_batch(self._app, *range(1001), status=422)
 
-    def fault_500(self) -> TestResponse:
+    def internal_500(self) -> TestResponse:
         """A fault of the code."""
         self._backend.refuse_inserts("packages")
         return send(self._app, 500)

@@ -1,5 +1,7 @@
 """``POST /packages/batch``."""
 
+import json
+
 import pytest
 from webtest import TestApp
 
@@ -16,6 +18,9 @@ from tests.functional.client import (
     update,
 )
 
+FIRST = {"replayed": False}
+AGAIN = {"replayed": True}
+
 
 def package(package_id: str, **changes: object) -> dict[str, object]:
     """A package of the id."""
@@ -29,17 +34,18 @@ def test_one_result_for_each_in_order(app: TestApp) -> None:
     assert answer.status == "200 OK"
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json == [
-        DECISION | {"package_id": "a"},
+        DECISION | {"package_id": "a"} | FIRST,
         DECISION
         | {
             "package_id": "b",
             "package_type": "marketing",
             "status": "dropped",
             "reason": "recipient_declined",
-        },
-        DECISION | {"package_id": "c"},
+        }
+        | FIRST,
+        DECISION | {"package_id": "c"} | FIRST,
     ]
-    assert [read(app, package_id).json for package_id in "abc"] == answer.json
+    assert [read(app, package_id).json | FIRST for package_id in "abc"] == answer.json
 
 
 def test_an_empty_batch(app: TestApp) -> None:
@@ -51,17 +57,18 @@ def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
     """An item that is refused is told so in its place, with pointers relative to the item."""
     answer = send_batch(app, package("a"), package("", colour="red"), 5, package("b"))
     assert answer.json == [
-        DECISION | {"package_id": "a"},
+        DECISION | {"package_id": "a"} | FIRST,
         {
             "status": "rejected",
             "problem": {
                 "type": "about:blank",
                 "title": "Unprocessable Content",
                 "status": 422,
-                "detail": "the body breaks the rules for some fields",
+                "code": "invalid",
+                "detail": "some fields are invalid",
                 "errors": [
                     {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
-                    {"pointer": "#/colour", "detail": "is not a field that is known here"},
+                    {"pointer": "#/colour", "detail": "is not a known field"},
                 ],
             },
         },
@@ -71,10 +78,11 @@ def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
                 "type": "about:blank",
                 "title": "Bad Request",
                 "status": 400,
-                "detail": "a JSON object is needed",
+                "code": "malformed",
+                "detail": "an item must be a JSON object",
             },
         },
-        DECISION | {"package_id": "b"},
+        DECISION | {"package_id": "b"} | FIRST,
     ]
 
 
@@ -87,13 +95,14 @@ def test_an_item_that_is_not_an_object(app: TestApp, item: object) -> None:
 
 
 def test_an_id_twice_is_a_retry(app: TestApp) -> None:
-    """The same id a second time is answered with the first decision, as later retries are."""
+    """A repeated id is answered with the first decision, and marked as replayed."""
     first, second = send_batch(
         app, package("a"), package("a", timestamp="2142-03-02T00:00:00Z")
     ).json
-    assert first == second == DECISION | {"package_id": "a"}
-    assert send(app, status=200, package_id="a").json == first
-    assert send_batch(app, package("a")).json == [first]
+    assert first == DECISION | {"package_id": "a"} | FIRST
+    assert second == DECISION | {"package_id": "a"} | AGAIN
+    assert send(app, status=200, package_id="a").json == DECISION | {"package_id": "a"}
+    assert send_batch(app, package("a")).json == [second]
     assert totals(app) == (1, 0, 0)
 
 
@@ -106,8 +115,9 @@ def test_a_conflict_in_a_batch(app: TestApp) -> None:
             "type": "about:blank",
             "title": "Conflict",
             "status": 409,
-            "detail": "this package_id was used before, for another sender, recipient or type of"
-            " package",
+            "code": "package_conflict",
+            "detail": "this package_id was used before, for another sender, recipient or package "
+            "type",
         },
     }
     assert send_batch(
@@ -118,9 +128,9 @@ def test_a_conflict_in_a_batch(app: TestApp) -> None:
         package("c"),
     ).json == [
         conflict,
-        DECISION | {"package_id": "b"},
+        DECISION | {"package_id": "b"} | FIRST,
         conflict,
-        DECISION | {"package_id": "c"},
+        DECISION | {"package_id": "c"} | FIRST,
     ]
     assert totals(app) == (3, 0, 2)
 
@@ -129,7 +139,7 @@ def test_a_refused_item_has_not_used_its_id(app: TestApp) -> None:
     """An item that was refused can be sent anew, even in the same batch."""
     rejected, decided = send_batch(app, package("a", sender_id=None), package("a")).json
     assert rejected["status"] == "rejected"
-    assert decided == DECISION | {"package_id": "a"}
+    assert decided == DECISION | {"package_id": "a"} | FIRST
 
 
 def test_a_thousand_packages(app: TestApp) -> None:
@@ -146,7 +156,8 @@ def test_more_than_a_thousand_items(app: TestApp) -> None:
         "type": "about:blank",
         "title": "Unprocessable Content",
         "status": 422,
-        "detail": "a batch has at most 1000 items, not 1001",
+        "code": "invalid",
+        "detail": "a batch must have at most 1,000 items, not 1,001",
     }
     read(app, "a", status=404)
 
@@ -177,6 +188,53 @@ def test_a_batch_that_can_not_be_read_is_refused_whole(app: TestApp, body: bytes
     post(app, "/packages/batch", content, 400)
     read(app, "pkg-1", status=404)
     assert totals(app) == (0, 0, 1)
+
+
+def test_a_batch_sent_twice(app: TestApp) -> None:
+    """Each result says whether its package had been decided before."""
+    batch = [package("a"), package(""), package("b")]
+    first, again = send_batch(app, *batch).json, send_batch(app, *batch, package("c")).json
+    assert [result.get("replayed") for result in first] == [False, None, False]
+    assert [result.get("replayed") for result in again] == [True, None, True, False]
+    assert "Idempotent-Replayed" not in send_batch(app, *batch).headers
+
+
+def unknown_fields(count: int, length: int = 1) -> dict[str, object]:
+    """So many fields that no package has, with names of that many characters."""
+    return {f"{number:03}".rjust(length, "é"): 1 for number in range(count)}
+
+
+def test_at_most_ten_errors_of_an_item(app: TestApp) -> None:
+    """An item lists 10 of its errors, and counts the others."""
+    (result,) = send_batch(app, package("a") | unknown_fields(60)).json
+    assert result["problem"]["detail"] == "some fields are invalid; 50 more are not listed"
+    assert len(result["problem"]["errors"]) == 10
+    (result,) = send_batch(app, package("a") | unknown_fields(11)).json
+    assert result["problem"]["detail"] == "some fields are invalid; 1 more is not listed"
+
+
+@pytest.mark.parametrize(
+    ("items", "fields", "length"),
+    [(1000, 60, 3), (1000, 10, 3), (1000, 5, 40), (1, 100_000, 3), (300, 80, 20), (1000, 20, 20)],
+)
+def test_the_answer_to_a_batch_is_bounded(
+    app: TestApp, items: int, fields: int, length: int
+) -> None:
+    """Whatever is invalid, an answer is at most 1 MiB, or twice as large as the body."""
+    item = {"package_id": "a"} | unknown_fields(fields, length)
+    body = json.dumps([item] * items, ensure_ascii=False, separators=(",", ":")).encode()
+    assert len(body) < 1024 * 1024
+    answer = post(app, "/packages/batch", body, 200)
+    assert len(answer.body) <= max(2 * len(body), 1024 * 1024)
+    assert len(answer.json) == items
+    errors = 4 + fields
+    for result in answer.json:
+        problem = result["problem"]
+        listed = len(problem.get("errors", []))
+        assert listed <= 10
+        omitted = f"; {errors - listed:,} more are not listed" if listed < errors else ""
+        assert problem["detail"] == f"some fields are invalid{omitted}"
+    assert len(answer.json[0]["problem"]["errors"]) == min(errors, 10)
 
 
 def test_a_package_called_batch(app: TestApp) -> None:

@@ -47,7 +47,8 @@ def test_readiness_asks_the_database(app_without_tables: TestApp) -> None:
             "type": "about:blank",
             "title": "Service Unavailable",
             "status": 503,
-            "detail": "the database is unavailable; it is safe to try again",
+            "code": "unavailable",
+            "detail": "the database is unavailable; a retry is safe",
         }
         assert answer.headers["Retry-After"] == "1"
 

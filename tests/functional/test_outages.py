@@ -43,7 +43,8 @@ def assert_unavailable(answer: TestResponse) -> None:
         "type": "about:blank",
         "title": "Service Unavailable",
         "status": 503,
-        "detail": "the database is unavailable; it is safe to try again",
+        "code": "unavailable",
+        "detail": "the database is unavailable; a retry is safe",
     }
     assert answer.headers["Retry-After"] == "1"
 
@@ -131,9 +132,7 @@ def test_a_write_that_waits_too_long(backend: Backend, make_app: MakeApp) -> Non
     app = make_app({"desk.timeout": "50 milliseconds"})
     with backend.locked():
         answer = send(app, status=503)
-    assert problem(answer)["detail"] == (
-        "there is more to do than can be done; it is safe to try again"
-    )
+    assert problem(answer)["detail"] == "the service is overloaded; a retry is safe"
     assert answer.headers["Retry-After"] == "1"
 
 
@@ -147,7 +146,7 @@ def test_more_than_may_wait(backend: Backend, make_app: MakeApp) -> None:
         waiting = [gevent.spawn(send, app, package_id=str(number)) for number in range(3)]
         gevent.sleep(0.05)
         answer = send(app, status=503)
-        assert "more to do" in problem(answer)["detail"]
+        assert problem(answer)["code"] == "overloaded"
         assert answer.headers["Retry-After"] == "1"
     gevent.joinall([under_way, *waiting], timeout=10, raise_error=True)
     assert totals(app) == (4, 0, 0)
@@ -162,5 +161,5 @@ def test_a_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> N
     app.app.baseplate.register(TimeoutBaseplateObserver.from_config(settings))
     with backend.locked():
         answer = send(app, status=503)
-    assert problem(answer)["detail"] == "this took too long; it is safe to try again"
+    assert problem(answer)["detail"] == "the request took too long; a retry is safe"
     assert answer.headers["Retry-After"] == "1"

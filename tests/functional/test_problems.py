@@ -63,6 +63,7 @@ def test_nothing_at_this_path(app: TestApp, path: str) -> None:
             "type": "about:blank",
             "title": "Not Found",
             "status": 404,
+            "code": "path_not_found",
             "detail": "there is nothing at this path",
         }
 
@@ -117,6 +118,12 @@ def test_head_of_nothing(app: TestApp) -> None:
     assert app.head("/packages/pkg-1", status=404).body == b""
 
 
+SENDS = [
+    ("POST", "/packages"),
+    ("POST", "/packages/batch"),
+    ("PUT", "/recipients/leela/preferences"),
+]
+
 LIMITS = pytest.mark.parametrize(
     ("method", "path", "limit"),
     [
@@ -142,7 +149,8 @@ def test_a_body_over_the_limit(
         "type": "about:blank",
         "title": "Content Too Large",
         "status": 413,
-        "detail": f"the body is larger than {limit} bytes",
+        "code": "body_too_large",
+        "detail": f"the body is larger than {limit:,} bytes",
     }
 
 
@@ -191,8 +199,67 @@ def test_chunks_that_are_none(app: TestApp, fault: Exception) -> None:
     request = TestRequest.blank("/packages", method="POST")
     request.environ["wsgi.input"] = BreakingOff()
     answer = app.do_request(request, status=400)
-    assert problem(answer)["detail"] == "the body has chunks that are malformed"
+    assert problem(answer)["detail"] == "the body has malformed chunks"
     assert totals(app) == (0, 0, 1)
+
+
+def test_a_body_that_is_too_slow(app: TestApp) -> None:
+    """A body that doesn't arrive in time is 408, without Retry-After, and isn't counted."""
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise TimeoutError("timed out")
+
+    for method, path in SENDS:
+        request = TestRequest.blank(path, method=method)
+        request.environ["wsgi.input"] = Slow()
+        answer = app.do_request(request, status=408)
+        assert problem(answer)["code"] == "body_too_slow"
+        assert "Retry-After" not in answer.headers
+    assert totals(app) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip", "x", "*"])
+@pytest.mark.parametrize("body", [b"", b"{}", b"\x1f\x8b", b" " * (1024 * 1024 + 1)])
+def test_an_encoded_body(app: TestApp, encoding: str, body: bytes) -> None:
+    """A body with a Content-Encoding is 415, whatever it is; a send is counted as rejected."""
+    for method, path in SENDS:
+        headers = {"Content-Encoding": encoding}
+        answer = app.request(path, method=method, body=body, headers=headers, status=415)
+        assert problem(answer)["code"] == "unsupported_encoding"
+        assert answer.headers["Accept-Encoding"] == "identity"
+    assert totals(app) == (0, 0, 2)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", "", "identity, identity"])
+def test_the_identity_encoding(app: TestApp, encoding: str) -> None:
+    """A body in no encoding, or in that which changes nothing, is read."""
+    app.post_json("/packages", PACKAGE, headers={"Content-Encoding": encoding}, status=201)
+
+
+@pytest.mark.parametrize("header", ["Proto", "Protocol", "Ssl", "Host", "Port", "Scheme"])
+def test_what_a_proxy_says_changes_nothing(app: TestApp, header: str) -> None:
+    """Headers about the outer connection change neither the answer nor Location."""
+    headers = {f"X-Forwarded-{header}": "https"}
+    answer = app.post_json("/packages", PACKAGE, headers=headers, status=201)
+    assert answer.headers["Location"] == "/packages/pkg-1"
+
+
+def test_every_answer_forbids_caches_to_store_it(app: TestApp) -> None:
+    """All answers but pages have `Cache-Control: no-store`, problems included."""
+    answers = [
+        send(app),
+        send(app, status=200),
+        send(app, status=422, sender_id=""),
+        post(app, "/packages/batch", [PACKAGE], 200),
+        update(app, UPDATE),
+        *(app.get(path) for path, methods in PATHS.items() if "GET" in methods and "b" not in path),
+        app.get("/nowhere", status=404),
+        app.get("/packages/%FF", status=404),
+        app.delete("/packages", status=405),
+        app.head("/statistics"),
+    ]
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
 
 
 def test_a_body_that_ends_early(app: TestApp) -> None:
@@ -273,7 +340,8 @@ def test_a_fault_of_ours(broken_app: TestApp) -> None:
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
-        "detail": "something went wrong on our side",
+        "code": "internal",
+        "detail": "the service failed unexpectedly",
     }
     assert "Retry-After" not in answer.headers
 

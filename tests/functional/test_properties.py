@@ -78,11 +78,13 @@ class Model:
         return 200, earlier
 
     def send_batch(self, body: object) -> tuple[int, object]:
-        """The status of the answer to a batch, and the decision on each item."""
+        """The status of the answer to a batch, and for each item whether it is replayed, and the
+        decision."""
         if not isinstance(body, list) or len(body) > 1000:
             self.counts["rejected"] += 1
             return (422 if isinstance(body, list) else 400), None
-        return 200, [self.send(item)[1] for item in body]
+        sent = [self.send(item) for item in body]
+        return 200, [decision and (status == 200, decision) for status, decision in sent]
 
     def update(self, recipient_id: str, body: dict[str, Any]) -> tuple[int, object]:
         """The status of the answer to an update, and whether it is applied."""
@@ -125,7 +127,10 @@ def do(app: TestApp, what: str, body: Any) -> tuple[int, object]:
         answer = post(app, "/packages/batch", body, ANY)
         if answer.status_int != 200:
             return answer.status_int, None
-        return 200, [None if item["status"] == "rejected" else item for item in answer.json]
+        return 200, [
+            None if item["status"] == "rejected" else (item.pop("replayed"), item)
+            for item in answer.json
+        ]
     answer = update(app, body, what, ANY)
     return answer.status_int, answer.json.get("applied")
 

@@ -20,8 +20,8 @@ ODD_IDS = pytest.mark.parametrize(
         ("\u00e9", "/packages/%C3%A9"),
         ("e\u0301", "/packages/e%CC%81"),
         ("batch", "/packages/batch"),
-        ("..", "/packages/.."),
-        (".", "/packages/."),
+        ("...", "/packages/..."),
+        (".a", "/packages/.a"),
         ("a\u2028b", "/packages/a%E2%80%A8b"),
         ("../statistics", "/packages/..%2Fstatistics"),
         ("x" * 255, "/packages/" + "x" * 255),
@@ -113,8 +113,8 @@ def test_an_id_stands_for_one_package(app: TestApp, change: dict[str, str]) -> N
         "type": "about:blank",
         "title": "Conflict",
         "status": 409,
-        "detail": "this package_id was used before, for another sender, recipient or type of"
-        " package",
+        "code": "package_conflict",
+        "detail": "this package_id was used before, for another sender, recipient or package type",
     }
     assert read(app, "pkg-1").json == DECISION
 
@@ -157,7 +157,8 @@ def test_a_package_that_nobody_sent(app: TestApp, package_id: str) -> None:
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "there is nothing at this path",
+        "code": "package_not_found",
+        "detail": "there is no package with this id",
     }
 
 
@@ -174,13 +175,16 @@ def test_a_package_that_nobody_sent(app: TestApp, package_id: str) -> None:
         "/packages/%FF",
         "/packages/%ED%A0%80",
         "/packages/a%C0%AFb",
-        "/packages/",
+        "/packages/.",
+        "/packages/..",
+        "/packages/%2E",
+        "/packages/%2e.",
     ],
 )
 def test_an_id_that_could_not_be_valid(app: TestApp, path: str) -> None:
-    """What can't be the id of a package leads to nothing."""
+    """No package has an id that isn't valid."""
     send(app)
-    assert problem(app.get(path, status=404))["title"] == "Not Found"
+    assert problem(app.get(path, status=404))["code"] == "package_not_found"
 
 
 @pytest.mark.parametrize(
@@ -220,11 +224,12 @@ def test_an_invalid_package(app: TestApp) -> None:
         "type": "about:blank",
         "title": "Unprocessable Content",
         "status": 422,
-        "detail": "the body breaks the rules for some fields",
+        "code": "invalid",
+        "detail": "some fields are invalid",
         "errors": [
             {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
             {"pointer": "#/package_type", "detail": "must be one of 'personal' or 'marketing'"},
-            {"pointer": "#/colour", "detail": "is not a field that is known here"},
+            {"pointer": "#/colour", "detail": "is not a known field"},
         ],
     }
 
@@ -245,9 +250,9 @@ def test_a_refused_package_can_be_sent_anew(app: TestApp, status: int) -> None:
     [
         (b"", "the body is empty"),
         (b"zap", "the body is not JSON: Expecting value (line 1, column 1)"),
-        (b"[]", "a JSON object is needed"),
+        (b"[]", "the body must be a JSON object"),
         (b"\xff", "the body is not UTF-8"),
-        (b'{"a": 1, "a": 2}', "the body has an object with the same key twice"),
+        (b'{"a": 1, "a": 2}', "the body has an object with a duplicate key"),
         (b'{"a": NaN}', "the body has NaN, which is not JSON"),
     ],
 )
@@ -257,6 +262,7 @@ def test_a_malformed_package(app: TestApp, body: bytes, detail: str) -> None:
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
+        "code": "malformed",
         "detail": detail,
     }
     assert totals(app) == (0, 0, 1)

@@ -131,6 +131,8 @@ def test_a_chunked_send_over_the_limit_is_counted(app: TestApp) -> None:
 
 def test_what_never_counts(app: TestApp) -> None:
     """Reads, updates, and paths and methods that there are not, move nothing."""
+    for path in ("/packages", "/packages/batch"):
+        app.post(path, b"{", headers={"Sec-Fetch-Site": "cross-site"}, status=403)
     app.get("/nowhere", status=404)
     app.post("/nowhere", status=404)
     read(app, "pkg-1", status=404)

@@ -30,7 +30,7 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
             assert server.is_healthy("readiness")
         found = [send(parcel)[0] for parcel in packages]
 
-    assert timed_out == [(503, "this took too long; it is safe to try again")] * CLIENTS
+    assert timed_out == [(503, "the request took too long; a retry is safe")] * CLIENTS
     # Those that waited for the commit that waited for the lock are given up.
     assert found.count(200) >= 1
     assert found.count(201) >= 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxy_express.web.schemas import is_identifier
+from galaxy_express.web.fields import is_identifier
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,12 @@ from galaxy_express.web.schemas import is_identifier
         "a b",
         "a\u00a0b",
         "a\u2028b",
-        "..",
+        "...",
+        "../a",
+        "a/..",
+        ".a",
+        "%2E%2E",
+        "\uff0e",
         "batch",
         "null",
         "0",
@@ -39,7 +44,7 @@ from galaxy_express.web.schemas import is_identifier
     ],
 )
 def test_any_text_is_an_identifier(text: str) -> None:
-    """Slashes, percent signs, white space inside and emoji go; length counts code points."""
+    """Slashes, percent signs, inner white space and emoji are valid; code points are counted."""
     assert is_identifier(text)
 
 
@@ -74,22 +79,27 @@ def test_any_text_is_an_identifier(text: str) -> None:
         "a\x80b",
         "a\x85b",
         "a\x9f",
+        # What clients resolve as steps in a path.
+        ".",
+        "..",
         # Halves of characters.
         "\ud83d",
         "a\ude80b",
         "\ud83d\ude80",
     ],
 )
-def test_what_could_not_be_told_apart_or_stored_is_none(text: str) -> None:
-    """Empty or long text, white space at an end, control characters and lone surrogates don't."""
+def test_other_text_is_not_an_identifier(text: str) -> None:
+    """Empty or long text, white space at an end, control characters, dots and lone surrogates
+    are rejected."""
     assert not is_identifier(text)
 
 
-@given(st.text(max_size=5) | st.text(min_size=254, max_size=257))
+@given(st.text(max_size=5) | st.text(min_size=254, max_size=257) | st.text(".", max_size=4))
 def test_the_rule(text: str) -> None:
-    """The rule, said another way, holds for any text."""
+    """The rule, written another way, holds for any text."""
     assert is_identifier(text) == (
         1 <= len(text) <= 255
         and text == text.strip()
+        and text not in (".", "..")
         and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
     )

@@ -1,21 +1,17 @@
-"""Bodies in and out: strict reading, and every fault told at once."""
+"""Bodies of requests and answers: strict parsing, and every error at once."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from galaxy_express.delivery import Decision, Package, Status
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preference, PreferenceUpdate
-from galaxy_express.web.schemas import (
-    FieldError,
-    MalformedBody,
-    Schemas,
-    ValidationFailed,
-    decision_body,
-)
+from galaxy_express.web.rejections import FieldError, MalformedBody, ValidationFailed
+from galaxy_express.web.schemas import Schemas, decision_body
 
 NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
 PACKAGE: dict[str, object] = {
@@ -60,38 +56,38 @@ def to_json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def faults(parse: Parse, body: bytes) -> list[FieldError]:
-    """What is wrong with a body."""
+def errors_of(parse: Parse, body: bytes) -> list[FieldError]:
+    """The errors of a body."""
     with pytest.raises(ValidationFailed) as invalid:
         parse(body)
     return invalid.value.errors
 
 
-def faulty_fields(parse: Parse, value: object) -> list[str]:
-    """Where something is wrong with a body."""
-    return [error["pointer"] for error in faults(parse, to_json(value))]
+def invalid_fields(parse: Parse, value: object) -> list[str]:
+    """The pointers to the invalid fields of a body."""
+    return [error["pointer"] for error in errors_of(parse, to_json(value))]
 
 
-def test_a_package_is_read() -> None:
-    """A body becomes the value that it says."""
+def test_parsing_a_package() -> None:
+    """A body becomes a package."""
     expected = Package("pkg-1", "zap", "leela", "personal", NOON)
     assert SCHEMAS.parse_package(to_json(PACKAGE)) == expected
 
 
-def test_an_update_is_read() -> None:
-    """A body, and the recipient of the path, become the value that they say."""
+def test_parsing_an_update() -> None:
+    """A body and the recipient of the path become an update."""
     expected = PreferenceUpdate("leela", NOON, {"personal": True, "marketing": False})
     assert parse_update(to_json(UPDATE)) == expected
 
 
-def test_white_space_around_json_is_no_fault() -> None:
+def test_white_space_around_json() -> None:
     """JSON allows white space around a value."""
     assert SCHEMAS.parse_package(b" \t\r\n" + to_json(PACKAGE) + b"\n") == (
         SCHEMAS.parse_package(to_json(PACKAGE))
     )
 
 
-def test_escapes_are_read() -> None:
+def test_escapes() -> None:
     """A character and its escape are the same, pairs of surrogates included."""
     body = to_json(PACKAGE).replace(b'"zap"', rb'"\ud83d\ude80"')
     assert SCHEMAS.parse_package(body).sender_id == "\U0001f680"
@@ -122,28 +118,30 @@ def test_escapes_are_read() -> None:
         (b'{"a": "\0"}', "not JSON"),
         (b'{"a": "\\x41"}', "not JSON"),
         (b'{"a": "\\ud8"}', "not JSON"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
         (b"\xff", "not UTF-8"),
         (b'{"a": "\xe9"}', "not UTF-8"),
         (b'{"a": "\xc0\xaf"}', "not UTF-8"),
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
-        ("{}".encode("utf-16"), "not UTF-8"),
+        ("{}".encode("utf-16"), "not UTF-8: it begins with a byte order mark of UTF-16"),
+        (b"\xfe\xff" + "{}".encode("utf-16-be"), "not UTF-8: it begins with a byte order mark"),
+        ("{}".encode("utf-32"), "not UTF-8: it begins with a byte order mark"),
         ("{}".encode("utf-16-le"), "not JSON"),
         ("{}".encode("utf-32-be"), "not JSON"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": Infinity}', "Infinity"),
         (b'{"a": -Infinity}', "-Infinity"),
-        (b'{"a": 1, "a": 1}', "the same key twice"),
-        (b'{"a": 1, "\\u0061": 2}', "the same key twice"),
-        (b'{"a": {"b": [{"c": 1, "c": 2}]}}', "the same key twice"),
-        (b'[[{"a": 1, "a": 1}]]', "the same key twice"),
+        (b'{"a": 1, "a": 1}', "duplicate key"),
+        (b'{"a": 1, "\\u0061": 2}', "duplicate key"),
+        (b'{"a": {"b": [{"c": 1, "c": 2}]}}', "duplicate key"),
+        (b'[[{"a": 1, "a": 1}]]', "duplicate key"),
         (b"[" * 50_000, "nested too deeply"),
         (b'{"a":' * 10_000, "nested too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", "too many digits"),
     ],
 )
 def test_malformed_json(parse: Parse, body: bytes, detail: str) -> None:
-    """A body that isn't JSON of exactly one reading is malformed, and the message says how."""
+    """A body that isn't unambiguous JSON is malformed, and the message says why."""
     with pytest.raises(MalformedBody, match=detail):
         parse(body)
 
@@ -151,20 +149,20 @@ def test_malformed_json(parse: Parse, body: bytes, detail: str) -> None:
 @OBJECT_PARSERS
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"true", b"null", b"1e999", b"[{}]"])
 def test_a_body_must_be_an_object(parse: Parse, body: bytes) -> None:
-    """JSON of another outer form is malformed too."""
+    """A body of another top-level type is malformed too."""
     with pytest.raises(MalformedBody, match="object"):
         parse(body)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'"x"', b"1", b"null", to_json(PACKAGE)])
 def test_a_batch_must_be_an_array(body: bytes) -> None:
-    """A batch of another outer form is malformed, a single package included."""
+    """A batch of another top-level type is malformed, a single package included."""
     with pytest.raises(MalformedBody, match="array"):
         SCHEMAS.parse_batch(body)
 
 
-def test_the_place_of_a_syntax_error_is_told() -> None:
-    """Whoever wrote the body is led to the fault."""
+def test_the_place_of_a_syntax_error() -> None:
+    """The message has the line and the column of a syntax error."""
     with pytest.raises(MalformedBody, match=r"line 2, column 3"):
         SCHEMAS.parse_package(b'{"a": 1,\n  b}')
 
@@ -174,24 +172,24 @@ def test_the_place_of_a_syntax_error_is_told() -> None:
     "value",
     [None, True, 1, 1.5, 10**400, [], ["zap"], {}, {"a": {"b": 1}}, "", " zap", "zap\n", "\ud800"],
 )
-def test_a_field_of_a_package_must_be_right(field: str, value: object) -> None:
-    """A value of the wrong type or form is told where it is, and nothing else is."""
-    assert faulty_fields(SCHEMAS.parse_package, PACKAGE | {field: value}) == [f"#/{field}"]
+def test_an_invalid_field_of_a_package(field: str, value: object) -> None:
+    """A value of the wrong type or form is the only error, with a pointer to its field."""
+    assert invalid_fields(SCHEMAS.parse_package, PACKAGE | {field: value}) == [f"#/{field}"]
 
 
 @pytest.mark.parametrize("value", [b"1e999", b"-1e999", b"[" * 400 + b"]" * 400])
 def test_huge_values_are_only_values_of_the_wrong_type(value: bytes) -> None:
-    """A number beyond all floats and an array within arrays are no strings."""
+    """A number beyond all floats and deeply nested arrays are not strings."""
     body = to_json(PACKAGE).replace(b'"zap"', value)
-    assert faults(SCHEMAS.parse_package, body) == [
+    assert errors_of(SCHEMAS.parse_package, body) == [
         {"pointer": "#/sender_id", "detail": "must be a string"}
     ]
 
 
 @pytest.mark.parametrize("name", ["Personal", "personal ", "marketing,personal", "freight"])
-def test_an_unregistered_type_is_told_with_those_that_there_are(name: str) -> None:
-    """A package of a type that the registry doesn't have is refused."""
-    assert faults(SCHEMAS.parse_package, to_json(PACKAGE | {"package_type": name})) == [
+def test_an_unregistered_type(name: str) -> None:
+    """The error for a type that isn't registered names the registered ones."""
+    assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {"package_type": name})) == [
         {"pointer": "#/package_type", "detail": "must be one of 'personal' or 'marketing'"}
     ]
 
@@ -199,8 +197,8 @@ def test_an_unregistered_type_is_told_with_those_that_there_are(name: str) -> No
 @pytest.mark.parametrize("field", ["personal_preference", "marketing_preference"])
 @pytest.mark.parametrize("value", [None, 0, 1, 1.0, "true", "false", "", [], {}])
 def test_a_boolean_is_a_boolean(field: str, value: object) -> None:
-    """Nothing is taken for true or false but true and false."""
-    assert faults(parse_update, to_json(UPDATE | {field: value})) == [
+    """Only true and false are booleans."""
+    assert errors_of(parse_update, to_json(UPDATE | {field: value})) == [
         {"pointer": f"#/{field}", "detail": "must be true or false"}
     ]
 
@@ -209,14 +207,14 @@ def test_a_boolean_is_a_boolean(field: str, value: object) -> None:
     ("parse", "valid"), [(SCHEMAS.parse_package, PACKAGE), (parse_update, UPDATE)]
 )
 def test_every_field_is_required(parse: Parse, valid: dict[str, object]) -> None:
-    """Whatever is missing is told at once."""
-    assert faults(parse, b"{}") == [
+    """All missing fields are listed at once."""
+    assert errors_of(parse, b"{}") == [
         {"pointer": f"#/{field}", "detail": "is required"} for field in valid
     ]
 
 
-def test_all_faults_are_told_at_once() -> None:
-    """Fields that are missing, wrong and unknown are told in one answer, each with its reason."""
+def test_all_errors_at_once() -> None:
+    """Missing, invalid and unknown fields are listed together, each with its reason."""
     body = {
         "timestamp": "yesterday",
         "sender_id": "x" * 256,
@@ -224,14 +222,14 @@ def test_all_faults_are_told_at_once() -> None:
         "package_id": "",
         "colour": "red",
     }
-    errors = faults(SCHEMAS.parse_package, to_json(body))
+    errors = errors_of(SCHEMAS.parse_package, to_json(body))
     assert sorted(errors, key=lambda error: error["pointer"]) == [
-        {"pointer": "#/colour", "detail": "is not a field that is known here"},
+        {"pointer": "#/colour", "detail": "is not a known field"},
         {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
         {"pointer": "#/package_type", "detail": "is required"},
         {
             "pointer": "#/recipient_id",
-            "detail": "must have neither control characters nor white space at an end",
+            "detail": "must not have control characters, or white space at an end",
         },
         {"pointer": "#/sender_id", "detail": "must have 1 to 255 characters"},
         {
@@ -239,6 +237,82 @@ def test_all_faults_are_told_at_once() -> None:
             "detail": "must be an RFC 3339 timestamp with an offset, like 2142-03-01T12:00:00Z",
         },
     ]
+
+
+@pytest.mark.parametrize("field", ["sender_id", "recipient_id", "package_id"])
+@pytest.mark.parametrize("dots", [".", ".."])
+def test_dots_are_not_identifiers(field: str, dots: str) -> None:
+    """Clients resolve . and .. in paths, so no id may be one."""
+    assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {field: dots})) == [
+        {"pointer": f"#/{field}", "detail": "must not be . or .., which no path can name"}
+    ]
+
+
+def unknown_fields(count: int) -> dict[str, object]:
+    """So many fields that no body has."""
+    return {f"unknown-{number}": number for number in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("count", "listed", "omitted"), [(98, 99, 0), (99, 100, 0), (100, 100, 1), (5000, 100, 4901)]
+)
+@OBJECT_PARSERS
+def test_at_most_100_errors_of_a_body(parse: Parse, count: int, listed: int, omitted: int) -> None:
+    """The errors beyond the first 100 are only counted; known fields come first."""
+    valid = UPDATE if parse is parse_update else PACKAGE
+    with pytest.raises(ValidationFailed, match="some fields are invalid") as invalid:
+        parse(to_json(unknown_fields(count) | valid | {"timestamp": 1}))
+    assert len(invalid.value.errors) == listed
+    assert invalid.value.omitted == omitted
+    assert invalid.value.errors[0]["pointer"] == "#/timestamp"
+    assert invalid.value.errors[1]["pointer"] == "#/unknown-0"
+
+
+def test_at_most_10_errors_of_an_item() -> None:
+    """An item of a batch has at most 10 errors; the others are counted."""
+    (invalid,) = SCHEMAS.parse_batch(to_json([PACKAGE | unknown_fields(60)]))
+    assert isinstance(invalid, ValidationFailed)
+    assert (len(invalid.errors), invalid.omitted) == (10, 50)
+
+
+def test_memory_for_errors_is_bounded() -> None:
+    """The errors of 50,000 unknown fields take no memory beside that for the body."""
+    body = to_json([unknown_fields(50_000)])
+    tracemalloc.start()
+    try:
+        SCHEMAS.parse_batch(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 25 * len(body)
+
+
+@OBJECT_PARSERS
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 50, "x" * 60_000, "\0" * 200, "~" * 200])
+def test_an_unknown_field_with_a_long_name(parse: Parse, name: str) -> None:
+    """A pointer of more than 255 characters isn't listed; the object that has it is."""
+    valid = UPDATE if parse is parse_update else PACKAGE
+    assert errors_of(parse, to_json(valid | {name: 1})) == [
+        {"pointer": "#", "detail": "has an unknown field with a long name"}
+    ]
+
+
+def test_a_preference_of_the_far_future() -> None:
+    """If there is a limit, the timestamp of an update may not be further ahead of the clock."""
+    schemas = Schemas(PACKAGE_TYPES, max_ahead=timedelta(hours=1))
+    now = datetime.now(UTC)
+    for ahead in (timedelta(0), timedelta(minutes=59), timedelta(days=-1000)):
+        timestamp = (now + ahead).isoformat()
+        schemas.parse_update(to_json(UPDATE | {"timestamp": timestamp}), "leela")
+    for timestamp in ((now + timedelta(hours=2)).isoformat(), "9999-12-31T23:59:59Z"):
+        body = to_json(UPDATE | {"timestamp": timestamp, "colour": "red"})
+        assert errors_of(lambda body: schemas.parse_update(body, "leela"), body) == [
+            {
+                "pointer": "#/timestamp",
+                "detail": "must not be more than 3600 s ahead of the server's clock",
+            },
+            {"pointer": "#/colour", "detail": "is not a known field"},
+        ]
 
 
 @OBJECT_PARSERS
@@ -266,15 +340,15 @@ def test_all_faults_are_told_at_once() -> None:
 def test_an_unknown_field_is_pointed_at(parse: Parse, name: str, pointer: str) -> None:
     """A pointer is one of RFC 6901 in a URI fragment, whatever the field is called."""
     valid = UPDATE if parse is parse_update else PACKAGE
-    assert faults(parse, to_json(valid | {name: 1})) == [
-        {"pointer": pointer, "detail": "is not a field that is known here"}
+    assert errors_of(parse, to_json(valid | {name: 1})) == [
+        {"pointer": pointer, "detail": "is not a known field"}
     ]
 
 
-def test_names_that_are_not_unicode_hide_no_other_fault() -> None:
-    """A lone surrogate in a field's name is one fault among the others."""
+def test_names_that_are_not_unicode() -> None:
+    """A lone surrogate in a field's name is one error among the others."""
     body = to_json(PACKAGE | {"sender_id": 3}).replace(b"{", rb'{"\ud800": 1, "\udfff": 2, ')
-    assert sorted(error["pointer"] for error in faults(SCHEMAS.parse_package, body)) == [
+    assert sorted(error["pointer"] for error in errors_of(SCHEMAS.parse_package, body)) == [
         "#/%5Cud800",
         "#/%5Cudfff",
         "#/sender_id",
@@ -282,32 +356,32 @@ def test_names_that_are_not_unicode_hide_no_other_fault() -> None:
 
 
 def test_a_body_may_repeat_the_recipient_of_the_path() -> None:
-    """The recipient in the body is the path's, or the update is refused."""
+    """A recipient in the body must be that of the path."""
     assert parse_update(to_json(UPDATE | {"recipient_id": "leela"})) == (
         parse_update(to_json(UPDATE))
     )
-    assert faults(parse_update, to_json(UPDATE | {"recipient_id": "fry"})) == [
+    assert errors_of(parse_update, to_json(UPDATE | {"recipient_id": "fry"})) == [
         {"pointer": "#/recipient_id", "detail": "must be the recipient_id of the path"}
     ]
 
 
 @pytest.mark.parametrize("value", [None, 1, "", " leela", "leela ", "\ud800"])
 def test_a_recipient_in_the_body_must_be_one(value: object) -> None:
-    """A recipient in the body keeps to the rules for identifiers."""
-    assert faulty_fields(parse_update, UPDATE | {"recipient_id": value}) == ["#/recipient_id"]
+    """The rules for identifiers apply to a recipient in the body."""
+    assert invalid_fields(parse_update, UPDATE | {"recipient_id": value}) == ["#/recipient_id"]
 
 
 @pytest.mark.parametrize("recipient_id", ["", " leela", "a\nb", "x" * 256])
 def test_a_recipient_of_the_path_must_be_one(recipient_id: str) -> None:
-    """An update of what can't be a recipient is refused, whatever its body."""
+    """An update of an invalid recipient is rejected, whatever its body."""
     for body in (to_json(UPDATE), b"nonsense"):
         with pytest.raises(ValidationFailed, match="path") as invalid:
             SCHEMAS.parse_update(body, recipient_id)
         assert invalid.value.errors == []
 
 
-def test_an_optional_type_may_be_left_out() -> None:
-    """A type that needn't be named is unchanged when it isn't."""
+def test_an_optional_type() -> None:
+    """A type that updates needn't name is unchanged if it isn't named."""
     update = MORE_SCHEMAS.parse_update(to_json(UPDATE), "leela")
     assert update.wanted == {"personal": True, "marketing": False}
     update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"freight_preference": False}), "leela")
@@ -315,26 +389,26 @@ def test_an_optional_type_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "true"])
-def test_an_optional_type_must_be_right_if_named(value: object) -> None:
-    """Optional means left out, not null."""
+def test_an_invalid_value_of_an_optional_type(value: object) -> None:
+    """An optional preference may be missing, but not null."""
     body = to_json(UPDATE | {"freight_preference": value})
-    assert faults(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
+    assert errors_of(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
         {"pointer": "#/freight_preference", "detail": "must be true or false"}
     ]
 
 
-def test_what_cannot_be_declined() -> None:
-    """A type that can't be declined may be wanted, and nothing else."""
+def test_a_type_that_can_not_be_declined() -> None:
+    """A type that can't be declined can only be wanted."""
     update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"tax_preference": True}), "leela")
     assert update.wanted["tax"] is True
     body = to_json(UPDATE | {"tax_preference": False})
-    assert faults(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
+    assert errors_of(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
         {"pointer": "#/tax_preference", "detail": "must be true: this type can't be declined"}
     ]
 
 
 def test_a_batch_keeps_its_order() -> None:
-    """Each item is a package or a refusal, in its place."""
+    """Each item becomes a package or a rejection, in order."""
     body = to_json([PACKAGE, 5, PACKAGE | {"package_id": ""}, PACKAGE | {"package_id": "pkg-2"}])
     first, second, third, fourth = SCHEMAS.parse_batch(body)
     assert isinstance(first, Package)
@@ -348,21 +422,21 @@ def test_a_batch_keeps_its_order() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 1000])
 def test_a_batch_within_the_limit(length: int) -> None:
-    """A batch may have as much as 1,000 items, and as little as none."""
+    """A batch may have 0 to 1,000 items."""
     assert len(SCHEMAS.parse_batch(to_json([1] * length))) == length
 
 
 def test_a_batch_over_the_limit() -> None:
-    """One item more is one too many."""
-    with pytest.raises(ValidationFailed, match=r"at most 1000 items, not 1001"):
+    """A batch of 1,001 items is invalid."""
+    with pytest.raises(ValidationFailed, match=r"at most 1,000 items, not 1,001"):
         SCHEMAS.parse_batch(to_json([1] * 1001))
 
 
 @pytest.mark.parametrize(
     ("status", "reason"), [(Status.DELIVERED, None), (Status.DROPPED, "recipient_declined")]
 )
-def test_a_decision_is_told(status: Status, reason: str | None) -> None:
-    """The body of a decision has the package, what became of it, and why."""
+def test_the_body_of_a_decision(status: Status, reason: str | None) -> None:
+    """The body of a decision has the package, its status and the reason."""
     package = Package("pkg-1", "zap", "leela", "personal", NOON)
     assert decision_body(Decision(package, status)) == {
         "package_id": "pkg-1",
@@ -375,8 +449,8 @@ def test_a_decision_is_told(status: Status, reason: str | None) -> None:
     }
 
 
-def test_preferences_are_told_with_defaults() -> None:
-    """Of whom nothing is known, the defaults are in force, since never."""
+def test_preferences_are_told_with_deerrors_of() -> None:
+    """A recipient who sent no update has the defaults, and no `updated_at`."""
     assert MORE_SCHEMAS.preferences_body("leela", {}) == {
         "recipient_id": "leela",
         "personal_preference": True,
@@ -387,8 +461,8 @@ def test_preferences_are_told_with_defaults() -> None:
     }
 
 
-def test_preferences_are_told_as_they_were_said() -> None:
-    """What was said is told, with the newest timestamp of it."""
+def test_the_body_of_preferences() -> None:
+    """The body has the current preferences, and the newest of their timestamps."""
     later = datetime(2142, 3, 2, 12, tzinfo=UTC)
     said = {
         "personal": Preference(False, later),
@@ -403,7 +477,7 @@ def test_preferences_are_told_as_they_were_said() -> None:
     }
 
 
-def test_statistics_of_nothing() -> None:
+def test_statistics_without_packages() -> None:
     """Every registered type has a row from the start."""
     nothing = {"delivered": 0, "dropped": 0}
     assert SCHEMAS.statistics_body({}) == {
@@ -415,7 +489,7 @@ def test_statistics_of_nothing() -> None:
 
 
 def test_statistics_are_added_up() -> None:
-    """The totals are the sums of the rows, those of types no longer registered included."""
+    """The totals are the sums of the rows, including types that are no longer registered."""
     totals = {
         ("delivered", "personal"): 7,
         ("delivered", "marketing"): 5,

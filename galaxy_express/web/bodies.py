@@ -1,0 +1,39 @@
+"""Reading the body of a request: its encoding, its size, and whether it is complete."""
+
+from gunicorn.http.errors import ParseException
+from pyramid.request import Request
+
+from galaxy_express.web.rejections import (
+    BodyTooLarge,
+    BodyTooSlow,
+    MalformedBody,
+    UnsupportedEncoding,
+)
+
+MAX_BODY = 64 * 1024
+MAX_BATCH_BODY = 1024 * 1024
+
+
+def read_body(request: Request, limit: int) -> bytes:
+    """Read the body of a request.
+
+    :param limit: the most bytes that it may have.
+    :raises RejectedRequest: if it is compressed, over the limit, or not complete.
+    :raises BodyTooSlow: if the server raises TimeoutError while it is read.
+    """
+    encodings = request.headers.get("Content-Encoding", "").lower().split(",")
+    if any(encoding.strip() not in ("", "identity") for encoding in encodings):
+        raise UnsupportedEncoding("the body must not be compressed or otherwise encoded")
+    length = request.content_length
+    if length is None or length <= limit:
+        try:
+            body: bytes = request.environ["wsgi.input"].read(limit + 1)
+        except TimeoutError as error:
+            raise BodyTooSlow("the body did not arrive in time") from error
+        except (OSError, ValueError, ParseException) as error:  # of gevent, of gunicorn
+            raise MalformedBody("the body has malformed chunks") from error
+        if length is not None and len(body) < length:
+            raise MalformedBody("the body ended early")
+        if len(body) <= limit:
+            return body
+    raise BodyTooLarge(f"the body is larger than {limit:,} bytes")

@@ -1,0 +1,112 @@
+"""The types of fields: identifiers and timestamps."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+# Clients resolve them as steps in a path, percent-encoded or not.
+_DOTS = [".", ".."]
+
+
+def _reject_dots(text: str) -> str:
+    if text in _DOTS:
+        raise PydanticCustomError("dots", "must not be . or .., which no path can name")
+    return text
+
+
+Identifier = Annotated[
+    str,
+    StringConstraints(
+        strict=True,
+        min_length=1,
+        max_length=255,
+        # Neither control characters (Unicode Cc) nor white space at either end.
+        pattern=r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
+    ),
+    AfterValidator(_reject_dots),
+    Field(
+        description="Opaque text, without control characters or white space at an end; "
+        "not `.` or `..`.",
+        json_schema_extra={"not": {"enum": _DOTS}},
+    ),
+]
+_identifier = TypeAdapter(Identifier)
+
+
+def is_identifier(text: str) -> bool:
+    """Whether the text can be an id."""
+    try:
+        _identifier.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+# RFC 3339, section 5.6.
+_TIMESTAMP = (
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]"
+    r"((?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60))(?:\.([0-9]+))?"
+    r"(?:[Zz]|([+-](?:[01][0-9]|2[0-3]):[0-5][0-9]))"
+)
+_RFC3339 = re.compile(_TIMESTAMP)
+
+
+def parse_timestamp(value: object) -> datetime:
+    """Parse an RFC 3339 timestamp with an offset. A space may stand for the ``T``.
+
+    :returns: the instant, in UTC; digits beyond microseconds are cut.
+    :raises pydantic_core.PydanticCustomError: for anything else, for a leap second, which
+        Python's datetime doesn't have, and outside the years 1 to 9999 in UTC.
+    """
+    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError(
+            "timestamp", "must be an RFC 3339 timestamp with an offset, like 2142-03-01T12:00:00Z"
+        )
+    day, time, fraction, offset = match.groups()
+    if time.endswith(":60"):
+        raise PydanticCustomError("timestamp", "must not be a leap second (:60); send :59 instead")
+    try:
+        local = f"{day}T{time}.{(fraction or '')[:6]:0<6}{offset or '+00:00'}"
+        return datetime.fromisoformat(local).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError(
+            "timestamp", "must be a day and time that exist, in the years 1 to 9999 in UTC"
+        ) from None
+
+
+def format_timestamp(timestamp: datetime) -> str:
+    """Format an instant in UTC as RFC 3339, with ``Z``."""
+    return timestamp.replace(tzinfo=None).isoformat() + "Z"
+
+
+Timestamp = Annotated[
+    datetime,
+    PlainValidator(parse_timestamp),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "pattern": f"^{_TIMESTAMP.replace('|60', '')}$",
+            "description": "RFC 3339 with an offset, in the years 1 to 9999 in UTC, without "
+            "leap seconds; digits beyond microseconds are cut.",
+        }
+    ),
+]
+TimestampInUtc = Annotated[
+    str,
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "description": "RFC 3339 in UTC, with Z."}
+    ),
+]

@@ -1,0 +1,75 @@
+"""What can be wrong with a request, as exceptions.
+
+::
+
+    ClientError
+     ├─ CrossSiteRequest          a browser sends it from another site
+     ├─ BodyTooSlow               the body doesn't arrive in time
+     └─ RejectedRequest           counted as rejected, if it is a send
+         ├─ UnsupportedEncoding   the body is compressed
+         ├─ BodyTooLarge          the body is over its limit, and isn't read
+         ├─ MalformedBody         the body can't be parsed
+         ├─ ValidationFailed      the body is well-formed, but invalid
+         └─ PackageConflict       the package_id belongs to another package
+"""
+
+from collections.abc import Sequence
+
+from typing_extensions import TypedDict
+
+
+class ClientError(Exception):
+    """A request that fails because of the client. The message says why."""
+
+
+class CrossSiteRequest(ClientError):
+    """A browser sends the request for a page of another site."""
+
+
+class BodyTooSlow(ClientError):
+    """The body didn't arrive in time."""
+
+
+class RejectedRequest(ClientError):
+    """A request, or an item of a batch, that is rejected because of its content."""
+
+
+class UnsupportedEncoding(RejectedRequest):
+    """The body has a ``Content-Encoding``."""
+
+
+class BodyTooLarge(RejectedRequest):
+    """The body is over the limit of its endpoint."""
+
+
+class MalformedBody(RejectedRequest):
+    """The body is not unambiguous JSON, or not of the expected top-level type."""
+
+
+class PackageConflict(RejectedRequest):
+    """The ``package_id`` was used before, for a different package."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this package_id was used before, for another sender, recipient or package type"
+        )
+
+
+class FieldError(TypedDict):
+    """An invalid field: a JSON pointer as a URI fragment (RFC 6901), and what is wrong."""
+
+    pointer: str
+    detail: str
+
+
+class ValidationFailed(RejectedRequest):
+    """The body is well-formed, but invalid.
+
+    :param errors: the invalid fields, or the first of them.
+    :param omitted: how many more there are.
+    """
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = (), omitted: int = 0) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+        self.omitted = omitted
