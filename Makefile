@@ -1,59 +1,66 @@
-# `make run` and `make test` set up all that they need. `make help` lists the rest.
+# `make run` and `make test` set up everything they need. `make help` lists the other commands.
 
-# The newest Python that everything is known to work with.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+# The newest Python that is known to work, and that can make virtual environments.
+PYTHON ?= $(shell for python in python3.13 python3.14 python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
 	done)
+# A relative path, since the path of the checkout may have spaces.
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/development.ini
-BIND ?= 127.0.0.1:9090
+ifndef BIND
+BIND := $(or $(GALAXY_EXPRESS_BIND),127.0.0.1:9090)
+endif
 
-export GALAXY_EXPRESS_BIND ?= $(BIND)
+export GALAXY_EXPRESS_BIND := $(BIND)
 export GALAXY_EXPRESS_DATABASE_URL ?= sqlite:///galaxy_express.db
-# Baseplate and Pyramid import it, and setuptools is pinned for them.
+# Baseplate and Pyramid import pkg_resources, and setuptools is pinned for them.
 export PYTHONWARNINGS := ignore:pkg_resources is deprecated:UserWarning
 
+# Which tests to run, and with what options of pytest: make test T=tests/unit OPTIONS=-x
+T ?=
+OPTIONS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help run serve test lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb auditdb requirements wheel clean install install-dev check-port
+.PHONY: help run serve test test-unit lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb auditdb requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: install check-port migratedb ## Serve on port 9090 for development, and restart when code changes.
-	exec $(BIN)/python -m galaxy_express.serving.development --bind $(BIND) --reload $(CONFIG)
+	@exec $(BIN)/python -m galaxy_express.serving.reloader $(CONFIG)
 
 serve: CONFIG = configs/production.ini
 serve: install check-port migratedb ## Serve on port 9090 as in production: gunicorn, several workers.
-	$(BIN)/gunicorn --config configs/gunicorn.conf.py
+	@exec $(BIN)/python -m gunicorn --config configs/gunicorn.conf.py
 
-# Servers would share the port in silence.
 check-port: install
-	@if $(call listens,$(BIND)); then \
-		echo "Something listens on $(BIND) already: stop it, or choose another port (BIND=127.0.0.1:9191)." >&2; exit 1; \
-	fi
+	@$(BIN)/python -m galaxy_express.serving.bind '$(BIND)'
 
-# Without PostgreSQL a part of the code can't be reached. What servers covered that are killed
-# is lost, so a line or two of the worker may be missing where all is covered.
-test: install-dev ## Run the tests; with PostgreSQL, the whole package must be covered.
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report $(if $(GALAXY_EXPRESS_TEST_POSTGRES_URL),--fail-under=99)
+# PostgreSQL, a browser and strace are used where they are installed. In CI nothing is skipped.
+test: install-dev ## Run the tests (T=tests/functional/test_batch.py OPTIONS=-x).
+	@$(BIN)/coverage erase
+	$(BIN)/python -m coverage run -m pytest --numprocesses=auto --maxprocesses=4 $(OPTIONS) $(T)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(if $(T)$(OPTIONS),,$(BIN)/python -m coverage report $(if $(CI),--fail-under=99))
 
-lint: install-dev ## Check style and types.
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test-unit: install-dev ## Run the tests that need no database, in seconds.
+	$(BIN)/python -m pytest tests/unit $(OPTIONS)
 
-format: install-dev ## Put the code into the style that lint asks for.
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+lint: install-dev ## Check style, types and imports.
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python $(BIN)/lint-imports
 
-bench: install-dev ## Measure how fast it is (OPTIONS=--help tells more).
+format: install-dev ## Format the code as lint wants it.
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: install-dev ## Measure the speed (OPTIONS=--help).
 	$(BIN)/python -m benchmarks $(OPTIONS)
 
-bench-growth: install-dev ## Measure what ten million packages change (OPTIONS=--help).
+bench-growth: install-dev ## Measure the effect of ten million packages (OPTIONS=--help).
 	$(BIN)/python -m benchmarks.growth $(OPTIONS)
 
 bench-profile: install-dev ## Measure what each part of a send costs (OPTIONS=--help).
@@ -62,31 +69,34 @@ bench-profile: install-dev ## Measure what each part of a send costs (OPTIONS=--
 demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
 	$(BIN)/python -m galaxy_express.ops.demo http://$(BIND) $(OPTIONS)
 
-torture: install-dev ## Attack it for ten minutes: kills, faults, floods (OPTIONS=--help).
+torture: install-dev ## Attack the service for ten minutes: kills, faults, floods (OPTIONS=--help).
 	$(BIN)/python -m pytest tests/torture --torture $(OPTIONS)
 
 shell: install ## Open a Python shell with the models and a database connection.
-	$(BIN)/baseplate-shell $(CONFIG)
+	$(BIN)/python $(BIN)/baseplate-shell $(CONFIG)
 
 migratedb: install ## Create the tables that are missing.
-	$(BIN)/baseplate-script $(CONFIG) galaxy_express.models:create_schema
+	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.models:create_schema
 
-dropdb: install ## Drop the tables, and with them everything stored.
-	$(BIN)/baseplate-script $(CONFIG) galaxy_express.models:drop_schema
+dropdb: install ## Drop the tables, and everything stored in them.
+	$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.models:drop_schema
 
-resetdb: dropdb migratedb ## Start anew with empty tables.
+resetdb: dropdb migratedb ## Start again with empty tables.
 
-auditdb: install ## Recompute the totals, compare them with the counters, look for damage.
-	$(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database
+auditdb: install ## Recount the totals, compare them with the counters, and look for damage.
+	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database
 
-requirements: install-dev ## Pin the newest versions of everything in setup.py and requirements-dev.in.
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate --no-header \
-		setup.py --output-file requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate --no-header \
-		--constraint requirements.txt requirements-dev.in --output-file requirements-dev.txt
+# posix-ipc has no wheels for the newest Pythons. Baseplate requires it, but imports it only in
+# parts that are not used here, so nothing needs a compiler. UPGRADE= keeps the present versions.
+UPGRADE ?= --upgrade
+COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 $(UPGRADE) \
+	--no-annotate --no-header --generate-hashes --no-emit-package posix-ipc
+requirements: install-dev ## Pin the newest versions of the requirements.
+	$(COMPILE) setup.py --output-file requirements.txt
+	$(COMPILE) --constraint requirements.txt requirements-dev.in --output-file requirements-dev.txt
 
 wheel: install-dev ## Build a wheel into dist/.
-	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python
+	$(BIN)/python -m uv build --quiet --wheel --no-build-isolation --python $(BIN)/python
 
 clean: ## Remove the virtual environment and everything that was built.
 	rm -rf $(VENV) build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -97,26 +107,26 @@ install: $(BIN)/python
 install-dev: install
 	@$(call install,requirements-dev.txt)
 
-# Installs what a file of requirements names, unless the environment has that already.
+# Installs what a file names, unless the environment has it already. The file is complete, and
+# --no-deps keeps pip from asking for posix-ipc.
 define install
 cmp -s $(1) $(VENV)/$(1) || { \
 	echo "Installing $(1) ..."; \
-	if $(BIN)/python -m pip install --disable-pip-version-check --requirement $(1) >$(VENV)/pip.log 2>&1; then \
+	if $(BIN)/python -m pip install --disable-pip-version-check --no-deps --requirement $(1) >$(VENV)/pip.log 2>&1; then \
 		cp $(1) $(VENV)/$(1); \
-	elif grep -qi 'failed.*posix.ipc' $(VENV)/pip.log; then \
-		echo "Python 3.14 needs a C compiler and Python's headers to build the package posix-ipc: install them, or use Python 3.13 (make PYTHON=python3.13, after make clean)." >&2; exit 1; \
 	else \
-		tail -n 20 $(VENV)/pip.log >&2; echo "Installing $(1) failed; all of pip's output is in $(VENV)/pip.log." >&2; exit 1; \
+		tail -n 20 $(VENV)/pip.log >&2; echo "Installing $(1) failed: is the network there? All of pip's output is in $(VENV)/pip.log." >&2; exit 1; \
 	fi; \
 }
 endef
 
-# Whether something listens on a port of this machine.
-define listens
-$(BIN)/python -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1].rpartition(":")[2]))))' $(1)
-endef
-
 $(BIN)/python:
-	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Python 3.11 or newer is needed, and none was found; install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@echo "Making the virtual environment $(VENV) ..."
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Your Python can't make virtual environments: install its module ensurepip (on Debian: apt install python3-venv)." >&2; \
+		else \
+			echo "Python 3.11 or newer is needed, and none was found: install it, or name it: make PYTHON=/path/to/python3" >&2; \
+		fi; exit 1; }
+	@mkdir -p "$(dir $(VENV))" 2>/dev/null; [ -w "$(dir $(VENV))" ] || { echo "This folder can't be written to: copy the checkout into a folder of your own." >&2; exit 1; }
+	@echo "Making the virtual environment $(VENV) with $(PYTHON) ..."
 	@$(PYTHON) -m venv $(VENV)

@@ -36,6 +36,8 @@ setup(
         "gunicorn[gevent]>=27",
         # The demo's HTTP client.
         "requests>=2.32",
+        # Restarts the development server when code changes.
+        "hupper>=1.12",
         # Baseplate 2.7 and Pyramid 1.10 import pkg_resources, which 81 takes away.
         "setuptools<81",
     ],

@@ -1,14 +1,16 @@
 """Fixtures: real databases, and the whole application on one.
 
-A test that takes ``backend``, ``app``, or what is made of them, runs once for each database.
-PostgreSQL is found through ``$GALAXY_EXPRESS_TEST_POSTGRES_URL``, the URL of any database
-of a server, of a user who may create others. Without it PostgreSQL is skipped, or in CI,
-where that may not happen unseen, all of its tests fail.
+A test that takes ``backend``, ``app``, or what is made of them, runs once for each database. If
+PostgreSQL's programs are installed, the tests start a server of their own. Instead,
+``$GALAXY_EXPRESS_TEST_POSTGRES_URL`` may name any database of another server, with a user who may
+create databases; if it is empty, PostgreSQL is left out. Without PostgreSQL its tests are skipped,
+except in CI, where they fail.
 """
 
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -23,8 +25,9 @@ from galaxy_express.package_types import PACKAGE_TYPES, PackageTypeRegistry
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
+from tests.servers.postgresql import cluster, find_binaries
 
-# A machine may be busy, and a fixture may serve one example after the other.
+# The machine may be busy, and examples may share a fixture.
 settings.register_profile(
     "galaxy_express",
     deadline=None,
@@ -32,24 +35,37 @@ settings.register_profile(
 )
 settings.load_profile("galaxy_express")
 
-POSTGRES_URL = os.environ.get("GALAXY_EXPRESS_TEST_POSTGRES_URL")
+POSTGRES_URL = "GALAXY_EXPRESS_TEST_POSTGRES_URL"
 NO_POSTGRESQL = (
-    "nothing is tested on PostgreSQL:"
-    " $GALAXY_EXPRESS_TEST_POSTGRES_URL doesn't say where a server is"
+    "PostgreSQL's programs aren't installed (Debian: postgresql),"
+    f" and ${POSTGRES_URL} names no server"
 )
-# Skipping is for a developer's machine. It is told once, not for each of hundreds of tests.
-SKIP_POSTGRESQL = not POSTGRES_URL and not os.environ.get("CI")
+# Skipping is reported once, not for each of hundreds of tests.
+SKIP_POSTGRESQL = not (os.environ.get(POSTGRES_URL, find_binaries()) or os.environ.get("CI"))
 DATABASES = ["sqlite"] if SKIP_POSTGRESQL else ["sqlite", "postgresql"]
 
 #: Makes an application: ``make_app(settings, package_types)``, both optional.
 MakeApp = Callable[..., Any]
 
-#: Opens the database, with more settings if need be, as a process of its own would.
+#: Opens the database, optionally with more settings, as another process would.
 OpenDatabase = Callable[..., Database]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Start a PostgreSQL server for all tests, unless another one is named.
+
+    The processes that run tests in parallel find it through the environment.
+    """
+    binaries = find_binaries()
+    if POSTGRES_URL in os.environ or binaries is None:
+        return
+    running = ExitStack()
+    config.add_cleanup(running.close)
+    os.environ[POSTGRES_URL] = running.enter_context(cluster(binaries)).url
+
+
 def skip_or_fail(reason: str) -> NoReturn:
-    """Skip a test for want of something; in CI, where that may not happen unseen, fail it."""
+    """Skip a test because something is missing; in CI, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -57,13 +73,14 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def make_postgresql() -> Iterator[Callable[[], PostgreSQLBackend]]:
-    """Make databases of PostgreSQL, and remove them in the end."""
-    if not POSTGRES_URL:
-        pytest.fail(NO_POSTGRESQL)
+    """Make PostgreSQL databases, and remove them after the tests."""
+    url = os.environ.get(POSTGRES_URL)
+    if not url:
+        skip_or_fail(NO_POSTGRESQL)
     backends = []
 
     def make() -> PostgreSQLBackend:
-        backend = PostgreSQLBackend(POSTGRES_URL, f"galaxy_express_test_{uuid.uuid4().hex}")
+        backend = PostgreSQLBackend(url, f"galaxy_express_test_{uuid.uuid4().hex}")
         backend.create()
         backends.append(backend)
         return backend
@@ -73,43 +90,43 @@ def make_postgresql() -> Iterator[Callable[[], PostgreSQLBackend]]:
         backend.drop()
 
 
-# A database of its own for each test
+# A new database for each test
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> SQLiteBackend:
-    """A file that isn't there yet."""
+    """A database file that doesn't exist yet."""
     return SQLiteBackend(tmp_path / "galaxy_express.db")
 
 
 @pytest.fixture(scope="session")
 def postgresql_of_session(make_postgresql: Callable[[], PostgreSQLBackend]) -> PostgreSQLBackend:
-    """A database for all tests, one after the other."""
+    """A database that all tests use, one after another."""
     return make_postgresql()
 
 
 @pytest.fixture
 def postgresql(postgresql_of_session: PostgreSQLBackend) -> PostgreSQLBackend:
-    """A database with nothing in it."""
+    """An empty database."""
     postgresql_of_session.reset()
     return postgresql_of_session
 
 
 @pytest.fixture(params=DATABASES)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each database in turn, with nothing in it."""
+    """An empty database of each kind, in turn."""
     return cast(Backend, request.getfixturevalue(request.param))
 
 
 @pytest.fixture
 def database_url(backend: Backend) -> str:
-    """The URL of each database in turn, with nothing in it."""
+    """The URL of an empty database of each kind, in turn."""
     return backend.url
 
 
 @pytest.fixture
 def open_database(backend: Backend) -> Iterator[OpenDatabase]:
-    """Open the database, any number of times, and close it after the test."""
+    """Open the database any number of times, and close it after the test."""
     databases = []
 
     def open_(settings: dict[str, str] | None = None) -> Database:
@@ -146,7 +163,7 @@ def make_app(backend: Backend) -> Iterator[MakeApp]:
         close_application(app.app)
 
 
-# One application for all tests that do nothing to its database but what its users do
+# One application for all tests that only do what users do
 
 
 @pytest.fixture(scope="session", params=DATABASES)
@@ -161,7 +178,7 @@ def app_backend(
 
 @pytest.fixture(scope="session")
 def app_of_session(app_backend: Backend) -> Iterator[TestApp]:
-    """An application for all tests, one after the other."""
+    """An application that all tests use, one after another."""
     create_schema(app_backend.config)
     app = TestApp(make_wsgi_app(app_backend.config))
     yield app

@@ -7,7 +7,6 @@ in silence with another server's. If its port is taken this server goes without 
 """
 
 import atexit
-import os
 import sys
 
 from gevent.monkey import patch_all
@@ -15,8 +14,6 @@ from gevent.monkey import patch_all
 if __name__ == "__main__":
     # Before anything else is imported, as in baseplate-serve.
     patch_all()
-    # A reloading server is started anew by the path of this file, which puts its folder here.
-    sys.path[0] = os.getcwd()
 
 from baseplate import server
 from baseplate.lib.config import EndpointConfiguration

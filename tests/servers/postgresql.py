@@ -1,6 +1,7 @@
-"""A PostgreSQL server of the test's own, to be stopped and started at will."""
+"""A PostgreSQL server for the tests, which start and stop it as they like."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -12,18 +13,24 @@ from tests.servers.running import PATIENCE, free_port
 
 
 def find_binaries() -> Path | None:
-    """The folder of ``initdb`` and ``pg_ctl``, or ``None`` if PostgreSQL isn't installed."""
+    """The folder of ``initdb`` and ``pg_ctl``; ``None`` if PostgreSQL can't be run here."""
+    if os.geteuid() == 0 and _USER not in (user.pw_name for user in pwd.getpwall()):
+        return None
     found = shutil.which("initdb")
-    # Debian keeps them out of the way, in a folder for each version.
+    # Debian keeps them off the PATH, in a folder for each version.
     folders = [Path(found).parent] if found else Path("/usr/lib/postgresql").glob("*/bin")
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
+# PostgreSQL refuses to be run by root. Its packages create this user for it.
+_USER = "postgres"
+
+
 class Cluster:
-    """A PostgreSQL server with databases in a folder of its own.
+    """A PostgreSQL server with its databases in a folder.
 
     :param binaries: see :py:func:`find_binaries`.
-    :param folder: an empty folder, of the user who runs the server.
+    :param folder: an empty folder, owned by the user who runs the server.
     """
 
     def __init__(self, binaries: Path, folder: Path) -> None:
@@ -31,32 +38,46 @@ class Cluster:
         self._folder = folder
         self._data = folder / "data"
         self._port = free_port()
-        self._run("initdb", "--auth=trust", "--username=postgres", "--no-sync")
+        self._run(
+            "initdb",
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        )
 
     @property
     def url(self) -> str:
-        """The URL of a database of it."""
+        """The URL of one of its databases."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
-        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1"
+        """Start it, and wait until it accepts connections."""
+        settings = {
+            "port": self._port,
+            "unix_socket_directories": self._folder,
+            "listen_addresses": "127.0.0.1",
+            "max_connections": 300,  # tests run in parallel, each with several pools
+            "fsync": "off",  # its data needn't survive a crash of the machine
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         log = self._folder / "log"
         self._run("pg_ctl", "start", "--wait", f"--log={log}", f"--options={options}")
 
     def stop(self) -> None:
-        """Stop it as a crash would: all connections break off, and nothing is tidied up."""
+        """Stop it as a crash would: connections break, and nothing is cleaned up."""
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
 
     def is_running(self) -> bool:
-        """Whether it has been started and not been stopped."""
+        """Return whether it was started and not stopped."""
         return (self._data / "postmaster.pid").exists()
 
     def _run(self, command: str, *arguments: str) -> None:
         subprocess.run(
             [self._binaries / command, f"--pgdata={self._data}", *arguments],
             cwd=self._folder,
-            user=_user(),
+            user=_USER if os.geteuid() == 0 else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             check=True,
@@ -66,12 +87,11 @@ class Cluster:
 
 @contextmanager
 def cluster(binaries: Path) -> Iterator[Cluster]:
-    """A running server, which is gone when left."""
-    # Not in a folder of pytest's, which nobody may enter but who runs the tests.
-    with tempfile.TemporaryDirectory() as folder:
-        user = _user()
-        if user is not None:
-            shutil.chown(folder, user)
+    """A running server, which is stopped and removed at the end."""
+    # Not in a folder of pytest's, which only the user who runs the tests may enter.
+    with tempfile.TemporaryDirectory(prefix="galaxy_express_postgresql_") as folder:
+        if os.geteuid() == 0:
+            shutil.chown(folder, _USER)
         new = Cluster(binaries, Path(folder))
         new.start()
         try:
@@ -79,8 +99,3 @@ def cluster(binaries: Path) -> Iterator[Cluster]:
         finally:
             if new.is_running():
                 new.stop()
-
-
-def _user() -> str | None:
-    # PostgreSQL refuses to be run by root; its packages make this user for it.
-    return "postgres" if os.geteuid() == 0 else None

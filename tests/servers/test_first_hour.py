@@ -83,8 +83,8 @@ def test_a_port_in_use(tmp_path: Path, command: str) -> None:
         code, _, errors = make(tmp_path, command, f"BIND={bind}", f"VENV={sys.prefix}")
     assert code != 0
     assert errors == (
-        f"Something listens on {bind} already: "
-        "stop it, or choose another port (BIND=127.0.0.1:9191).\n"
+        f"Can't listen on {bind}: another program listens there; stop it, or choose another port"
+        " (BIND=127.0.0.1:9191)\n"
     )
     assert not list(tmp_path.iterdir()), "nor are tables made"
 

@@ -99,7 +99,8 @@ def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> N
 
 def pins() -> dict[str, Version]:
     """The versions that ``requirements.txt`` pins for this Python, by package."""
-    requirements = map(Requirement, (ROOT / "requirements.txt").read_text().splitlines())
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    requirements = [Requirement(line.removesuffix("\\")) for line in lines if line[0] != " "]
     return {
         canonicalize_name(requirement.name): Version(str(requirement.specifier)[2:])
         for requirement in requirements
@@ -119,6 +120,8 @@ def test_requirements_pin_all_that_is_needed(site_packages: Path) -> None:
         if need.marker is not None and not need.marker.evaluate({"extra": extra}):
             continue
         name = canonicalize_name(need.name)
+        if name == "posix-ipc":  # has no wheel for the newest Pythons, and is never imported
+            continue
         assert name in pinned, f"{need} is needed, and requirements.txt doesn't pin it"
         assert need.specifier.contains(pinned[name], prereleases=True), str(need)
         for wanted in ("", *need.extras):
