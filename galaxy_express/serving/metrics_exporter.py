@@ -4,6 +4,8 @@ gunicorn's master imports this before it forks, so it imports nothing that geven
 """
 
 import configparser
+import fcntl
+import glob
 import os
 import shutil
 import socket
@@ -74,14 +76,18 @@ def listen(address: tuple[str, int]) -> None:
 def make_folder() -> None:
     """Make the folder that ``$PROMETHEUS_MULTIPROC_DIR`` names, or else one in memory, and name it.
 
-    Where there is no room for a folder, workers go on without one.
+    Folders in memory that were left by servers that were killed are removed. Where there is no
+    room for a folder, workers go on without one.
     """
     with suppress(OSError):
-        if FOLDER in os.environ:
-            os.makedirs(os.environ[FOLDER], exist_ok=True)
-        else:
-            memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - see mkdtemp
-            os.environ[FOLDER] = tempfile.mkdtemp(prefix=_PREFIX, dir=memory)
+        if FOLDER not in os.environ:
+            memory = "/dev/shm"  # noqa: S108 - see mkdtemp
+            parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
+            for folder in glob.glob(f"{parent}/{_PREFIX}*"):
+                _remove_abandoned(folder)
+            os.environ[FOLDER] = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+        os.makedirs(os.environ[FOLDER], exist_ok=True)
+        _lock(os.environ[FOLDER])
 
 
 def remove_folder() -> None:
@@ -89,3 +95,24 @@ def remove_folder() -> None:
     folder = os.environ.get(FOLDER, "")
     if os.path.basename(folder).startswith(_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(folder: str) -> int:
+    """Lock a folder as long as this process, or a child of it, runs.
+
+    :raises OSError: if another has the lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_abandoned(folder: str) -> None:
+    with suppress(OSError):
+        descriptor = _lock(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)

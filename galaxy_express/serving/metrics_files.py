@@ -162,6 +162,10 @@ def export_metrics() -> None:
 
 
 def _export(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    metrics_exporter.make_folder()  # somebody may have removed it
-    exported: Iterable[bytes] = prometheus.export_metrics(environ, start_response)
+    try:
+        os.makedirs(os.environ[FOLDER], exist_ok=True)  # it may have been removed
+        exported: Iterable[bytes] = prometheus.export_metrics(environ, start_response)
+    except OSError as error:
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [f"There are no metrics: {error}\n".encode()]
     return exported

@@ -45,9 +45,11 @@ class Scrape:
     def __init__(self, installation: Installation) -> None:
         connection = HTTPConnection("127.0.0.1", metrics_port(installation), timeout=TIMEOUT)
         connection.request("GET", METRICS_ENDPOINT)
-        self.text = connection.getresponse().read().decode()
+        response = connection.getresponse()
+        self.text = response.read().decode()
+        is_ok = response.status == 200
         connection.close()
-        self.families = list(text_string_to_metric_families(self.text))
+        self.families = list(text_string_to_metric_families(self.text)) if is_ok else []
 
     def series(self, name: str) -> dict[Labels, float]:
         """The value of each series of that name, by its labels, without those that are zero."""
@@ -343,6 +345,24 @@ def test_metrics_are_kept_in_memory(measured: Installation, name: str) -> None:
     assert not folder.exists()
 
 
+def test_the_folder_of_a_server_that_was_killed_is_removed(measured: Installation) -> None:
+    """The next server removes what a killed one leaves in memory, and not what others use."""
+    del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
+    folders: list[Path] = []
+    for _ in range(2):
+        with measured.gunicorn(workers=1) as server:
+            server.request("GET", "/statistics")
+            folders += mapped_folders(server)
+            server.kill()
+    with measured.gunicorn(workers=1) as server:
+        measured.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
+        with measured.baseplate_serve() as other:
+            server.request("GET", "/statistics")
+            other.request("GET", "/statistics")
+            assert all(folder.exists() for folder in mapped_folders(server) | mapped_folders(other))
+    assert not any(folder.exists() for folder in folders)
+
+
 def test_a_folder_that_was_given_is_kept(measured: Installation) -> None:
     """A folder that is named by the environment is made if need be, and kept."""
     with measured.gunicorn(workers=1) as server:
@@ -373,6 +393,8 @@ def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> No
     with measured.gunicorn(workers=1) as server:
         assert server.request("POST", "/packages", package()).status == 201
         assert server.log.count("Metrics can't be kept") == 1
+        assert "There are no metrics" in Scrape(measured).text
+        assert "Traceback" not in server.log
 
 
 # Where metrics are read
@@ -467,10 +489,7 @@ def test_make_run_has_metrics(measured: Installation) -> None:
         with make_run(measured) as server:
             server.request("POST", "/packages", package())
             scrapes.append(Scrape(measured).sends())
-            folders = mapped_folders(server)
             server.kill()
-        for folder in folders:
-            shutil.rmtree(folder)
     assert scrapes == [{("delivered", "personal"): 1}] * 2
 
 
