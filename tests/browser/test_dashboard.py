@@ -37,27 +37,44 @@ def count(installation: Installation, rejected: int, **types: int) -> None:
 
 
 def test_nothing_was_sent_yet(dashboard: Dashboard) -> None:
-    """There are zeroes from the start, a row for each type, and a sentence that the rate was
-    none, and since when that is known."""
+    """An empty dashboard has zeroes, a row for each type, a hint how to get data, and says
+    since when nothing was sent."""
     dashboard.wait_for_totals("0", "0", "0")
+    assert "make demo" in dashboard.text("#empty")
     assert dashboard.rows == {"marketing": ["0", "0", "—"], "personal": ["0", "0", "—"]}
-    dashboard.wait_for_text("#chart-summary", "Quiet: nothing was sent since ")
-    assert re.search(r" \d\d:\d\d:\d\d\.$", dashboard.text("#chart-summary"))
+    dashboard.wait_for_text("#chart-summary", "No packages since ")
+    assert re.search(r"since \d\d:\d\d:\d\d\.", dashboard.text("#chart-summary"))
     assert dashboard.complaints() == []
+    send(dashboard.server)
+    dashboard.wait_for_totals("1", "0", "0")
+    assert not dashboard.find("#empty").is_displayed()
+
+
+def test_the_chart_begins_with_what_is_known(window: Window, server: Server) -> None:
+    """The chart says how many packages were decided before the page was opened."""
+    for _ in range(3):
+        send(server)
+    dashboard = Dashboard(window, server)
+    known = "Decided before this page was opened: 3."
+    dashboard.wait_for_text("#chart-summary", known)
+    dashboard.wait_for_text("#chart-summary", "No packages since ")
+    assert known in dashboard.text("#chart-summary")
+
+
+def put_preferences(server: Server, timestamp: str, marketing: bool) -> None:
+    """Update leela's preferences as another client would."""
+    body = {
+        "timestamp": timestamp,
+        "personal_preference": True,
+        "marketing_preference": marketing,
+    }
+    assert server.request("PUT", "/recipients/leela/preferences", body).status == 200
 
 
 def test_the_numbers_move(dashboard: Dashboard) -> None:
     """What others send is seen without reloading: the totals, by type, and as a rate, drawn."""
     server = dashboard.server
-    server.request(
-        "PUT",
-        "/recipients/leela/preferences",
-        {
-            "timestamp": "2142-03-01T12:00:00Z",
-            "personal_preference": True,
-            "marketing_preference": False,
-        },
-    )
+    put_preferences(server, "2142-03-01T12:00:00Z", marketing=False)
     for _ in range(3):
         send(server)
     send(server, package_type="marketing")
@@ -118,7 +135,7 @@ def test_few_can_be_seen_among_many(
     dashboard: Dashboard, installation_of_session: Installation
 ) -> None:
     """One rejected request is drawn a pixel high, whatever the scale."""
-    dashboard.wait_for_text("#chart-summary", "Quiet")
+    dashboard.wait_for_text("#chart-summary", "No packages since")
     count(installation_of_session, personal=1_000_000, rejected=1)
     wait_until(lambda: is_drawn(dashboard, "rejected"), "what was rejected is drawn")
     assert dashboard.run(HEIGHT, "#chart .rejected") == pytest.approx(1, abs=0.01)
@@ -148,7 +165,7 @@ def test_one_package_is_no_high_rate(dashboard: Dashboard) -> None:
 def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
     """A retry is told to be one and counts nothing, until a new id is taken."""
     dashboard.submit("send", "Delivered.")
-    answer = dashboard.submit("send", "as decided before")
+    answer = dashboard.submit("send", "decided before, so nothing was counted again")
     assert "200 OK" in answer
     assert "Idempotent-Replayed: true" in answer
     dashboard.click("#new-id")
@@ -166,15 +183,117 @@ def test_a_package_conflicts(dashboard: Dashboard) -> None:
 def test_preferences_are_updated(dashboard: Dashboard) -> None:
     """Who declines a type gets no more of it; an older update changes nothing."""
     dashboard.click("#prefer input[name=marketing_preference][value=false]")
-    assert '"marketing_preference": false' in dashboard.submit("prefer", "Applied: it is in force.")
+    assert '"marketing_preference": false' in dashboard.submit(
+        "prefer", "Applied: these are the current preferences."
+    )
     dashboard.choose("#send-package_type", "marketing")
-    assert '"recipient_declined"' in dashboard.submit("send", "Dropped: the recipient declined it.")
+    assert '"recipient_declined"' in dashboard.submit(
+        "send", "Dropped: scruffy did not want marketing packages."
+    )
     dashboard.wait_for_totals("0", "1", "0")
 
     dashboard.click("#prefer input[name=marketing_preference][value=true]")
     dashboard.fill("#prefer-timestamp", "1999-12-31T23:59:59Z")
-    answer = dashboard.submit("prefer", "Not applied: a newer update is in force, of 20")
+    answer = dashboard.submit("prefer", "Not applied: the current preferences are newer, of 20")
     assert '"applied": false' in answer
+    assert dashboard.preferences["marketing_preference"] == "false"
+
+
+def test_preferences_are_shown_before_they_can_be_changed(window: Window, server: Server) -> None:
+    """The form opens with what is stored, so that an update keeps what is not touched."""
+    put_preferences(server, "2026-03-01T12:00:00Z", marketing=False)
+    dashboard = Dashboard(window, server)
+    assert dashboard.preferences == {"personal_preference": "true", "marketing_preference": "true"}
+    dashboard.wait_for_text(
+        "#prefer-recipient_id-hint", "Nothing is stored: these are the defaults"
+    )
+
+    dashboard.look_up("leela", "Stored preferences, last updated 2026-03-01T12:00:00Z.")
+    declined = {"personal_preference": "true", "marketing_preference": "false"}
+    assert dashboard.preferences == declined
+    dashboard.submit("prefer", "Applied")
+    assert dashboard.preferences == declined
+
+
+def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) -> None:
+    """From the first key in the recipient's field until the answer, nothing can be chosen or
+    sent."""
+    disabled, checked = dashboard.run(
+        "const recipient = document.getElementById('prefer-recipient_id');"
+        "recipient.value = 'leela';"
+        "recipient.dispatchEvent(new Event('input', {bubbles: true}));"
+        "const controls = [...document.querySelectorAll('#prefer [type=radio], #prefer button')];"
+        "return [controls.map(({disabled}) => disabled), controls.some(({checked}) => checked)]"
+    )
+    assert disabled == [True] * 5
+    assert not checked
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "Nothing is stored")
+    assert dashboard.find("#prefer button").is_enabled()
+
+
+def test_a_stored_timestamp_in_the_future_is_explained(dashboard: Dashboard) -> None:
+    """The form says why an update with the present time changes nothing."""
+    put_preferences(dashboard.server, "2142-03-01T12:00:00Z", marketing=False)
+    dashboard.look_up("leela", "last updated 2142-03-01T12:00:00Z.")
+    assert "only a later timestamp changes anything" in dashboard.text("#prefer-timestamp-hint")
+
+
+def test_a_package_is_found(dashboard: Dashboard) -> None:
+    """A package is found by its id, and its decision explained in words."""
+    put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
+    send(dashboard.server, package_id="a/b 1", package_type="personal", recipient_id="leela")
+    send(dashboard.server, package_id="<i>2", package_type="marketing", recipient_id="leela")
+    for package_id, outcome in (
+        ("a/b 1", "Delivered."),
+        ("<i>2", "Dropped: leela did not want marketing packages."),
+    ):
+        dashboard.fill("#find-package_id", package_id)
+        dashboard.find("#find-package_id").send_keys(Keys.ENTER)
+        dashboard.wait_for_text("#find .outcome", outcome)
+        names = [name.text for name in dashboard.find_all("#find dt")]
+        values = [value.text for value in dashboard.find_all("#find dd")]
+        found = dict(zip(names, values, strict=True))
+        assert found["package_id"] == package_id
+        assert found["recipient_id"] == "leela"
+
+
+@pytest.mark.parametrize(
+    ("package_id", "outcome"),
+    [
+        ("nothing", "No package with this id was decided."),
+        ("", "Enter the package_id of a package."),
+    ],
+)
+def test_no_package_is_found(dashboard: Dashboard, package_id: str, outcome: str) -> None:
+    """An unknown or missing id is answered in a sentence, without the previous details."""
+    send(dashboard.server, package_id="known")
+    dashboard.fill("#find-package_id", "known")
+    dashboard.click("#find button")
+    dashboard.wait_for_text("#find .outcome", "Delivered.")
+    dashboard.fill("#find-package_id", package_id)
+    dashboard.click("#find button")
+    dashboard.wait_for_text("#find .outcome", outcome)
+    assert dashboard.find_all("#find dt") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_axe_finds_no_violation(dashboard: Dashboard, scheme: str, width: int) -> None:
+    """axe-core finds nothing that keeps anyone from using the page, with its forms filled,
+    answered and rejected."""
+    dashboard.resize(width, 800)
+    dashboard.prefer(color_scheme=scheme, reduced_motion="reduce")
+    assert dashboard.violations() == []
+    dashboard.submit("send", "Delivered.")
+    dashboard.fill(
+        "#find-package_id", dashboard.find("#send-package_id").get_attribute("value") or ""
+    )
+    dashboard.click("#find button")
+    dashboard.wait_for_text("#find .outcome", "Delivered.")
+    dashboard.find("#send-sender_id").clear()
+    dashboard.submit("send", "Rejected")
+    dashboard.submit("prefer", "Applied")
+    assert dashboard.violations() == []
 
 
 def test_the_outcome_is_beside_the_button(dashboard: Dashboard) -> None:
@@ -192,8 +311,8 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
     dashboard.find("#send-sender_id").clear()
     dashboard.fill("#send-timestamp", "tomorrow")
     assert "422 " in dashboard.submit("send", "Rejected: the body breaks")
-    assert dashboard.text("#send-sender_id-wrong") == "must have 1 to 255 characters"
-    assert "RFC 3339" in dashboard.text("#send-timestamp-wrong")
+    assert dashboard.text("#send-sender_id-error") == "must have 1 to 255 characters"
+    assert "RFC 3339" in dashboard.text("#send-timestamp-error")
     marked = [field.get_attribute("name") for field in dashboard.find_all("[aria-invalid=true]")]
     assert marked == ["sender_id", "timestamp"]
     dashboard.wait_for_totals("0", "0", "1")
@@ -202,22 +321,26 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
     dashboard.find("#send-timestamp").clear()
     dashboard.submit("send", "Delivered.")
     assert dashboard.find_all("[aria-invalid=true]") == []
-    assert dashboard.text("#send-sender_id-wrong") == ""
+    assert dashboard.text("#send-sender_id-error") == ""
 
 
 def test_what_is_wrong_with_the_path_is_told_beside_its_field(dashboard: Dashboard) -> None:
     """A recipient that can't be is marked, though the answer names no field of the body."""
     dashboard.fill("#prefer-recipient_id", "x" * 256)
-    dashboard.submit("prefer", "Rejected: the recipient_id of the path is invalid.")
+    dashboard.wait_for_text("#prefer-recipient_id-error", "is invalid")
+    assert not dashboard.find("#prefer button").is_enabled()
     (field,) = dashboard.find_all("[aria-invalid=true]")
     assert field.get_attribute("id") == "prefer-recipient_id"
-    assert "is invalid" in dashboard.text("#prefer-recipient_id-wrong")
+    dashboard.look_up("leela", "Nothing is stored")
+    assert dashboard.find_all("[aria-invalid=true]") == []
 
 
 @pytest.mark.parametrize("form", ["send", "prefer"])
 def test_the_command_shown_does_what_the_button_does(dashboard: Dashboard, form: str) -> None:
     """The request is shown while one types, as a command that a shell takes as it is."""
     dashboard.fill(f"#{form}-recipient_id", "o'neill/$HOME `x` \\ ü")
+    if form == "prefer":
+        wait_until(dashboard.find("#prefer button").is_enabled, "the preferences are shown")
     command = dashboard.text(f"#{form} .request")
     printed = subprocess.run(
         ["bash", "-c", f"{command} --silent"], capture_output=True, check=True, text=True
@@ -304,8 +427,8 @@ def test_a_registered_type_appears_by_itself(window: Window, installation: Insta
         }
         assert choices == {
             "personal": ["true", "false"],
-            "express": ["", "true"],  # may be left as it is, and may not be declined
-            "gift": ["", "true", "false"],
+            "express": ["true"],  # may not be declined
+            "gift": ["true", "false"],
         }
         assert '"gift_preference"' not in dashboard.text("#prefer .request")
         dashboard.click("#prefer input[name=gift_preference][value=false]")
@@ -321,8 +444,9 @@ def test_all_can_be_done_by_keyboard(dashboard: Dashboard) -> None:
     """Tab goes through all controls in order, each shows that it has the focus, and Enter
     sends what is written."""
     for name in (
+        *("package_id", "Find"),
         *("sender_id", "recipient_id", "package_id", "package_type", "timestamp"),
-        *("Send", "Take a new id"),
+        *("Send", "New id"),
         *("recipient_id", "wanted", "wanted", "timestamp", "Update"),
         *("Try every endpoint", "API description"),
     ):
@@ -339,7 +463,7 @@ def test_all_controls_have_names(dashboard: Dashboard) -> None:
         "input, select, button, a, fieldset, form, table, section, [role=img]"
     ):
         assert element.accessible_name, element.get_attribute("outerHTML")
-    for live in ("#state", "#send .outcome", "#prefer .outcome"):
+    for live in ("#state", "#find .outcome", "#send .outcome", "#prefer .outcome"):
         assert dashboard.find(live).get_attribute("role") == "status"
 
 
@@ -477,10 +601,10 @@ def test_nobody_is_asked_while_nobody_looks(dashboard: Dashboard) -> None:
         "window.fetch = (...what) => { asked.push(document.hidden); return fetch(...what); };"
         "document.addEventListener('visibilitychange', () => asked.push(document.visibilityState))"
     )
-    here = dashboard.look_elsewhere()
+    here = dashboard.hide()
     send(dashboard.server)
     time.sleep(5)  # in which a page that is looked at asks twice
-    dashboard.look_again(here)
+    dashboard.show(here)
     dashboard.wait_for_totals("1", "0", "0")
     asked = dashboard.run("return asked")
     assert [what for what in asked if what is not False] == ["hidden", "visible"]

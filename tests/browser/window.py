@@ -1,5 +1,6 @@
-"""What a person sees in the browser, and does there."""
+"""What a user sees and does in the browser."""
 
+from pathlib import Path
 from typing import Any
 
 from selenium.webdriver.chrome.webdriver import WebDriver
@@ -9,6 +10,13 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from tests.servers.running import Server, wait_until
+
+VIOLATIONS = """
+const [within, done] = arguments;
+axe.run(within).then(({violations}) => done(violations.flatMap(({id, nodes}) =>
+  nodes.map(({target, failureSummary}) => `${id}: ${target} ${failureSummary}`))));
+"""
+AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 
 
 class Window:
@@ -41,13 +49,19 @@ class Window:
         )
 
     def complaints(self) -> list[str]:
-        """What the browser has written to its console since it was last asked."""
+        """What the browser wrote to its console since the last call."""
         # Selenium's own method has no types.
         return [entry["message"] for entry in self._driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page, and return what it returns."""
         return self._driver.execute_script(script, *arguments)
+
+    def violations(self, within: str = "body") -> list[str]:
+        """The accessibility rules of axe-core that an element breaks, and where."""
+        self._driver.execute_script(AXE.read_text())
+        found: list[str] = self._driver.execute_async_script(VIOLATIONS, within)
+        return found
 
     def find(self, selector: str) -> WebElement:
         """The first element of a CSS selector."""
@@ -58,24 +72,24 @@ class Window:
         return self._driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
-        """What is to be read in an element."""
+        """The visible text of an element."""
         return self.find(selector).text
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until a text is to be read in an element."""
+        """Wait until an element contains a text."""
         wait_until(lambda: text in self.text(selector), f"{selector} says {text!r}")
 
     def fill(self, selector: str, text: str) -> None:
-        """Write a text into a field, in place of what is there."""
+        """Replace the text of a field."""
         self.find(selector).clear()
         self.find(selector).send_keys(text)
 
     def choose(self, selector: str, text: str) -> None:
-        """Choose from a list."""
+        """Choose an option of a list."""
         Select(self.find(selector)).select_by_visible_text(text)
 
     def choices(self, selector: str) -> list[str]:
-        """What a list has."""
+        """The options of a list."""
         return [option.text for option in Select(self.find(selector)).options]
 
     def click(self, selector: str) -> None:
@@ -83,22 +97,22 @@ class Window:
         self.find(selector).click()
 
     def press(self, key: str) -> WebElement:
-        """Press a key where the focus is, and return where it is then."""
+        """Press a key, and return the element that has the focus afterwards."""
         self._driver.switch_to.active_element.send_keys(key)
         return self._driver.switch_to.active_element
 
     def press_tab(self) -> WebElement:
-        """Go on to what is next by keyboard."""
+        """Move the focus to the next element."""
         return self.press(Keys.TAB)
 
-    def look_elsewhere(self) -> str:
-        """Open another tab before this one, and return the name of this one."""
+    def hide(self) -> str:
+        """Hide the page behind a new tab, and return the name of its own tab."""
         here = self._driver.current_window_handle
         self._driver.switch_to.new_window("tab")
         return here
 
-    def look_again(self, tab: str) -> None:
-        """Close the tab that is before the one named."""
+    def show(self, tab: str) -> None:
+        """Close the tab in front, and show the named one."""
         self._driver.close()
         self._driver.switch_to.window(tab)
 
@@ -111,11 +125,25 @@ class Dashboard(Window):
         self.server = server
         self.open(f"http://localhost:{server.port}/")
         self.wait_for_text("#state", "In service")
-        wait_until(self.find("#counter").is_displayed, "the forms are there")
+        wait_until(self.find("#requests").is_displayed, "the forms are there")
+        wait_until(self.find("#prefer button").is_enabled, "the stored preferences are shown")
+
+    def look_up(self, recipient_id: str, stored: str) -> None:
+        """Enter a recipient in the preferences form, and wait for what is stored."""
+        self.fill("#prefer-recipient_id", recipient_id)
+        self.wait_for_text("#prefer-recipient_id-hint", stored)
+
+    @property
+    def preferences(self) -> dict[str, str]:
+        """The chosen value of each preference."""
+        return {
+            radio.get_attribute("name") or "": radio.get_attribute("value") or ""
+            for radio in self.find_all("#prefer [type=radio]:checked")
+        }
 
     @property
     def totals(self) -> list[str]:
-        """What was delivered, dropped and rejected, as it is to be read."""
+        """The displayed totals: delivered, dropped, rejected."""
         return [self.text(f"#{kind}") for kind in ("delivered", "dropped", "rejected")]
 
     def wait_for_totals(self, *totals: str) -> None:
@@ -124,7 +152,7 @@ class Dashboard(Window):
 
     @property
     def rows(self) -> dict[str, list[str]]:
-        """What is to be read beside each type."""
+        """The displayed figures of each type."""
         return {
             row.get_attribute("data-type") or "": [
                 cell.text for cell in row.find_elements(By.TAG_NAME, "td")
@@ -133,7 +161,7 @@ class Dashboard(Window):
         }
 
     def submit(self, form: str, outcome: str) -> str:
-        """Submit a form, wait for what is said of the answer, and return the answer."""
+        """Submit a form, wait for its outcome, and return the answer."""
         self.click(f"#{form} button:not([type])")
         self.wait_for_text(f"#{form} .outcome", outcome)
         return self.text(f"#{form} .answer")
