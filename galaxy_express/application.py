@@ -11,7 +11,13 @@ from pyramid.router import Router
 from galaxy_express.desk_client import DeskContextFactory
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
-from galaxy_express.settings import check_endpoints, check_settings
+from galaxy_express.settings import (
+    HttpSettings,
+    PreferencesSettings,
+    check_endpoints,
+    check_settings,
+    read_section,
+)
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
 from galaxy_express.web.instrumentation import InstrumentedConfigurator
@@ -30,7 +36,13 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     baseplate = Baseplate(app_config)
     baseplate.configure_observers()
 
-    configurator = Configurator(settings={"package_types": package_types})
+    configurator = Configurator(
+        settings={
+            "package_types": package_types,
+            "max_ahead": read_section(app_config, "preferences", PreferencesSettings).max_ahead,
+            "path_prefix": read_section(app_config, "http", HttpSettings).path_prefix,
+        }
+    )
     configurator.include(InstrumentedConfigurator(baseplate).includeme)
     configurator.include("galaxy_express.web")
     configurator.commit()  # so that all routes are known
@@ -61,7 +73,7 @@ def close_application(app: Router) -> None:
 
 
 def _without_secrets(app_config: RawConfig, database: Database) -> dict[str, str]:
-    ours = ("database.", "desk.", "metrics.", "server_timeout.")
+    ours = ("database.", "desk.", "http.", "metrics.", "preferences.", "server_timeout.")
     settings = {key: value for key, value in app_config.items() if key.startswith(ours)}
     return settings | {"database.url": str(database)}
 

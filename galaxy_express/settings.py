@@ -4,6 +4,7 @@ A setting that is wrong, misspelt, out of range or without effect raises, with i
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
@@ -44,15 +45,36 @@ def duration(text: str) -> timedelta:
 
     :raises ValueError: for anything else, and unless it is more than zero and at most 24 days.
     """
+    value = long_duration(text)
+    if value > LONGEST:
+        raise ValueError(f"must be at most {LONGEST.days} days, not {text!r}")
+    return value
+
+
+def long_duration(text: str) -> timedelta:
+    """A length of time that nothing waits for, such as "365 days".
+
+    :raises ValueError: for anything else, and unless it is more than zero.
+    """
     try:
         value = config.Timespan(text)
     except (ValueError, OverflowError):
         raise ValueError(
             f"must be a length of time such as 5 seconds or 200 milliseconds, not {text!r}"
         ) from None
-    if not timedelta(0) < value <= LONGEST:
-        raise ValueError(f"must be more than zero and at most {LONGEST.days} days, not {text!r}")
+    if value <= timedelta(0):
+        raise ValueError(f"must be more than zero, not {text!r}")
     return value
+
+
+def path_prefix(text: str) -> str:
+    """The beginning of a URL's path, such as "/express".
+
+    :raises ValueError: for anything else, and for a slash at the end.
+    """
+    if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", text):
+        raise ValueError(f"must be a path such as /express, without a / at its end, not {text!r}")
+    return text
 
 
 # Sections
@@ -77,6 +99,20 @@ class DeskSettings:
     max_group: int = field(default=1000, metadata={"parse": positive_integer})
     max_queued: int = field(default=10_000, metadata={"parse": positive_integer})
     timeout: timedelta = field(default=timedelta(seconds=10), metadata={"parse": duration})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencesSettings:
+    """``preferences.*``: which updates are accepted."""
+
+    max_ahead: timedelta | None = field(default=None, metadata={"parse": long_duration})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpSettings:
+    """``http.*``: how clients reach the service."""
+
+    path_prefix: str = field(default="", metadata={"parse": path_prefix})
 
 
 def read_section(app_config: RawConfig, section: str, settings: type[T]) -> T:
@@ -193,7 +229,12 @@ _BY_ENDPOINT = "server_timeout.by_endpoint."
 
 
 def _ours() -> dict[str, Parser]:
-    sections = {"database": DatabaseSettings, "desk": DeskSettings}
+    sections = {
+        "database": DatabaseSettings,
+        "desk": DeskSettings,
+        "http": HttpSettings,
+        "preferences": PreferencesSettings,
+    }
     return {
         f"{section}.{name}": parse
         for section, settings in sections.items()

@@ -8,7 +8,7 @@ from galaxy_express.web.schemas import Schemas
 def includeme(config: Configurator) -> None:
     """Add the API and the pages to the application, on the package types of its settings."""
     settings = config.registry.settings
-    settings["schemas"] = Schemas(settings["package_types"], settings.get("max_ahead"))
+    settings["schemas"] = Schemas(settings["package_types"], settings["max_ahead"])
     config.include(".request_ids")
     config.include(".problems")
     config.include(".cross_site")

@@ -28,7 +28,7 @@ class GalaxyExpressService:
     :param path_prefix: what stands before every path for clients, if a proxy removes it.
     """
 
-    def __init__(self, schemas: Schemas, path_prefix: str = "") -> None:
+    def __init__(self, schemas: Schemas, path_prefix: str) -> None:
         self._schemas = schemas
         self._path_prefix = path_prefix
 
@@ -111,7 +111,7 @@ class GalaxyExpressService:
 def includeme(config: Configurator) -> None:
     """Add the API to the application."""
     settings = config.registry.settings
-    service = GalaxyExpressService(settings["schemas"], settings.get("path_prefix", ""))
+    service = GalaxyExpressService(settings["schemas"], settings["path_prefix"])
     # Pyramid's patterns end in $, which allows a line feed after it; no path of ours ends in one.
     config.add_route("line_feed", "/{path:(?s:.*)\n}")
     config.add_view(not_found, route_name="line_feed")

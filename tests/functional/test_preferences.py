@@ -1,8 +1,13 @@
 """``PUT`` and ``GET /recipients/{recipient_id}/preferences``."""
 
+from datetime import UTC, datetime
+
 import pytest
 from webtest import TestApp
 
+from galaxy_express.models import create_schema
+from tests.backends import Backend
+from tests.conftest import MakeApp
 from tests.functional.client import UPDATE, preferences_of, problem, send, totals, update
 
 DEFAULTS = {
@@ -155,6 +160,36 @@ def test_any_recipient(app: TestApp, recipient_id: str) -> None:
     }
     send(app, recipient_id=recipient_id, package_type="marketing")
     assert totals(app) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("recipient_id", [".", ".."])
+def test_dots_are_not_recipients(app: TestApp, recipient_id: str) -> None:
+    """Clients resolve . and .. in paths; if they reach the server, they are 422."""
+    for path in (preferences_of(recipient_id), preferences_of(recipient_id).replace(".", "%2E")):
+        assert problem(app.get(path, status=422))["code"] == "invalid"
+        assert problem(app.put_json(path, UPDATE, status=422))["code"] == "invalid"
+
+
+def test_an_update_far_ahead_of_the_clock(backend: Backend, make_app: MakeApp) -> None:
+    """With a limit, such an update is 422, and the recipient can still opt out."""
+    create_schema(backend.config)
+    app = make_app({"preferences.max_ahead": "1 hour"})
+    answer = update(app, UPDATE | {"timestamp": "9999-12-31T23:59:59Z"}, status=422)
+    assert problem(answer)["errors"] == [
+        {
+            "pointer": "#/timestamp",
+            "detail": "must not be more than 3600 s ahead of the server's clock",
+        }
+    ]
+    now = datetime.now(UTC).isoformat()
+    assert update(app, UPDATE | {"timestamp": now}).json["applied"]
+    # Packages are not compared with the clock: their timestamp orders nothing.
+    send(app, timestamp="9999-12-31T23:59:59Z")
+
+
+def test_without_a_limit_any_timestamp_will_do(app: TestApp) -> None:
+    """By default nothing is compared with the server's clock."""
+    assert update(app, UPDATE | {"timestamp": "9999-12-31T23:59:59Z"}).json["applied"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 import pytest
 from webtest import TestApp
 
+from galaxy_express.models import create_schema
+from tests.backends import Backend
+from tests.conftest import MakeApp
 from tests.functional.client import DECISION, PACKAGE, problem, read, send, totals, update
 
 # Ids that have to be percent-encoded in a path, and the Location of a package of that id.
@@ -141,6 +144,14 @@ def test_a_location_does_not_depend_on_the_host(app: TestApp) -> None:
     """A client can't have itself or others led elsewhere by the host that it names."""
     answer = app.post_json("/packages", PACKAGE, headers={"Host": "omicron.example"})
     assert answer.headers["Location"] == "/packages/pkg-1"
+
+
+def test_a_location_behind_a_proxy(backend: Backend, make_app: MakeApp) -> None:
+    """If a proxy removes a prefix of the path, Location has it; the service itself doesn't."""
+    create_schema(backend.config)
+    app = make_app({"http.path_prefix": "/planet/express"})
+    assert send(app, package_id="a/b").headers["Location"] == "/planet/express/packages/a%2Fb"
+    read(app, "a/b")
 
 
 def test_a_slash_in_a_path_need_not_be_encoded(app: TestApp) -> None:

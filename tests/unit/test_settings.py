@@ -9,6 +9,8 @@ from baseplate.lib.config import ConfigurationError, String
 from galaxy_express.settings import (
     check_server_settings,
     duration,
+    long_duration,
+    path_prefix,
     positive_integer,
     read_section,
 )
@@ -77,6 +79,47 @@ def test_a_wrong_setting_of_the_server(key: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         check_server_settings({"factory": "x", key: value})
     assert error.value.key == key
+
+
+@pytest.mark.parametrize("text", ["/express", "/planet/express", "/a.b", "/~zap", "/..."])
+def test_a_path_prefix(text: str) -> None:
+    """A path is read as it stands."""
+    assert path_prefix(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "express",
+        "/express/",
+        "//express",
+        "/a//b",
+        "/a b",
+        "/a?b",
+        "/a#b",
+        "/a%2Fb",
+        "/é",
+        "http://a/b",
+        "/..",
+        "/a/../b",
+        "/.",
+        "/a\n",
+    ],
+)
+def test_other_text_is_not_a_path_prefix(text: str) -> None:
+    """Relative paths, URLs, and paths with a slash at their end are rejected."""
+    with pytest.raises(ValueError, match="path such as /express"):
+        path_prefix(text)
+
+
+def test_a_long_duration() -> None:
+    """What nothing waits for may be as long as a datetime can express."""
+    assert long_duration("3650 days") == timedelta(days=3650)
+    for text in ("0 days", "-1 days", "soon", ""):
+        with pytest.raises(ValueError, match="must be"):
+            long_duration(text)
 
 
 def test_a_positive_integer() -> None:
