@@ -35,6 +35,9 @@ control_socket_disable = True
 # What a proxy says of the path isn't needed, and would be believed of anyone on this machine.
 forwarder_headers = ""
 
+# What a proxy says of the scheme isn't needed either, and would be a 400 where two disagree.
+secure_scheme_headers: dict[str, str] = {}
+
 # gunicorn's own lines go to standard error, like those of the workers.
 logconfig_dict = {
     "version": 1,
