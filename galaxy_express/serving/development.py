@@ -7,6 +7,7 @@ in silence with another server's. If its port is taken this server goes without 
 """
 
 import atexit
+import configparser
 import sys
 
 from gevent.monkey import patch_all
@@ -16,7 +17,7 @@ if __name__ == "__main__":
     patch_all()
 
 from baseplate import server
-from baseplate.lib.config import EndpointConfiguration
+from baseplate.lib.config import ConfigurationError, EndpointConfiguration
 from baseplate.server import prometheus
 from baseplate.server.monkey import patch_stdlib_queues
 from psycogreen.gevent import patch_psycopg
@@ -25,11 +26,17 @@ from galaxy_express.serving import metrics_exporter
 
 
 def main() -> None:
-    """Serve, as ``baseplate-serve`` does."""
+    """Serve, as ``baseplate-serve`` does.
+
+    :raises SystemExit: in one sentence, for a configuration that is wrong.
+    """
     patch_stdlib_queues()
     patch_psycopg()
     prometheus.start_prometheus_exporter = start_exporter
-    server.load_app_and_run_server()
+    try:
+        server.load_app_and_run_server()
+    except (ConfigurationError, configparser.Error) as error:
+        sys.exit(" ".join(str(error).split()))
 
 
 def start_exporter(address: EndpointConfiguration | None = None) -> None:

@@ -23,12 +23,18 @@ _PREFIX = "galaxy_express_metrics_"
 
 
 def is_enabled(config_path: str) -> bool:
-    """Whether ``metrics.enabled`` is true, or missing, in a configuration file."""
+    """Whether ``metrics.enabled`` is true, or missing, in a configuration file.
+
+    In a file that can't be read it isn't; the application's start says what is wrong.
+    """
     parser = configparser.RawConfigParser()
-    with suppress(OSError, configparser.Error):  # the application's start says what is wrong
-        parser.read(config_path, encoding="utf-8")
-    enabled = parser.get("app:main", "metrics.enabled", fallback="true")
-    return os.path.expandvars(enabled).lower() == "true"
+    try:
+        with open(config_path, encoding="utf-8") as config_file:
+            parser.read_file(config_file)
+        settings = parser["app:main"]
+    except (OSError, KeyError, configparser.Error):
+        return False
+    return os.path.expandvars(settings.get("metrics.enabled", "true")).lower() == "true"
 
 
 def exporter_address(service: str, environ: Mapping[str, str] = os.environ) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The entry points of servers: ``make_app`` is for both, ``application`` for gunicorn."""
 
 import atexit
+import configparser
 import sys
 
 from baseplate import server
@@ -43,13 +44,18 @@ def application(config_path: str) -> Router:
     and the driver of PostgreSQL are set up.
 
     :param config_path: the path of a file like ``configs/production.ini``.
-    :raises gunicorn.errors.AppImportError: for a setting that is wrong, with its name. It
-        ends gunicorn, which starts another worker in place of one that just exits.
+    :raises gunicorn.errors.AppImportError: for a file that can't be read, or a setting that is
+        wrong, with its name. It ends gunicorn, which would replace a worker that just exits.
     """
     try:
         return _set_up(config_path)
-    except (SystemExit, ConfigurationError) as error:
-        raise AppImportError(str(error)) from None
+    except (SystemExit, OSError, configparser.Error) as error:
+        raise AppImportError(in_a_line(error)) from None
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split())
 
 
 def _set_up(config_path: str) -> Router:

@@ -25,6 +25,25 @@ def test_a_wrong_setting_stops_the_start(installation: Installation, name: str) 
     assert sentence in stops(installation.server(name)).splitlines()
 
 
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("[app:main]", "[app:mian]", "No section: 'app:main'"),
+        ("[app:main]", "", "File contains no section headers."),
+        ("metrics.enabled", "factory", "option 'factory' in section 'app:main' already exists"),
+        ("metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
+    ],
+)
+def test_a_wrong_file_stops_the_start(
+    installation: Installation, name: str, old: str, new: str, sentence: str
+) -> None:
+    """A configuration file that can't be read ends a server with one sentence, too."""
+    for path in (installation.folder / "configs").glob("*.ini"):
+        path.write_text(path.read_text().replace(old, new))
+    assert sentence in stops(installation.server(name))
+
+
 def test_a_wrong_setting_of_baseplate_serve_stops_the_start(installation: Installation) -> None:
     """The settings of the server are as strict as those of the application."""
     path = installation.folder / "configs" / "development.ini"
