@@ -22,7 +22,7 @@ T ?=
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-unit lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb auditdb requirements wheel clean install install-dev check-port
+.PHONY: help run serve test test-unit lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb auditdb forgetrecipient requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,9 @@ auditdb: install ## Recount the totals, compare them with the counters, and look
 UPGRADE ?= --upgrade
 COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 $(UPGRADE) \
 	--no-annotate --no-header --generate-hashes --no-emit-package posix-ipc
+forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
+	$(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.forget:forget_recipient
+
 requirements: install-dev ## Pin the newest versions of the requirements.
 	$(COMPILE) setup.py --output-file requirements.txt
 	$(COMPILE) --constraint requirements.txt requirements-dev.in --output-file requirements-dev.txt

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import and_, bindparam, exists, func, or_, select
+from sqlalchemy import and_, bindparam, delete, exists, func, or_, select
 
 from galaxy_express import models
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
@@ -29,6 +29,9 @@ _preference_upsert = Upsert(
         new.timestamp > _preferences.c.timestamp,
         and_(new.timestamp == _preferences.c.timestamp, _preferences.c.wanted, ~new.wanted),
     ),
+)
+_no_preferences = delete(_preferences).where(
+    _preferences.c.recipient_id == bindparam("recipient_id")
 )
 _counter_upsert = Upsert(_counters, update=lambda new: {"value": _counters.c.value + new.value})
 
@@ -123,6 +126,11 @@ def record_preferences(
     ]
     if rows:
         connection.upsert(_preference_upsert, rows)
+
+
+def delete_preferences(connection: Connection, recipient_id: str) -> None:
+    """Delete all preferences of a recipient."""
+    connection.execute(_no_preferences, (recipient_id,))
 
 
 def add_to_totals(connection: Connection, shard: int, increments: Mapping[CounterKey, int]) -> None:

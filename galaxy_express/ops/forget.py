@@ -1,0 +1,40 @@
+"""Forgetting the preferences of one recipient, as a command for operators.
+
+An update with a timestamp of the far future would win over all later ones. When it is
+forgotten, the recipient has the defaults again, and the next update is applied.
+"""
+
+import os
+import sys
+
+from baseplate.lib.config import RawConfig
+
+from galaxy_express.ops.schema import database_for_script
+from galaxy_express.storage import queries
+
+
+def forget_recipient(app_config: RawConfig) -> None:
+    """Delete the preferences of ``$RECIPIENT`` (a script for ``baseplate-script``), and print
+    what they were. Decisions stay.
+
+    :raises SystemExit: with a sentence, if there is no such recipient, a setting is wrong, or
+        the database is unavailable.
+    """
+    recipient_id = os.environ.get("RECIPIENT", "")
+    if not recipient_id:
+        raise SystemExit("Say whom to forget: make forgetrecipient RECIPIENT=leela")
+    try:
+        recipient_id.encode()
+    except UnicodeEncodeError:
+        raise SystemExit(f"RECIPIENT is {recipient_id!r}, which is not UTF-8.") from None
+    with database_for_script(app_config) as database, database.transaction() as connection:
+        connection.lock([recipient_id])
+        preferences = queries.find_preferences(connection, [recipient_id])[recipient_id]
+        queries.delete_preferences(connection, recipient_id)
+    if not preferences:
+        raise SystemExit(f"Recipient {recipient_id!r} has no preferences; nothing was changed.")
+    sys.stdout.write(f"Forgot the preferences of recipient {recipient_id!r}, which were:\n")
+    for package_type, preference in sorted(preferences.items()):
+        wanted = "wanted" if preference.wanted else "declined"
+        since = preference.timestamp.isoformat()
+        sys.stdout.write(f"  {package_type}: {wanted} since {since}\n")
