@@ -64,6 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[POSTGRES_URL] = running.enter_context(cluster(binaries)).url
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI if anything was skipped."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def skip_or_fail(reason: str) -> NoReturn:
     """Skip a test because something is missing; in CI, fail it."""
     if os.environ.get("CI"):

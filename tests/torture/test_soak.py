@@ -43,12 +43,11 @@ class _Sample:
     p99: float
 
 
+@pytest.mark.soak
 def test_soak(
     installation: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
     """Memory, files, log and latency are at the end what they were after the first quarter."""
-    if not amount.soak_minutes:
-        pytest.skip("takes --soak-minutes")
     seconds = 60 * amount.soak_minutes
     requests = _Requests(chance)
     samples: list[_Sample] = []
