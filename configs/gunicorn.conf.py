@@ -9,23 +9,22 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from galaxy_express.serving import metrics_exporter
+from galaxy_express.serving import environment, metrics_exporter
 
 _SETTINGS = "configs/production.ini"
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
-bind = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
+bind = environment.bind()
 
 # A worker is a process, with one event loop and one thread that commits.
 worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
-workers = int(os.environ.get("GALAXY_EXPRESS_WORKERS", "2"))
+workers = environment.workers()
 # Connections that a worker has open at once; above that, idle ones make room.
 worker_connections = 1000
 # Seconds that an idle connection is kept open, and that a request's head may take.
 keepalive = 75
-# Seconds from being told to stop to having stopped, of which the first are for load
-# balancers to see that /health?type=readiness says 503, as in Baseplate's drain_time.
+# Seconds that a worker may take to stop. In the first of them, $GALAXY_EXPRESS_DRAIN_SECONDS,
+# /health?type=readiness is 503, so that load balancers notice.
 graceful_timeout = 30
-os.environ.setdefault("GALAXY_EXPRESS_DRAIN_SECONDS", "5")
 
 # Workers tell that they live by touching a file, which must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -89,6 +88,12 @@ def _listen_for_prometheus(server: Any) -> None:
         metrics_exporter.make_folder()
 
 
+def on_reload(server: Any) -> None:
+    """Tell the workers that they are replaced, and needn't wait for load balancers."""
+    for worker in server.WORKERS.values():
+        worker.replace()
+
+
 def pre_fork(server: Any, worker: Any) -> None:
     """Number the worker. It goes on with the files of the last one of that number."""
     taken = {other.number for other in server.WORKERS.values()}
@@ -108,7 +113,7 @@ def child_exit(server: Any, worker: Any) -> None:
     if metrics_exporter.listener is not None:
         with suppress(OSError):
             mark_process_dead(worker.number)
-    worker.leave()
+    worker.deregister()
 
 
 def on_exit(server: Any) -> None:

@@ -1,4 +1,4 @@
-"""The worker of gunicorn: its own gevent worker, with manners."""
+"""A gevent worker for gunicorn with fair scheduling, load sharing and graceful drain."""
 
 import mmap
 import os
@@ -8,10 +8,12 @@ import time
 from array import array
 from contextlib import suppress
 from http import HTTPStatus
+from select import POLLIN
 from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.http.errors import (
@@ -22,35 +24,51 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.ggevent import GeventWorker
 
-# What is wrong with a request that can't be read is a matter of 400, but for these.
+from galaxy_express.serving.environment import drain_seconds
+
+# The statuses of requests that can't be parsed, unless it is 400.
 _STATUSES = {
     LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
     ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
 }
 
-# How many connections each worker has, by its number, and this for numbers that none has. The
-# memory is made where gunicorn's master imports this, and shared by all workers.
-_NONE = 2**31 - 1
-_loads = memoryview(mmap.mmap(-1, 4 * 1024)).cast("i")
-_loads[:] = array("i", [_NONE]) * len(_loads)
+# What workers and their master tell each other, by the number of the worker. The memory is
+# allocated where gunicorn's master imports this module, and all workers inherit it.
+_MAX_WORKERS = 1024
 
-# How long a worker that has more connections than another leaves newcomers to that one.
+
+def _shared(initial: int) -> memoryview:
+    numbers = memoryview(mmap.mmap(-1, 4 * _MAX_WORKERS)).cast("i")
+    numbers[:] = array("i", [initial]) * _MAX_WORKERS
+    return numbers
+
+
+# How many connections a worker has; this if there is no such worker.
+_NONE = 2**31 - 1
+_loads = _shared(_NONE)
+
+# Whether a reload is replacing a worker.
+_replaced = _shared(False)
+
+# How long a worker that has more connections than another leaves new ones to it.
 PAUSE_SECONDS = 0.002
 
-# How long the thread that commits waits for the interpreter while a batch is parsed. Python's
-# own five milliseconds, several times in each commit, are a while for the lock to be held.
+# The GIL interval. At Python's default of 5 ms, the commit thread waits several times per commit
+# while a batch is parsed, and holds the write lock meanwhile.
 SWITCH_SECONDS = 0.0005
 
-# How long a client that has been answered may take to end the connection.
+# How long to wait for a client to close its connection after its last answer.
 LINGER_SECONDS = 2
 
 
-class _Idle(gevent.Timeout):
-    """The time in which a connection has no request; it ends in silence when it is up.
+_poll = get_original("select", "poll")
 
-    :param seconds: the longest that it may last.
-    :param idle: where it is noted as long as it lasts.
+
+class _Idle(gevent.Timeout):
+    """A timeout for an idle connection, which is closed without an answer when it expires.
+
+    :param idle: a registry of the idle connections, kept up to date.
     """
 
     def __init__(self, seconds: float, idle: "dict[_Idle, gevent.Greenlet]") -> None:
@@ -70,51 +88,68 @@ class _Idle(gevent.Timeout):
 
 
 class GalaxyExpressWorker(GeventWorker):
-    """A gevent worker in which connections share, and which leaves without a fuss.
+    """A gevent worker with fair scheduling, load sharing and graceful drain.
 
-    - Workers share. One that has more connections than another leaves it the next.
-    - Connections take turns. A greenlet goes on for as long as it needn't wait, so a
-      connection that always has a request ready would be served again and again, while
-      others wait for seconds.
-    - When there are as many connections as there may be, the one that has been idle for
-      longest makes room for others.
-    - A request that can't be read is answered with a problem, like any other that is wrong.
-    - When told to stop, it first says that it isn't ready any more, for as long as a load
-      balancer needs to notice. Then it takes no more connections, hangs up those that are
-      idle, and ends as soon as the requests under way are answered.
+    - Workers share the load. One with more connections than another leaves new ones to it.
+    - Connections take turns. A greenlet runs until it has to wait, so a connection whose next
+      request has always arrived would be served again and again, while others wait for
+      seconds.
+    - At the limit of connections, the one that has been idle longest is closed.
+    - A request that can't be parsed is answered with a problem document.
+    - At SIGTERM the worker reports that it isn't ready, for as long as load balancers need to
+      notice. Then it stops accepting, closes idle connections, and ends once the requests in
+      progress are answered. A worker that is replaced, by a reload or after ``max_requests``,
+      stops accepting at once: the instance stays ready.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: The least number that no other worker has; set by the configuration's hooks.
+        #: The lowest number that no other worker has; set by the configuration's hooks.
         self.number = 0
-        #: The idle connections, the one that has been so for longest first.
+        #: The idle connections, from the longest idle to the latest.
         self.idle: dict[_Idle, gevent.Greenlet] = {}
         self._connections = Pool(self.worker_connections)
         self._stopping = Event()
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - as gunicorn calls it
+        """Reject settings that this worker can't work with; gunicorn calls it at start.
+
+        :raises SystemExit: naming the setting, in a sentence.
+        """
+        if cfg.preload_app:
+            sys.exit(
+                "gunicorn's preload_app can't be used: the thread that commits would belong to"
+                " the master, and every write would time out"
+            )
+        if drain_seconds() > cfg.graceful_timeout - 2:
+            sys.exit(
+                f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
+                f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be cut off"
+            )
 
     def run(self) -> None:
         """Serve until told to stop."""
         sys.setswitchinterval(SWITCH_SECONDS)
         _loads[self.number] = 0
         servers = [self._serve(listener) for listener in self.sockets]
-        while not self._stopping.wait(1):
+        while self.alive and not self._stopping.wait(1):  # max_requests ends alive
             self.notify()
-        deadline = time.monotonic() + self.cfg.graceful_timeout - self._drain_seconds() - 1
+        deadline = time.monotonic() + self.cfg.graceful_timeout - drain_seconds() - 1
         for server in servers:
             server.stop_accepting()
-        self.leave()
-        gevent.sleep(0)  # who was accepted last asks the listener for its name
+        self.deregister()
+        gevent.sleep(0)  # the connection accepted last asks the listener for its name
         for server in servers:
             server.close()
         while self._connections and time.monotonic() < deadline:
-            # Who has only just come, or been answered, may be about to send a request.
+            # A client that has just connected, or been answered, may be about to send a request.
             a_second_ago = time.monotonic() - 1
-            self._hang_up(*(idle for idle in self.idle if idle.since < a_second_ago))
+            self._close_idle(*(idle for idle in self.idle if idle.since < a_second_ago))
             self.notify()
             self._connections.join(timeout=0.1)
         if self._connections:
-            self.log.warning("%s requests are cut off", len(self._connections))
+            self.log.warning("Cutting off %s requests", len(self._connections))
             self._connections.kill(timeout=0.5)
 
     def _serve(self, listener: Any) -> StreamServer:
@@ -125,7 +160,7 @@ class GalaxyExpressWorker(GeventWorker):
             if number > min(_loads) + 1:
                 server.stop_accepting()
                 gevent.spawn_later(PAUSE_SECONDS, accept_again)
-            # Many newcomers needn't wait while others are served.
+            # With many connections, accept several at a time.
             server.max_accept = max(1, number // 2)
             try:
                 self.handle(listener, client, address)
@@ -142,26 +177,31 @@ class GalaxyExpressWorker(GeventWorker):
         server.start()
         return server
 
-    def leave(self) -> None:
-        """Be none any more with whom other workers share; the master says so of the dead."""
+    def deregister(self) -> None:
+        """Leave load sharing. The master calls this for dead workers."""
         _loads[self.number] = _NONE
+        _replaced[self.number] = False
+
+    def replace(self) -> None:
+        """Note that a reload is replacing this worker. The master calls this."""
+        _replaced[self.number] = True
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
         """Begin to stop, at SIGTERM."""
         if not self.booted:
             os._exit(0)
+        if _replaced[self.number]:
+            self._stop()
+            return
         # Not imported before gevent has patched what it imports.
         from baseplate.server import SERVER_STATE, ServerLifecycle
 
         SERVER_STATE.state = ServerLifecycle.SHUTTING_DOWN
-        gevent.spawn_later(self._drain_seconds(), self._stop)
+        gevent.spawn_later(drain_seconds(), self._stop)
 
     def _stop(self) -> None:
         self.alive = False  # from now on, each answer is its connection's last
         self._stopping.set()
-
-    def _drain_seconds(self) -> float:
-        return float(os.environ["GALAXY_EXPRESS_DRAIN_SECONDS"])
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Handle a connection."""
@@ -171,21 +211,21 @@ class GalaxyExpressWorker(GeventWorker):
     def timeout_ctx(self) -> _Idle:
         """The context in which gunicorn waits for a request."""
         if self._connections.full() and self.idle:
-            self._hang_up(next(iter(self.idle)))
+            self._close_idle(next(iter(self.idle)))
         return _Idle(self.cfg.keepalive, self.idle)
 
-    def _hang_up(self, *idle: _Idle) -> None:
+    def _close_idle(self, *idle: _Idle) -> None:
         for connection in idle:
             gevent.get_hub().loop.run_callback(self._end, connection)
 
     def _end(self, connection: _Idle) -> None:
         greenlet = self.idle.get(connection)
-        if greenlet is not None and not _has_something(greenlet.client):
+        if greenlet is not None and not _has_unread_data(greenlet.client):
             del self.idle[connection]
             greenlet.throw(connection)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Handle a request, then let the other connections have their turn."""
+        """Handle a request, then let other connections take their turn."""
         loop = gevent.get_hub().loop
         turn = loop.iteration
         try:
@@ -193,8 +233,8 @@ class GalaxyExpressWorker(GeventWorker):
             if not _is_at_its_end(req.body):
                 raise StopIteration  # gunicorn's way to say that the connection ends
         except StopIteration:
-            # It and the request refer to each other, so what it has read would stay in memory
-            # until the garbage is collected, which may be long after.
+            # The body and the request refer to each other, so the body would stay in memory
+            # until the next garbage collection.
             req.body = None
             _linger(sock)
             raise
@@ -202,8 +242,8 @@ class GalaxyExpressWorker(GeventWorker):
             gevent.sleep(0)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what can't be read, which gunicorn would do in HTML."""
-        # Once there is a request, gunicorn has such exceptions for what is our fault, too.
+        """Answer a request that can't be parsed with a problem; gunicorn would in HTML."""
+        # Once there is a request, such exceptions of gunicorn's may be errors of ours.
         if req is not None or not isinstance(exc, ParseException):
             super().handle_error(req, client, addr, exc)
             return
@@ -217,13 +257,10 @@ class GalaxyExpressWorker(GeventWorker):
             _linger(client)
 
 
-def _has_something(client: Any) -> bool:
-    # Not by gevent's recv(), which would wait.
-    try:
-        client._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    return True  # pragma: no cover - a request that comes at that very moment
+def _has_unread_data(client: Any) -> bool:
+    incoming = _poll()  # gevent's would wait, which a callback of the event loop can't
+    incoming.register(client.fileno(), POLLIN)
+    return bool(incoming.poll(0))
 
 
 def _is_at_its_end(body: Any) -> bool:
@@ -236,8 +273,8 @@ def _is_at_its_end(body: Any) -> bool:
 
 
 def _linger(sock: Any) -> None:
-    # To close a connection that has something unread resets it, and the client may not
-    # get to read its answer (RFC 9112, section 9.6).
+    # Closing a connection with unread data resets it, and the client may not get to read its
+    # answer (RFC 9112, section 9.6).
     with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(65536):

@@ -1,5 +1,6 @@
 """Reading the body of a request: its encoding, its size, and whether it is complete."""
 
+from baseplate.observers.timeout import ServerTimeout
 from gunicorn.http.errors import ParseException
 from pyramid.request import Request
 
@@ -19,7 +20,7 @@ def read_body(request: Request, limit: int) -> bytes:
 
     :param limit: the most bytes that it may have.
     :raises RejectedRequest: if it is compressed, over the limit, or not complete.
-    :raises BodyTooSlow: if the server raises TimeoutError while it is read.
+    :raises BodyTooSlow: if it has not arrived when the time for the request is up.
     """
     encodings = request.headers.get("Content-Encoding", "").lower().split(",")
     if any(encoding.strip() not in ("", "identity") for encoding in encodings):
@@ -28,7 +29,7 @@ def read_body(request: Request, limit: int) -> bytes:
     if length is None or length <= limit:
         try:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
-        except TimeoutError as error:
+        except (TimeoutError, ServerTimeout) as error:
             raise BodyTooSlow("the body did not arrive in time") from error
         except (OSError, ValueError, ParseException) as error:  # of gevent, of gunicorn
             raise MalformedBody("the body has malformed chunks") from error

@@ -61,7 +61,7 @@ class Server:
         self.port = port
         self._command = command
         self._folder = folder
-        self._env = env
+        self.environment = env
         self._log = folder / f"server-{port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -93,7 +93,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=self._folder,
-                env=self._env,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

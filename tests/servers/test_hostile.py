@@ -133,7 +133,7 @@ def test_head_that_cannot_be_read(server: Server, shape: str) -> None:
     assert 400 <= answer.status < 500
     assert answer.is_problem
     assert answer.is_last
-    assert answer.json.keys() == {"type", "title", "status", "detail"}
+    assert answer.json.keys() == {"type", "title", "status", "detail", "code"}
     assert answer.json["type"] == "about:blank"
 
 

@@ -96,6 +96,36 @@ def test_reload_under_load(installation: Installation) -> None:
     assert all(exchange.is_done for exchange in load.exchanges)
 
 
+def test_an_instance_stays_ready_while_it_reloads(installation: Installation) -> None:
+    """At SIGHUP, with the time to drain that ships, no readiness probe fails."""
+    del installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"]
+    with installation.gunicorn() as server:
+        before = server.workers
+        server.signal(signal.SIGHUP)
+        probes = 0
+        while server.workers & before or len(server.workers) != 2:
+            assert server.is_healthy("readiness")
+            probes += 1
+        assert server.is_healthy("readiness")
+    assert probes > 1
+
+
+def test_workers_are_replaced_after_max_requests(installation: Installation) -> None:
+    """Workers that reach gunicorn's max_requests end, others take their place, and every request
+    is answered."""
+    with installation.gunicorn("--max-requests", "20") as server:
+        before = server.workers
+        sent = count()
+
+        def are_all_replaced() -> bool:
+            answer = server.request("POST", "/packages", package(package_id=str(next(sent))))
+            assert answer.status == 201
+            return not server.workers & before
+
+        wait_until(are_all_replaced, "all workers have been replaced")
+        assert server.is_healthy("readiness")
+
+
 def _says_unready(server: Server) -> bool:
     answer = server.request("GET", "/health?type=readiness")
     return answer.status == 503 and answer.is_problem

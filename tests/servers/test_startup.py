@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends import SQLiteBackend
-from tests.servers.running import Installation, wait_until
+from tests.servers.running import Installation, Server, wait_until
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
@@ -56,3 +56,40 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
         installation.create_schema()
         wait_until(lambda: server.is_healthy("readiness"), "the service is ready")
         assert server.request("GET", "/statistics").status == 200
+
+
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    [
+        ("GALAXY_EXPRESS_DRAIN_SECONDS", ["5s", "-1", "nan", "inf", "", "60", "29"]),
+        ("GALAXY_EXPRESS_WORKERS", ["two", "0", "-1", "1.5", "", "513", "99999999"]),
+        ("GALAXY_EXPRESS_BIND", ["", "9090", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999"]),
+    ],
+)
+def test_a_wrong_variable_stops_the_start(
+    installation: Installation, variable: str, values: list[str]
+) -> None:
+    """gunicorn ends at once with a sentence that names the variable."""
+    for value in values:
+        server = installation.gunicorn()
+        log = _log_of_failed_start(server, **{variable: value})
+        assert variable in log
+        assert "Traceback" not in log
+
+
+def test_preloading_stops_the_start(installation: Installation) -> None:
+    """gunicorn's preload_app, with which no write would succeed, is rejected with a sentence."""
+    log = _log_of_failed_start(installation.gunicorn("--preload"))
+    assert "preload_app" in log
+    assert "Traceback" not in log
+
+
+def _log_of_failed_start(server: Server, **variables: str) -> str:
+    server.environment |= variables
+    server.start()
+    try:
+        assert server.wait(30) != 0
+    finally:
+        if server.is_running():
+            server.kill()
+    return server.log

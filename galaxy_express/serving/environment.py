@@ -1,0 +1,48 @@
+"""The environment variables that gunicorn's configuration reads, checked."""
+
+import math
+import os
+import sys
+
+from galaxy_express.serving.bind import parse_address
+
+
+def bind() -> str:
+    """``$GALAXY_EXPRESS_BIND``: the address to listen on, or ``unix:`` and a path.
+
+    :raises SystemExit: naming the variable, if it is anything else.
+    """
+    address = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
+    if not address.startswith("unix:"):
+        try:
+            parse_address(address)
+        except ValueError as error:
+            sys.exit(f"GALAXY_EXPRESS_BIND: {error}")
+    return address
+
+
+def workers() -> int:
+    """``$GALAXY_EXPRESS_WORKERS``: the number of worker processes.
+
+    :raises SystemExit: naming the variable, if it is not a number from 1 to 512.
+    """
+    text = os.environ.get("GALAXY_EXPRESS_WORKERS", "2")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= 512 and len(text) < 4):
+        sys.exit(f"GALAXY_EXPRESS_WORKERS: {text!r} is not a number of processes, from 1 to 512")
+    return int(text)
+
+
+def drain_seconds() -> float:
+    """``$GALAXY_EXPRESS_DRAIN_SECONDS``: for how long an instance that is to end reports that it
+    isn't ready, and still accepts connections.
+
+    :raises SystemExit: naming the variable, if it is not a number of seconds.
+    """
+    text = os.environ.get("GALAXY_EXPRESS_DRAIN_SECONDS", "5")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        sys.exit(f"GALAXY_EXPRESS_DRAIN_SECONDS: {text!r} is not a number of seconds")
+    return seconds
