@@ -49,12 +49,12 @@ def test_one_result_for_each_in_order(app: TestApp) -> None:
 
 
 def test_an_empty_batch(app: TestApp) -> None:
-    """Nothing is answered with nothing."""
+    """An empty batch has no results."""
     assert send_batch(app).body == b"[]"
 
 
 def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
-    """An item that is refused is told so in its place, with pointers relative to the item."""
+    """A rejected item has its problem in its place, with pointers relative to the item."""
     answer = send_batch(app, package("a"), package("", colour="red"), 5, package("b"))
     assert answer.json == [
         DECISION | {"package_id": "a"} | FIRST,
@@ -88,7 +88,7 @@ def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
 
 @pytest.mark.parametrize("item", [None, True, 5, 1.5, "pkg-1", [], [PACKAGE]])
 def test_an_item_that_is_not_an_object(app: TestApp, item: object) -> None:
-    """Whatever isn't an object is refused in its place."""
+    """An item that isn't an object is rejected in its place."""
     (result,) = send_batch(app, item).json
     assert result["status"] == "rejected"
     assert result["problem"]["status"] == 400
@@ -107,7 +107,7 @@ def test_an_id_twice_is_a_retry(app: TestApp) -> None:
 
 
 def test_a_conflict_in_a_batch(app: TestApp) -> None:
-    """A conflict is told in its place, with an earlier send or within the batch."""
+    """A conflict with an earlier send, or within the batch, is a rejected item."""
     send(app, package_id="a")
     conflict = {
         "status": "rejected",
@@ -135,22 +135,22 @@ def test_a_conflict_in_a_batch(app: TestApp) -> None:
     assert totals(app) == (3, 0, 2)
 
 
-def test_a_refused_item_has_not_used_its_id(app: TestApp) -> None:
-    """An item that was refused can be sent anew, even in the same batch."""
+def test_a_rejected_item_does_not_use_its_id(app: TestApp) -> None:
+    """The id of a rejected item can be sent again, even in the same batch."""
     rejected, decided = send_batch(app, package("a", sender_id=None), package("a")).json
     assert rejected["status"] == "rejected"
     assert decided == DECISION | {"package_id": "a"} | FIRST
 
 
 def test_a_thousand_packages(app: TestApp) -> None:
-    """As much as a thousand packages go into a batch."""
+    """A batch can have a thousand packages."""
     answer = send_batch(app, *(package(str(number)) for number in range(1000)))
     assert [result["package_id"] for result in answer.json] == [str(n) for n in range(1000)]
     assert totals(app) == (1000, 0, 0)
 
 
 def test_more_than_a_thousand_items(app: TestApp) -> None:
-    """One more is too many, and none is decided of."""
+    """A batch of 1,001 items is rejected, and no package of it is decided."""
     answer = send_batch(app, package("a"), *range(1000), status=422)
     assert problem(answer) == {
         "type": "about:blank",
@@ -163,7 +163,7 @@ def test_more_than_a_thousand_items(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("body", [PACKAGE, {}, "pkg-1", 5, None, b"", b"[", b"\xff"])
-def test_a_batch_that_is_no_array(app: TestApp, body: object) -> None:
+def test_a_batch_that_is_not_an_array(app: TestApp, body: object) -> None:
     """What isn't a JSON array is 400."""
     answer = post(app, "/packages/batch", body, 400)
     assert problem(answer)["title"] == "Bad Request"
@@ -178,8 +178,8 @@ def test_a_batch_that_is_no_array(app: TestApp, body: object) -> None:
         b"[%s, {]",
     ],
 )
-def test_a_batch_that_can_not_be_read_is_refused_whole(app: TestApp, body: bytes) -> None:
-    """A key twice anywhere, like any fault of JSON, makes the whole body unreadable."""
+def test_a_malformed_batch_is_rejected_whole(app: TestApp, body: bytes) -> None:
+    """A duplicate key anywhere, like any other error of JSON, is 400 for the whole body."""
     content = body.replace(
         b"%s",
         b'{"timestamp": "2142-03-01T12:00:00Z", "sender_id": "zap",'
@@ -237,7 +237,7 @@ def test_the_answer_to_a_batch_is_bounded(
     assert len(answer.json[0]["problem"]["errors"]) == min(errors, 10)
 
 
-def test_a_package_called_batch(app: TestApp) -> None:
+def test_a_package_with_the_id_batch(app: TestApp) -> None:
     """``batch`` is an id like any other: it can be sent in a batch, and read."""
     send_batch(app, package("batch"))
     assert app.get("/packages/batch").json["package_id"] == "batch"

@@ -87,7 +87,7 @@ def test_writes_while_the_database_is_locked(backend: Backend, impatient_app: Te
         assert_unavailable(send(impatient_app, status=503))
         assert_unavailable(send_batch(impatient_app, PACKAGE, {}, status=503))
         assert_unavailable(update(impatient_app, UPDATE, status=503))
-        # There is nowhere to count that it was refused, so it wasn't.
+        # The rejection can't be counted, so the request isn't rejected.
         assert_unavailable(send(impatient_app, status=503, sender_id=""))
     assert totals(impatient_app) == (1, 0, 0)
     assert impatient_app.get("/recipients/leela/preferences").json["updated_at"] is None

@@ -244,7 +244,7 @@ def test_a_malformed_update(app: TestApp, body: bytes) -> None:
 
 
 def test_updates_are_never_counted(app: TestApp) -> None:
-    """Neither an update nor a refused one moves any figure of the statistics."""
+    """Neither an update nor a rejected one changes any figure of the statistics."""
     update(app, UPDATE)
     update(app, UPDATE)
     update(app, b"{", status=400)

@@ -1,4 +1,4 @@
-"""Errors of HTTP, and faults of ours: a problem on every path."""
+"""Client errors and unhandled exceptions: a problem on every path."""
 
 import io
 import json
@@ -83,8 +83,8 @@ def test_a_line_feed_is_part_of_a_path(app: TestApp, method: str, path: str) -> 
 
 
 @pytest.mark.parametrize("path", list(PATHS))
-def test_a_method_that_a_path_does_not_have(app: TestApp, path: str) -> None:
-    """A wrong method is 405, with those that there are."""
+def test_a_method_that_a_path_lacks(app: TestApp, path: str) -> None:
+    """A wrong method is 405, with the methods of the path."""
     for method in METHODS - PATHS[path] - {"HEAD"}:
         answer = app.request(path, method=method, body=b"{}", status=405)
         body = problem(answer)
@@ -175,8 +175,8 @@ def test_a_body_at_the_limit(
     assert answer.status_int in (200, 201)
 
 
-def test_a_length_over_the_limit_is_refused_unread(app: TestApp) -> None:
-    """A body that is announced to be too large is refused before it arrives."""
+def test_a_length_over_the_limit_is_rejected_unread(app: TestApp) -> None:
+    """A body whose length is over the limit is rejected before it arrives."""
 
     class Unreadable(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -188,13 +188,13 @@ def test_a_length_over_the_limit_is_refused_unread(app: TestApp) -> None:
     assert app.do_request(request, status=413).status_int == 413
 
 
-@pytest.mark.parametrize("fault", [OSError("bad"), ValueError("bad"), InvalidChunkSize(b"zz")])
-def test_chunks_that_are_none(app: TestApp, fault: Exception) -> None:
-    """What the servers raise for malformed chunks, and for a client that has gone, is 400."""
+@pytest.mark.parametrize("error", [OSError("bad"), ValueError("bad"), InvalidChunkSize(b"zz")])
+def test_malformed_chunks(app: TestApp, error: Exception) -> None:
+    """What servers raise for malformed chunks and for a closed connection is 400."""
 
     class BreakingOff(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            raise fault
+            raise error
 
     request = TestRequest.blank("/packages", method="POST")
     request.environ["wsgi.input"] = BreakingOff()
@@ -263,7 +263,7 @@ def test_every_answer_forbids_caches_to_store_it(app: TestApp) -> None:
 
 
 def test_a_body_that_ends_early(app: TestApp) -> None:
-    """A body shorter than it was announced to be is 400, even if it is right as far as it goes."""
+    """A body shorter than its Content-Length is 400, even if it is valid JSON so far."""
     content = json.dumps(PACKAGE).encode()
     request = TestRequest.blank("/packages", method="POST", body=content)
     request.environ["CONTENT_LENGTH"] = str(len(content) + 1)
@@ -274,20 +274,20 @@ def test_a_body_that_ends_early(app: TestApp) -> None:
 
 @pytest.fixture
 def unchecked_app(app: TestApp) -> TestApp:
-    """The same application, for requests that no good server would let through."""
+    """The same application, for requests that a strict server rejects."""
     return TestApp(app.app, lint=False)
 
 
 @pytest.mark.parametrize("length", ["", "abc", "-1", "1e3"])
-def test_a_length_that_is_none(unchecked_app: TestApp, length: str) -> None:
-    """A Content-Length that is no number is no reason for a fault of ours."""
+def test_an_invalid_length(unchecked_app: TestApp, length: str) -> None:
+    """A Content-Length that isn't a number is a client error."""
     request = TestRequest.blank("/packages", method="POST")
     request.environ["CONTENT_LENGTH"] = length
     assert unchecked_app.do_request(request, status=ANY).status_int == 400
 
 
 @pytest.mark.parametrize("path", list(PATHS))
-def test_a_method_that_nobody_knows(unchecked_app: TestApp, path: str) -> None:
+def test_an_unknown_method(unchecked_app: TestApp, path: str) -> None:
     """A method that HTTP doesn't have is 405 like any other."""
     answer = unchecked_app.request(path, method="BREW", status=405)
     assert set(answer.headers["Allow"].split(", ")) == PATHS[path]
@@ -315,14 +315,14 @@ class Observer(BaseplateObserver, SpanObserver):
         self.spans.append(span.name)
 
     def on_finish(self, exc_info: Any) -> None:
-        """Note what a request failed of."""
+        """Note the exception of a request that failed."""
         if exc_info:
             self.errors.append(exc_info[1])
 
 
 @pytest.fixture
 def broken_app(backend: Backend, make_app: MakeApp) -> TestApp:
-    """An application of which a request makes something happen that nobody has thought of."""
+    """An application in which reading one package raises an unexpected exception."""
     create_schema(backend.config)
     app = make_app()
     # A timestamp that no version of the service could have written.
@@ -333,8 +333,8 @@ def broken_app(backend: Backend, make_app: MakeApp) -> TestApp:
     return app
 
 
-def test_a_fault_of_ours(broken_app: TestApp) -> None:
-    """What nobody has thought of is 500, and tells the client nothing of what it is."""
+def test_an_unhandled_exception(broken_app: TestApp) -> None:
+    """An unhandled exception is 500, and the answer doesn't show it."""
     answer = read(broken_app, "pkg-0", status=500)
     assert problem(answer) == {
         "type": "about:blank",
@@ -346,7 +346,7 @@ def test_a_fault_of_ours(broken_app: TestApp) -> None:
     assert "Retry-After" not in answer.headers
 
 
-def test_a_fault_of_ours_is_seen_by_observers(
+def test_observers_see_an_unhandled_exception(
     broken_app: TestApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Baseplate's observers see the exception itself, and the log has it."""
@@ -359,16 +359,16 @@ def test_a_fault_of_ours_is_seen_by_observers(
     assert record.exc_info[1] is error
 
 
-def test_a_fault_of_ours_leaves_others_alone(broken_app: TestApp) -> None:
-    """The next request is served as if nothing had been."""
+def test_requests_after_an_unhandled_exception(broken_app: TestApp) -> None:
+    """The next request is served as usual."""
     read(broken_app, "pkg-0", status=500)
     send(broken_app)
     assert read(broken_app, "pkg-1").json["status"] == "delivered"
 
 
 @pytest.mark.parametrize("table", ["packages", "counters"])
-def test_a_fault_of_ours_in_a_write(backend: Backend, make_app: MakeApp, table: str) -> None:
-    """A write that fails for a reason unknown is 500, seen by observers, and leaves nothing."""
+def test_an_unhandled_exception_in_a_write(backend: Backend, make_app: MakeApp, table: str) -> None:
+    """A write that fails unexpectedly is 500, is seen by observers, and records nothing."""
     create_schema(backend.config)
     app = make_app()
     observer = Observer(app.app.baseplate)
@@ -378,8 +378,8 @@ def test_a_fault_of_ours_in_a_write(backend: Backend, make_app: MakeApp, table: 
     assert backend.stored() == backend.counted() == {}
 
 
-def test_what_a_client_did_wrong_is_no_fault(app: TestApp) -> None:
-    """Observers hear of no error where a request is refused."""
+def test_observers_see_no_client_errors(app: TestApp) -> None:
+    """A rejected request is no error for observers."""
     observer = Observer(app.app.baseplate)
     try:
         send(app)
@@ -415,7 +415,7 @@ def test_what_a_client_did_wrong_is_no_fault(app: TestApp) -> None:
         ("GET", "/health?type=liveness", None, {"is_healthy"}),
     ],
 )
-def test_spans_tell_what_a_request_does(
+def test_spans_of_a_request(
     app: TestApp, method: str, path: str, body: object, spans: set[str]
 ) -> None:
     """Each request has a span of the name of its view, and one for work in the database."""

@@ -45,7 +45,7 @@ actions = st.one_of(
 
 @dataclass
 class Model:
-    """The rules of the service, said once more, without a database."""
+    """The rules of the service, written again without a database."""
 
     decisions: dict[str, dict[str, object]] = field(default_factory=dict)
     preferences: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)
@@ -178,17 +178,17 @@ def test_updates_in_any_order(
 
 @settings(max_examples=25)
 @given(sent=st.lists(packages, max_size=12), data=st.data())
-def test_however_packages_are_parcelled_out(
+def test_packages_in_batches_of_any_size(
     app: TestApp, app_backend: Backend, sent: list[dict[str, object]], data: st.DataObject
 ) -> None:
-    """The same packages in batches of any size are decided of as in one."""
+    """The same packages in batches of any size are decided as in one."""
     app_backend.empty_tables()
     together = send_batch(app, *sent).json
     totals = app.get("/statistics").json
     app_backend.empty_tables()
-    parcelled: list[object] = []
-    while len(parcelled) < len(sent):
+    results: list[object] = []
+    while len(results) < len(sent):
         size = data.draw(st.integers(1, 5))
-        parcelled += send_batch(app, *sent[len(parcelled) : len(parcelled) + size]).json
-    assert parcelled == together
+        results += send_batch(app, *sent[len(results) : len(results) + size]).json
+    assert results == together
     assert app.get("/statistics").json == totals

@@ -33,7 +33,7 @@ ODD_IDS = pytest.mark.parametrize(
 )
 
 
-def test_a_package_is_decided_of(app: TestApp) -> None:
+def test_a_package_is_decided(app: TestApp) -> None:
     """The first time, the answer is 201 with the decision and where to read it."""
     answer = send(app)
     assert answer.status == "201 Created"
@@ -98,7 +98,7 @@ def test_preferences_are_judged_when_the_package_is_decided(app: TestApp) -> Non
     assert send(app, timestamp="2142-03-01T00:00:00Z").json["status"] == "dropped"
 
 
-def test_a_retry_may_bear_another_timestamp(app: TestApp) -> None:
+def test_a_retry_may_have_another_timestamp(app: TestApp) -> None:
     """A timestamp is no part of what makes a package the same; the first one is kept."""
     first = send(app)
     again = send(app, status=200, timestamp="2142-03-01T12:00:30Z")
@@ -246,8 +246,8 @@ def test_an_invalid_package(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_refused_package_can_be_sent_anew(app: TestApp, status: int) -> None:
-    """A package that was refused has not used its id: once corrected, it is delivered."""
+def test_a_rejected_package_can_be_sent_again(app: TestApp, status: int) -> None:
+    """A package that was rejected has not used its id: once corrected, it is delivered."""
     if status == 400:
         app.post("/packages", b'{"package_id": "pkg-1"', status=400)
     else:
@@ -268,7 +268,7 @@ def test_a_refused_package_can_be_sent_anew(app: TestApp, status: int) -> None:
     ],
 )
 def test_a_malformed_package(app: TestApp, body: bytes, detail: str) -> None:
-    """What isn't a JSON object of one reading is 400, and the detail says why."""
+    """A body that isn't an unambiguous JSON object is 400, and the detail says why."""
     assert problem(app.post("/packages", body, status=400)) == {
         "type": "about:blank",
         "title": "Bad Request",

@@ -52,7 +52,7 @@ def test_packages_are_counted_by_outcome_and_type(app: TestApp) -> None:
     }
 
 
-def test_retries_move_nothing(app: TestApp) -> None:
+def test_retries_change_nothing(app: TestApp) -> None:
     """Delivered and dropped together are the number of distinct packages."""
     send(app)
     for _ in range(3):
@@ -74,8 +74,8 @@ def test_retries_move_nothing(app: TestApp) -> None:
         (422, PACKAGE | {"colour": "red"}),
     ],
 )
-def test_a_refused_send_is_counted(app: TestApp, status: int, body: object) -> None:
-    """A send that is refused for what it holds is a rejected request, each time."""
+def test_a_rejected_send_is_counted(app: TestApp, status: int, body: object) -> None:
+    """A send with invalid content is a rejected request, each time."""
     post(app, "/packages", body, status)
     assert totals(app) == (0, 0, 1)
     post(app, "/packages", body, status)
@@ -101,14 +101,14 @@ def test_a_conflict_is_counted(app: TestApp) -> None:
         (422, [1] * 1001),
     ],
 )
-def test_a_batch_refused_whole_counts_once(app: TestApp, status: int, body: object) -> None:
-    """However many items it has, a batch that is refused whole is one rejected request."""
+def test_a_batch_rejected_whole_counts_once(app: TestApp, status: int, body: object) -> None:
+    """However many items it has, a batch that is rejected whole is one rejected request."""
     post(app, "/packages/batch", body, status)
     assert totals(app) == (0, 0, 1)
 
 
-def test_each_refused_item_of_a_batch_counts(app: TestApp) -> None:
-    """Items of a batch that are refused, conflicts included, count one each."""
+def test_each_rejected_item_of_a_batch_counts(app: TestApp) -> None:
+    """Rejected items of a batch, conflicts included, count one each."""
     send(app)
     send_batch(
         app,
