@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="galaxy_express",
-    version="1.0.0",
+    version="1.1.0",
     description="Decides, exactly once for each package, to deliver it or to drop it.",
     python_requires=">=3.11",
     packages=find_packages(include=["galaxy_express", "galaxy_express.*"]),

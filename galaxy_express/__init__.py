@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from galaxy_express.package_types import PACKAGE_TYPES, PackageTypeRegistry
 
+__version__ = "1.1.0"
+
 if TYPE_CHECKING:
     from baseplate.lib.config import RawConfig
     from pyramid.router import Router

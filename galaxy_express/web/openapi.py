@@ -1,11 +1,12 @@
-"""The API description (OpenAPI 3.1), made from the registry and the models that requests
-are validated with."""
+"""The API description (OpenAPI 3.1), built from the registry and from the models that validate
+requests."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from galaxy_express import __version__
 from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import Preference
@@ -29,7 +30,7 @@ def describe_api(
     examples = _Examples(package_types, schemas)
     return {
         "openapi": "3.1.1",
-        "info": {"title": "Galaxy Express", "version": "1.0.0", "description": _ABOUT},
+        "info": {"title": "Galaxy Express", "version": __version__, "description": _ABOUT},
         "servers": [{"url": path_prefix or "/"}],
         "tags": [{"name": name} for name in ("packages", "preferences", "service")],
         "paths": _paths(examples),
@@ -53,20 +54,19 @@ def describe_api(
 
 _ABOUT = """\
 For each package, Galaxy Express decides exactly once to deliver or to drop it, as its
-recipient wishes.
+recipient prefers.
 
-* **A decision is final.** Whoever hears nothing sends the same again, and is answered with
-  the first decision. The `timestamp` may differ: it is no part of what makes a package the
-  same.
-* **Preferences are ordered by their timestamp**, not by their arrival. At equal timestamps
-  a decline wins.
+* **A decision is final.** If you receive no answer, send the package again: the answer is the
+  first decision. The `timestamp` of a retry may differ.
+* **Preference updates are ordered by their timestamp**, not by their arrival. At equal
+  timestamps a decline wins.
 * **Ids are opaque.** In a path they are percent-encoded: `a/b` is `a%2Fb`.
-* Where there is `GET` there is `HEAD`. Errors are problem details, as RFC 9457 has them.
+* Errors are problem details (RFC 9457) with a stable `code`. `HEAD` works wherever `GET` does.
 """
 
 
 class _Examples:
-    """A package that is delivered and one that is dropped, and all that goes with them."""
+    """Examples: a delivered and a dropped package, and the bodies that belong to them."""
 
     def __init__(self, package_types: PackageTypeRegistry, schemas: Schemas) -> None:
         types = list(package_types)
@@ -117,7 +117,7 @@ class _Examples:
 def _paths(examples: _Examples) -> Json:
     decision = {
         "200": _answer(
-            "The decision, as it was taken.",
+            "The decision.",
             _ref("schemas", "DecisionBody"),
             delivered=examples.delivered,
             dropped=examples.dropped,
@@ -130,8 +130,8 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "send_package",
                 "tags": ["packages"],
                 "summary": "Send a package",
-                "description": "Decides to deliver or to drop it, or answers what was decided "
-                "when it was sent before.",
+                "description": "Decides to deliver or to drop it. If it was sent before, the "
+                "answer is the first decision.",
                 "requestBody": _request(
                     _ref("schemas", "Package"),
                     wanted=examples.package,
@@ -140,7 +140,7 @@ def _paths(examples: _Examples) -> Json:
                 "responses": {
                     "201": {
                         **_answer(
-                            "Decided and recorded now.",
+                            "Decided now, and recorded.",
                             _ref("schemas", "DecisionBody"),
                             "Location",
                             delivered=examples.delivered,
@@ -170,7 +170,7 @@ def _paths(examples: _Examples) -> Json:
                 "tags": ["packages"],
                 "summary": "Send many packages",
                 "description": f"Up to {MAX_BATCH:,} packages, decided in order and in one "
-                "transaction. One bad package does not spoil the others.",
+                "transaction. An invalid package does not affect the others.",
                 "requestBody": _request(
                     {
                         "type": "array",
@@ -204,7 +204,7 @@ def _paths(examples: _Examples) -> Json:
             "get": {
                 "operationId": "read_package_named_batch",
                 "tags": ["packages"],
-                "summary": "Read what was decided of the package with the id “batch”",
+                "summary": "Read the decision on the package with the id “batch”",
                 "responses": decision,
             },
         },
@@ -213,7 +213,7 @@ def _paths(examples: _Examples) -> Json:
             "get": {
                 "operationId": "read_package",
                 "tags": ["packages"],
-                "summary": "Read what was decided of a package",
+                "summary": "Read the decision on a package",
                 "responses": decision,
             },
         },
@@ -223,11 +223,11 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "read_preferences",
                 "tags": ["preferences"],
                 "summary": "Read a recipient's preferences",
-                "description": "Those in force, defaults included: a recipient of whom nothing "
-                "is known has preferences too.",
+                "description": "The current preferences, defaults included. An unknown "
+                "recipient has preferences too: the defaults.",
                 "responses": {
                     "200": _answer(
-                        "The preferences in force.",
+                        "The current preferences.",
                         _ref("schemas", "PreferencesBody"),
                         preferences=examples.preferences,
                     ),
@@ -238,13 +238,14 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "update_preferences",
                 "tags": ["preferences"],
                 "summary": "Update a recipient's preferences",
-                "description": "An update that is older than what is in force changes nothing.",
+                "description": "An update that is older than the current preferences changes "
+                "nothing.",
                 "requestBody": _request(
                     _ref("schemas", "PreferenceUpdate"), update=examples.update
                 ),
                 "responses": {
                     "200": _answer(
-                        "The preferences in force now, and whether the update was applied.",
+                        "The current preferences, and whether the update was applied.",
                         _ref("schemas", "UpdatedPreferencesBody"),
                         applied=examples.updated_preferences,
                     ),
@@ -273,14 +274,14 @@ def _paths(examples: _Examples) -> Json:
             "get": {
                 "operationId": "is_healthy",
                 "tags": ["service"],
-                "summary": "Ask whether the service is well",
+                "summary": "Ask whether the service is healthy",
                 "parameters": [
                     {
                         "name": "type",
                         "in": "query",
-                        "description": "`readiness` (or `1`) asks whether it can do its work, "
-                        "database included; `liveness` (`2`) and `startup` (`3`) only whether "
-                        "it runs. Upper or lower case; anything else is taken for readiness.",
+                        "description": "`readiness` (or `1`) also asks the database; "
+                        "`liveness` (`2`) and `startup` (`3`) only ask whether the service "
+                        "runs. Case is ignored; any other value means readiness.",
                         "schema": {"type": "string", "default": "readiness"},
                         "examples": {
                             name: {"value": name} for name in ("readiness", "liveness", "startup")
@@ -288,7 +289,7 @@ def _paths(examples: _Examples) -> Json:
                     }
                 ],
                 "responses": {
-                    "200": _answer("It is.", {"const": True}, healthy=True),
+                    "200": _answer("The service is healthy.", {"const": True}, healthy=True),
                     **_problems(),
                 },
             }
@@ -313,7 +314,7 @@ def _answer(description: str, schema: Json, *headers: str, **examples: object) -
 
 
 def _headers(*names: str) -> Json:
-    return {name: _ref("headers", name) for name in (*names, "X-Request-ID")}
+    return {name: _ref("headers", name) for name in (*names, "Cache-Control", "X-Request-ID")}
 
 
 def _content(media_type: str, schema: Json, examples: Mapping[str, object]) -> Json:
@@ -322,7 +323,7 @@ def _content(media_type: str, schema: Json, examples: Mapping[str, object]) -> J
 
 
 def _problems(*statuses: int) -> Json:
-    """References to the problems of these statuses, and of those that can be anywhere."""
+    """Refer to the problems of these statuses, and of those that every operation has."""
     return {
         str(status): _ref("responses", str(status)) for status in sorted({*statuses, 405, 500, 503})
     }
@@ -331,9 +332,9 @@ def _problems(*statuses: int) -> Json:
 def _problem(
     status: HTTPStatus, description: str, *headers: str, **details: str | Problem
 ) -> tuple[int, Json]:
-    """A response that is a problem.
+    """Describe a problem response.
 
-    :param details: what an example of it says, or the whole example, by the example's name.
+    :param details: by the name of the example, its detail or the whole example.
     """
     examples = {
         name: {
@@ -354,12 +355,13 @@ _PROBLEMS = dict(
     [
         _problem(
             HTTPStatus.BAD_REQUEST,
-            "The body is malformed: it is not UTF-8, not JSON, or not of the right outer form.",
+            "The body is malformed: it is not UTF-8, not JSON, or not of the "
+            "expected top-level type.",
             empty="the body is empty",
         ),
         _problem(
             HTTPStatus.FORBIDDEN,
-            "A browser sends it for a page of another site.",
+            "A browser sent the request for a page of another site.",
             cross_site="pages of other sites must not send this request",
         ),
         _problem(
@@ -371,7 +373,7 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            "What a method that this path doesn't have is answered.",
+            "The path does not have this method.",
             "Allow",
             method="this path has only GET, HEAD",
         ),
@@ -399,7 +401,7 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            "Well-formed, but it breaks rules; `errors` has every field that does.",
+            "Well-formed, but invalid. `errors` lists the invalid fields.",
             fields=problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "some fields are invalid",
@@ -431,10 +433,16 @@ _PROBLEMS = dict(
     ]
 )
 
+CODES = [
+    *("malformed", "invalid", "package_conflict", "package_not_found", "path_not_found"),
+    *("method_not_allowed", "cross_site", "body_too_slow", "body_too_large"),
+    *("unsupported_encoding", "unavailable", "overloaded", "timed_out", "internal"),
+]
+
 _MORE_BODIES = {
     "Rejection": {
         "type": "object",
-        "description": "The result for a package of a batch that was refused.",
+        "description": "The result for a rejected item of a batch.",
         "properties": {"status": {"const": "rejected"}, "problem": _ref("schemas", "Problem")},
         "required": ["status", "problem"],
     },
@@ -445,12 +453,12 @@ _MORE_BODIES = {
             "type": {"type": "string", "format": "uri-reference"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "code": {"type": "string", "description": "Stays the same; for programs to compare."},
+            "code": {"enum": CODES, "description": "A stable code, for programs to compare."},
             "detail": {"type": "string"},
             "request_id": {
                 "type": "string",
-                "description": "The X-Request-ID of the answer; the problem of an item of a "
-                "batch has none of its own.",
+                "description": "The X-Request-ID of the answer. The problem of a batch item "
+                "has none.",
             },
             "errors": {"type": "array", "items": _ref("schemas", "FieldError")},
         },
@@ -474,7 +482,7 @@ _HEADERS = {
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Idempotent-Replayed": {
-        "description": "Says that the package was decided before.",
+        "description": "The package was decided before.",
         "required": True,
         "schema": {"const": "true"},
     },
@@ -484,10 +492,15 @@ _HEADERS = {
         "schema": {"type": "integer"},
     },
     "X-Request-ID": {
-        "description": "The id of the request, also in the log: the one that it came with if "
-        "that is a plain one, or else a new one.",
+        "description": "The id of the request, also in the log: that of the request if it has a "
+        "valid one, or else a new one.",
         "required": True,
         "schema": {"type": "string"},
+    },
+    "Cache-Control": {
+        "description": "Answers are not to be cached.",
+        "required": True,
+        "schema": {"const": "no-store"},
     },
     "Accept-Encoding": {
         "description": "The encoding that a body may have.",

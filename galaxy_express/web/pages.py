@@ -1,4 +1,4 @@
-"""What a browser is shown: the dashboard, the API description, and a page to try it on."""
+"""The pages for a browser: the dashboard, the API description, and Swagger UI."""
 
 import json
 from functools import cache
@@ -32,7 +32,7 @@ _MEDIA_TYPES = {
 }
 
 _HEADERS = {
-    # All that a page loads comes from here, nothing is inline, and no other page frames it.
+    # Pages load only from this service, have no inline code, and can't be framed.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -40,7 +40,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # It may be kept, but each use asks whether it is still the same.
+    # Browsers may keep a page, but must ask before each use whether it changed.
     "Cache-Control": "no-cache",
 }
 
@@ -82,7 +82,7 @@ class Pages:
         self._endpoints = _json(_endpoints(description), indent=2)
 
     def read_home(self, request: Request) -> Response:
-        """``GET /``: the dashboard for browsers, and a list of the endpoints for the rest."""
+        """``GET /``: the dashboard for browsers, a list of the endpoints for other clients."""
         offers = request.accept.acceptable_offers(["application/json", "text/html"])
         if offers and offers[0][0] == "text/html":
             response = _file("dashboard.html").response(request)
@@ -92,7 +92,7 @@ class Pages:
         return response
 
     def read_docs(self, request: Request) -> Response:
-        """``GET /docs``: the API description as a page on which to try it."""
+        """``GET /docs``: Swagger UI, which shows the API description and tries requests."""
         return _file("docs.html").response(request)
 
     def read_description(self, request: Request) -> Response:
@@ -100,7 +100,7 @@ class Pages:
         return self._description.response(request)
 
     def read_static(self, request: Request) -> Response:
-        """``GET /static/{name}``: what the pages are made of."""
+        """``GET /static/{name}``: the scripts, styles and images of the pages."""
         name = request.matchdict["name"]
         return _file(name).response(request) if name in _FILES else not_found(request)
 

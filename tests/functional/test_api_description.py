@@ -10,6 +10,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from webtest import TestApp, TestRequest, TestResponse
 
+from galaxy_express import __version__
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
 from galaxy_express.web.openapi import describe_api
@@ -54,6 +55,15 @@ REGISTRIES = pytest.mark.parametrize(
     [PACKAGE_TYPES, PackageTypeRegistry([*PACKAGE_TYPES, EXPRESS, GIFT]), OBLIGATORY],
     ids=["of today", "more", "only one"],
 )
+
+
+def test_it_names_the_version_and_where_clients_find_the_service(make_app: MakeApp) -> None:
+    """The version is that of the package, and the server is the path prefix, if there is one."""
+    description = make_app().get("/openapi.json").json
+    assert description["info"]["version"] == __version__
+    assert description["servers"] == [{"url": "/"}]
+    behind_proxy = make_app({"http.path_prefix": "/express"}).get("/openapi.json").json
+    assert behind_proxy["servers"] == [{"url": "/express"}]
 
 
 @REGISTRIES
