@@ -107,12 +107,10 @@ def _finish_span(span: Span, response: Response) -> None:
     if _has_tag_reader(span):
         span.set_tag("http.response_length", response.content_length)
         span.set_tag("http.status_code", response.status_code)
-    if isinstance(response.app_iter, list):  # the body is complete
-        span.finish()
-    else:
-        length = response.content_length
-        response.app_iter = SpanFinishingAppIterWrapper(span, response.app_iter)
-        response.content_length = length
+    # Open until the answer is sent, so that the timeout ends clients that don't read it.
+    length = response.content_length
+    response.app_iter = SpanFinishingAppIterWrapper(span, response.app_iter)
+    response.content_length = length
 
 
 class _Outcome(NamedTuple):

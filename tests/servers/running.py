@@ -17,6 +17,8 @@ from tests.backends import Backend
 from tests.servers.speaking import Answer, Connection, Unanswered
 
 ROOT = Path(__file__).parents[2]
+#: The folder of the commands. To be run by the interpreter: their first lines don't work if the
+#: path of the environment has a space.
 COMMANDS = Path(sys.executable).parent
 
 # Seconds. Generous, for the machine may be busy with other things.
@@ -207,7 +209,7 @@ class Installation:
     def run(self, command: str, *arguments: str, stdin: str = "") -> str:
         """Run a command to its end, which must be a good one, and return what it printed."""
         return subprocess.run(
-            [COMMANDS / command, *arguments],
+            [sys.executable, COMMANDS / command, *arguments],
             cwd=self.folder,
             env=self.environment,
             input=stdin,
@@ -235,7 +237,14 @@ class Installation:
         :param options: of its command line, in place of what its configuration says.
         """
         port = free_port()
-        command = [str(COMMANDS / "gunicorn"), "--config", "configs/gunicorn.conf.py", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--config",
+            "configs/gunicorn.conf.py",
+            *options,
+        ]
         environment = self.environment | {
             "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
             "GALAXY_EXPRESS_WORKERS": str(workers),

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 from tests.servers.running import COMMANDS, ROOT, Installation
 from tests.servers.speaking import package
@@ -15,6 +16,7 @@ def test_the_service_keeps_to_its_description(installation: Installation) -> Non
         server.request("POST", "/packages", package(package_id="batch"))
         run = subprocess.run(
             [
+                sys.executable,
                 COMMANDS / "schemathesis",
                 "run",
                 f"http://127.0.0.1:{server.port}/openapi.json",

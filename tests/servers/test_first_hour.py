@@ -14,6 +14,8 @@ import pytest
 
 from tests.servers.running import COMMANDS, PATIENCE, ROOT, free_port
 
+# Relative, since make can't work with a path that has a space.
+VENV = os.path.relpath(sys.prefix, ROOT)
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -80,7 +82,7 @@ def test_a_port_in_use(tmp_path: Path, command: str) -> None:
     skip_unless_set_up()
     with socket.create_server(("127.0.0.1", 0)) as other:
         bind = f"127.0.0.1:{other.getsockname()[1]}"
-        code, _, errors = make(tmp_path, command, f"BIND={bind}", f"VENV={sys.prefix}")
+        code, _, errors = make(tmp_path, command, f"BIND={bind}", f"VENV={VENV}")
     assert code != 0
     assert errors == (
         f"Can't listen on {bind}: another program listens there; stop it, or choose another port"
@@ -93,7 +95,7 @@ def test_a_free_port(tmp_path: Path) -> None:
     """If nothing does, all is well."""
     skip_unless_set_up()
     bind = f"BIND=127.0.0.1:{free_port()}"
-    assert make(tmp_path, "check-port", bind, f"VENV={sys.prefix}") == (0, "", "")
+    assert make(tmp_path, "check-port", bind, f"VENV={VENV}") == (0, "", "")
 
 
 @pytest.mark.parametrize("which", ["none is named", "the one named is old", "all found are old"])
@@ -153,6 +155,7 @@ def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: st
         environment["GALAXY_EXPRESS_DATABASE_URL"] = url
     ended = subprocess.run(
         [
+            sys.executable,
             COMMANDS / "baseplate-script",
             "configs/development.ini",
             "galaxy_express.models:create_schema",

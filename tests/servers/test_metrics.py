@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import socket
-import sys
 from collections import Counter
 from contextlib import suppress
 from http.client import HTTPConnection
@@ -20,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from galaxy_express.package_types import PACKAGE_TYPES
 from tests.servers.running import ROOT, Installation, Server, free_port, wait_until
 from tests.servers.speaking import TIMEOUT, Unanswered, exchange, head, package
-from tests.servers.test_first_hour import skip_unless_set_up
+from tests.servers.test_first_hour import VENV, skip_unless_set_up
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -474,7 +473,7 @@ def make_run(installation: Installation) -> Server:
         pytest.skip("the commands are make's")
     skip_unless_set_up()
     port = free_port()
-    variables = {"BIND": f"127.0.0.1:{port}", "VENV": sys.prefix}
+    variables = {"BIND": f"127.0.0.1:{port}", "VENV": VENV}
     assignments = [f"{name}={value}" for name, value in variables.items()]
     command = ["make", "-C", str(ROOT), "run", *assignments]
     return Server(command, installation.folder, port, installation.environment)

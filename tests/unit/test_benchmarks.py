@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -144,6 +145,7 @@ def test_unmet_requirements() -> None:
     assert unmet_requirements(requirements) == ["pyramid==0.1", "no-such-package==1.0"]
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="git makes the checkout")
 def test_an_unknown_revision(tmp_path: Path) -> None:
     """A revision that git doesn't know ends the program with a sentence."""
     with (

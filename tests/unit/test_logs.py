@@ -57,6 +57,7 @@ def test_lines_for_programs() -> None:
     record = make_record("Kif\u2028, I have made it with a woman")
     record.settings = {"a": "b"}
     record.created = 0.5
+    record.threadName = "MainThread"
     line = JSONFormatter().format(record)
     assert line.isascii()
     fields = json.loads(line)
