@@ -39,7 +39,7 @@ check-port: install
 
 # PostgreSQL, a browser and strace are used where they are installed. In CI nothing is skipped.
 test: install-dev ## Run the tests (T=tests/functional/test_batch.py OPTIONS=-x).
-	@$(BIN)/coverage erase
+	@$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest --numprocesses=auto --maxprocesses=4 $(OPTIONS) $(T)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(if $(T)$(OPTIONS),,$(BIN)/python -m coverage report $(if $(CI),--fail-under=99))
@@ -86,13 +86,14 @@ resetdb: dropdb migratedb ## Start again with empty tables.
 auditdb: install ## Recount the totals, compare them with the counters, and look for damage.
 	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database
 
+forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
+	$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.forget:forget_recipient
+
 # posix-ipc has no wheels for the newest Pythons. Baseplate requires it, but imports it only in
 # parts that are not used here, so nothing needs a compiler. UPGRADE= keeps the present versions.
 UPGRADE ?= --upgrade
 COMPILE = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 $(UPGRADE) \
 	--no-annotate --no-header --generate-hashes --no-emit-package posix-ipc
-forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
-	$(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.forget:forget_recipient
 
 requirements: install-dev ## Pin the newest versions of the requirements.
 	$(COMPILE) setup.py --output-file requirements.txt
