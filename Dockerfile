@@ -6,20 +6,22 @@ FROM python:3.13-slim AS base
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning" \
     GALAXY_EXPRESS_DATABASE_URL=sqlite:////data/galaxy_express.db
-# 1000 is most developers' own uid: what is written into their source stays theirs.
+# 1000 is most developers' own uid: what is written into their source stays theirs. The image may
+# run as any other uid too, so everyone can write to /data.
 RUN useradd --uid 1000 --create-home galaxy \
-    && install --directory --owner=galaxy --group=galaxy /data
+    && install --directory --owner=galaxy --group=galaxy --mode=1777 /data
 WORKDIR /app
 EXPOSE 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
-    CMD ["baseplate-healthcheck", "wsgi", "127.0.0.1:9090"]
+    CMD ["sh", "-c", "bind=${GALAXY_EXPRESS_BIND:-9090}; exec baseplate-healthcheck wsgi 127.0.0.1:${bind##*:}"]
 
 
 FROM base AS dependencies
-# `make` looks into the environment for a copy of what was installed.
+# `make` looks into the environment for a copy of what was installed. The file is complete, and
+# --no-deps keeps pip from asking for posix-ipc, which is left out.
 COPY requirements.txt /opt/venv/
 RUN python -m venv /opt/venv \
-    && pip install --no-cache-dir --disable-pip-version-check --requirement /opt/venv/requirements.txt
+    && pip install --no-cache-dir --disable-pip-version-check --no-deps --requirement /opt/venv/requirements.txt
 
 
 FROM base AS development
@@ -27,9 +29,9 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends curl make \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=dependencies --chown=galaxy:galaxy /opt/venv /opt/venv
-USER galaxy
+USER 1000
 COPY --chown=galaxy:galaxy requirements-dev.txt /opt/venv/
-RUN pip install --no-cache-dir --disable-pip-version-check --requirement /opt/venv/requirements-dev.txt
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --requirement /opt/venv/requirements-dev.txt
 # The mounted source may be another's, so what the tools keep goes elsewhere.
 ENV VENV=/opt/venv \
     COVERAGE_FILE=/tmp/coverage \
@@ -47,7 +49,7 @@ FROM base AS production
 COPY --from=dependencies /opt/venv /opt/venv
 COPY configs ./configs
 COPY galaxy_express ./galaxy_express
-USER galaxy
+USER 1000
 # Prometheus's metrics.
 EXPOSE 6060
 CMD ["gunicorn", "--config", "configs/gunicorn.conf.py"]
