@@ -1,17 +1,14 @@
-"""Packaging: what the service needs, and why."""
+"""What the service needs, and why. Everything else that tools read is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 
 setup(
-    name="galaxy_express",
-    version="1.1.0",
-    description="Decides, exactly once for each package, to deliver it or to drop it.",
-    python_requires=">=3.11",
-    packages=find_packages(include=["galaxy_express", "galaxy_express.*"]),
-    package_data={
-        "galaxy_express": ["py.typed"],
-        "galaxy_express.web": ["static/*", "static/vendor/*/*"],
-    },
+    # The configuration files stand beside the package, and are installed within it.
+    packages=[
+        *find_packages(include=["galaxy_express", "galaxy_express.*"]),
+        "galaxy_express.configs",
+    ],
+    package_dir={"galaxy_express.configs": "configs"},
     install_requires=[
         # The framework of the service: spans, metrics, configuration, serving, and reports
         # of errors to Sentry if $SENTRY_DSN says where. The later 2.7.1 brings a hundred
@@ -31,9 +28,9 @@ setup(
         # Typed dictionaries that pydantic can describe before Python 3.12.
         "typing-extensions>=4.12",
         # The event loop, which both servers run on.
-        "gevent>=24.10.1",
+        "gevent>=24.10.1,<27",
         # The server for production: several workers, graceful restarts.
-        "gunicorn[gevent]>=27",
+        "gunicorn[gevent]>=27,<28",
         # The demo's HTTP client.
         "requests>=2.32",
         # Restarts the development server when code changes.

@@ -11,7 +11,7 @@ from gunicorn.glogging import Logger
 
 from galaxy_express.serving import environment, metrics_exporter
 
-_SETTINGS = "configs/production.ini"
+_SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 

@@ -69,10 +69,9 @@ def _files_of_checkout() -> Iterator[Path]:
 
 
 def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> None:
-    """Installed from its wheel, and started where nothing but a configuration is, the service
-    works and shows its pages: all of its files are in the wheel."""
+    """Installed from its wheel, and started in an empty folder by its command, the service works
+    and shows its pages: all of its files are in the wheel."""
     installation = Installation(tmp_path, SQLiteBackend(tmp_path / "galaxy_express.db"))
-    installation.create_schema()
     del installation.environment["PYTHONPATH"]
     port = free_port()
     environment = installation.environment | {"GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}"}
@@ -82,9 +81,15 @@ def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> N
     imported = run(python, "-c", where, folder=tmp_path, environment=environment)
     assert Path(imported.strip()) == site_packages / DISTRIBUTION
 
-    command = [python, "-m", "gunicorn", "--config", "configs/gunicorn.conf.py"]
-    with Server(command, tmp_path, port, environment) as server:
+    command = [python, "-m", "galaxy_express.ops.command"]
+    configs = run(*command, "configs", folder=tmp_path, environment=environment).strip()
+    assert Path(configs) == site_packages / DISTRIBUTION / "configs"
+    run(*command, "migrate", folder=tmp_path, environment=environment)
+    with Server([*command, "serve"], tmp_path, port, environment) as server:
         assert server.request("POST", "/packages", package()).status == 201
+        assert "Nothing is wrong." in run(
+            *command, "audit", folder=tmp_path, environment=environment
+        )
         browser = head("GET / HTTP/1.1", "Accept: text/html")
         (home,) = exchange(port, [browser])
         docs = server.request("GET", "/docs")
