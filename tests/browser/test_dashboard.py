@@ -310,7 +310,7 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
     """Each bad field is marked and says what is wrong, until it is mended."""
     dashboard.find("#send-sender_id").clear()
     dashboard.fill("#send-timestamp", "tomorrow")
-    assert "422 " in dashboard.submit("send", "Rejected: the body breaks")
+    assert "422 " in dashboard.submit("send", "Rejected: some fields are invalid")
     assert dashboard.text("#send-sender_id-error") == "must have 1 to 255 characters"
     assert "RFC 3339" in dashboard.text("#send-timestamp-error")
     marked = [field.get_attribute("name") for field in dashboard.find_all("[aria-invalid=true]")]
