@@ -1,4 +1,4 @@
-"""A turnstile: so many at a time, and the others in the order in which they came."""
+"""A fair semaphore: waiters are admitted in the order in which they came."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,52 +7,62 @@ from threading import Lock
 
 
 class FairSemaphore:
-    """Lets a number of threads or greenlets in at a time, first come, first served.
+    """Admits a number of threads or greenlets at a time, first come, first served.
 
-    Whoever leaves hands the place to who has waited for longest. A semaphore, and a pool of
-    connections, only call the one who waits, and a newcomer may be faster: under load some
-    would wait many times as long as others.
+    Releasing a slot hands it to the longest waiter. An ordinary semaphore, or a pool of
+    connections, only wakes a waiter, and newcomers may overtake it: under load some would wait
+    many times as long as others.
 
-    :param places: how many may be in at the same time.
+    :param capacity: how many may hold a slot at the same time.
     :param timeout: the longest that one may wait, in seconds.
     """
 
-    def __init__(self, places: int, timeout: float) -> None:
-        self._free = places
+    def __init__(self, capacity: int, timeout: float) -> None:
+        self._free = capacity
         self._timeout = timeout
         self._lock = Lock()
-        self._waiting: deque[Lock] = deque()
+        self._waiters: deque[Lock] = deque()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Wait for a place, and have it until left.
+    def acquire(self) -> Iterator[None]:
+        """Wait for a slot, and hold it for the length of the block.
 
         :raises TimeoutError: if there was none in time.
         """
-        self._enter()
+        self._wait()
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    def _enter(self) -> None:
+    def _wait(self) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            call = Lock()
-            call.acquire()
-            self._waiting.append(call)
-        if call.acquire(timeout=self._timeout):
-            return
-        with self._lock:
-            if call in self._waiting:
-                self._waiting.remove(call)
-                raise TimeoutError("too many others are reading")
+            admission = Lock()
+            admission.acquire()
+            self._waiters.append(admission)
+        try:
+            admitted = admission.acquire(timeout=self._timeout)
+        except BaseException:  # a greenlet can be killed while it waits
+            if not self._withdraw(admission):
+                self._release()
+            raise
+        if not admitted and self._withdraw(admission):
+            raise TimeoutError("too many reads at the same time")
 
-    def _leave(self) -> None:
+    def _withdraw(self, admission: Lock) -> bool:
+        """Stop waiting; false if the slot has been handed over already."""
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
+            if admission not in self._waiters:
+                return False
+            self._waiters.remove(admission)
+            return True
+
+    def _release(self) -> None:
+        with self._lock:
+            if self._waiters:
+                self._waiters.popleft().release()
             else:
                 self._free += 1

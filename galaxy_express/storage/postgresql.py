@@ -167,7 +167,7 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def read_connection(self) -> Iterator[Connection]:
         """See :py:meth:`Database.read_connection`."""
-        with self._translating_errors(), self._readers.place():
+        with self._translating_errors(), self._readers.acquire():
             raw = self._reader.raw_connection()
             try:
                 yield PostgreSQLConnection(raw)

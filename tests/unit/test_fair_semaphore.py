@@ -1,5 +1,7 @@
-"""The turnstile: who is let in, and when."""
+"""The fair semaphore: who is admitted, and when."""
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -9,47 +11,126 @@ import pytest
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 
 
-def test_so_many_at_a_time() -> None:
-    """As many are in as there are places, and who leaves makes room for another."""
-    turnstile = FairSemaphore(2, timeout=10)
-    is_in = Event()
+def wait_for_waiter(semaphore: FairSemaphore) -> None:
+    """Wait until there is someone who waits."""
+    deadline = time.monotonic() + 10
+    while not semaphore._waiters:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_capacity() -> None:
+    """As many as the capacity are admitted, and a release admits one more."""
+    semaphore = FairSemaphore(2, timeout=10)
+    admitted = Event()
 
     def enter() -> None:
-        with turnstile.place():
-            is_in.set()
+        with semaphore.acquire():
+            admitted.set()
 
     with ThreadPoolExecutor(1) as threads:
-        with turnstile.place():
-            with turnstile.place():
+        with semaphore.acquire():
+            with semaphore.acquire():
                 third = threads.submit(enter)
-                assert not is_in.wait(0.05)
-            assert is_in.wait(10)
+                wait_for_waiter(semaphore)
+                assert not admitted.is_set()
+            assert admitted.wait(10)
         third.result(10)
 
 
-def test_nobody_is_overtaken() -> None:
-    """Who leaves and comes back at once is let in after who has waited."""
-    turnstile = FairSemaphore(1, timeout=10)
+def test_order() -> None:
+    """A newcomer does not overtake a waiter."""
+    semaphore = FairSemaphore(1, timeout=10)
     order = []
 
     def enter(name: str) -> None:
-        with turnstile.place():
+        with semaphore.acquire():
             order.append(name)
 
     with ThreadPoolExecutor(1) as threads:
-        with turnstile.place():
-            waiting = threads.submit(enter, "who waited")
-            time.sleep(0.05)
-        enter("who came back")
+        with semaphore.acquire():
+            waiting = threads.submit(enter, "waiter")
+            wait_for_waiter(semaphore)
+        enter("newcomer")
         waiting.result(10)
-    assert order == ["who waited", "who came back"]
+    assert order == ["waiter", "newcomer"]
 
 
-def test_waiting_has_an_end() -> None:
-    """Who waits for too long gives up, and holds nobody up later."""
-    turnstile = FairSemaphore(1, timeout=0.05)
-    with turnstile.place(), pytest.raises(TimeoutError), turnstile.place():
+def test_timeout() -> None:
+    """A waiter that times out takes no slot."""
+    semaphore = FairSemaphore(1, timeout=0.05)
+    with semaphore.acquire(), pytest.raises(TimeoutError), semaphore.acquire():
         pass
     for _ in range(2):
-        with turnstile.place():
+        with semaphore.acquire():
             pass
+
+
+# Interrupted waiters are greenlets, as in a server, where gevent has replaced locks.
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from galaxy_express.storage.fair_semaphore import FairSemaphore
+
+semaphore = FairSemaphore(1, timeout=10)
+
+def enter():
+    with semaphore.acquire():
+        pass
+
+def run_out_of_time():
+    with gevent.Timeout(0.001, False):
+        enter()
+
+{interrupt}
+with gevent.Timeout(1), semaphore.acquire():
+    print("admitted")
+"""
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        pytest.param(
+            """
+with semaphore.acquire():
+    waiter = gevent.spawn(enter)
+    gevent.sleep(0)
+    waiter.kill()
+""",
+            id="killed while it waits",
+        ),
+        pytest.param(
+            """
+with semaphore.acquire():
+    gevent.spawn(run_out_of_time).join()
+""",
+            id="timed out from outside",
+        ),
+        pytest.param(
+            """
+with semaphore.acquire():
+    waiter = gevent.spawn(enter)
+    gevent.sleep(0)
+waiter.kill()
+""",
+            id="killed when it has been admitted and doesn't know it yet",
+        ),
+        pytest.param(
+            """
+with semaphore.acquire():
+    first, second = gevent.spawn(enter), gevent.spawn(enter)
+    gevent.sleep(0)
+first.kill()
+with gevent.Timeout(1):
+    second.get()
+""",
+            id="its slot goes to the next waiter",
+        ),
+    ],
+)
+def test_interrupted_waiter(interrupt: str) -> None:
+    """A waiter that is interrupted, at any moment, keeps no slot."""
+    script = [sys.executable, "-c", GREENLETS.format(interrupt=interrupt)]
+    assert subprocess.run(script, stdout=subprocess.PIPE, check=True).stdout == b"admitted\n"
