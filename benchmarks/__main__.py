@@ -80,7 +80,9 @@ def main() -> None:
     """Measure, and print the tables."""
     parser = make_parser("Measure how fast the service is.")
     parser.add_argument(
-        "--against", metavar="REV", help="measure another revision of the repository in turn"
+        "--against",
+        metavar="REV",
+        help="measure another revision of the repository in turn; an old one needs port 6060",
     )
     settings = parser.parse_args(namespace=BenchSettings())
     prepare(settings)

@@ -125,6 +125,7 @@ def serving(
             "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
             "GALAXY_EXPRESS_DATABASE_URL": database_url,
             "GALAXY_EXPRESS_DRAIN_SECONDS": "0",  # no load balancer needs to notice the end
+            "GALAXY_EXPRESS_METRICS_BIND": f"127.0.0.1:{free_port()}",
             "GALAXY_EXPRESS_WORKERS": str(workers or settings.workers),
         }
         with Server(command, folder, port, environment) as server:
