@@ -9,6 +9,7 @@ _PACKAGE = Path(__file__).parents[1]
 _SCRIPTS = {
     "migrate": "galaxy_express.ops.schema:create_schema",
     "audit": "galaxy_express.ops.audit:audit_database",
+    "backup": "galaxy_express.ops.backup:back_up",
     "forget": "galaxy_express.ops.forget:forget_recipient",
 }
 
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
     )
-    asked = parser.parse_args()
+    asked, more = parser.parse_known_args()
     settings = asked.configs / "production.ini"
     if asked.command == "configs":
         print(asked.configs)  # noqa: T201 - what was asked for
@@ -32,7 +33,7 @@ def main() -> None:
     elif asked.command == "shell":
         _execute("-c", _call("load_and_run_shell"), settings)
     else:
-        _execute("-c", _call("load_and_run_script"), settings, _SCRIPTS[asked.command])
+        _execute("-c", _call("load_and_run_script"), settings, _SCRIPTS[asked.command], *more)
 
 
 def _find_configs() -> Path:

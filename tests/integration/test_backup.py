@@ -1,0 +1,62 @@
+"""Backups beside a live service."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.ops.backup import back_up
+from galaxy_express.storage.database import Database
+from tests.backends import Backend, SQLiteBackend
+from tests.integration.values import package, send
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_backup_has_all_that_was_answered(
+    backend: Backend, database: Database, desk: DeliveryDesk, tmp_path: Path
+) -> None:
+    """A copy has every decision, those only in the log included, and is one file."""
+    send(desk, *(package(str(number)) for number in range(100)))
+    copy = tmp_path / "copy.db"
+    with backend.transaction("ROLLBACK"):  # as another process that is writing
+        back_up(backend.config, [str(copy)])
+    assert SQLiteBackend(copy).stored() == {("delivered", "personal"): 100}
+    assert not list(tmp_path.glob("copy.db?*"))
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_backup_overwrites_nothing(backend: Backend, database: Database, tmp_path: Path) -> None:
+    """A path that exists, or that can't be written to, is rejected with a sentence."""
+    taken = tmp_path / "taken"
+    taken.write_text("kept")
+    with pytest.raises(SystemExit, match="exists already"):
+        back_up(backend.config, [str(taken)])
+    assert taken.read_text() == "kept"
+    with pytest.raises(SystemExit, match="can't be written"):
+        back_up(backend.config, [str(tmp_path / "no-such-folder" / "copy.db")])
+    with pytest.raises(SystemExit, match="TO="):
+        back_up(backend.config, [""])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_damaged_database_gives_no_backup(
+    backend: Backend, database: Database, desk: DeliveryDesk, tmp_path: Path
+) -> None:
+    """A copy that fails its audit is removed, and it says why."""
+    send(desk, package())
+    backend.rows("UPDATE counters SET value = 7")
+    copy = tmp_path / "copy.db"
+    with pytest.raises(SystemExit, match="The copy is wrong"):
+        back_up(backend.config, [str(copy)])
+    assert not list(tmp_path.glob("copy.db*"))
+
+
+def test_postgresql_has_its_own_backup(backend: Backend, database: Database) -> None:
+    """For PostgreSQL, the command names pg_dump."""
+    if not isinstance(backend, SQLiteBackend):
+        with pytest.raises(SystemExit, match="pg_dump"):
+            back_up(backend.config, ["copy.db"])
