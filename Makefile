@@ -22,7 +22,7 @@ T ?=
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-unit lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb auditdb forgetrecipient requirements wheel clean install install-dev check-port
+.PHONY: help run serve test test-unit lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb backupdb auditdb forgetrecipient requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,10 +78,13 @@ shell: install ## Open a Python shell with the models and a database connection.
 migratedb: install ## Create the tables that are missing.
 	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.models:create_schema
 
-dropdb: install ## Drop the tables, and everything stored in them.
+dropdb: install ## Drop the tables, and everything in them (FORCE=1 without asking).
 	$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.models:drop_schema
 
 resetdb: dropdb migratedb ## Start again with empty tables.
+
+backupdb: install ## Copy the SQLite database beside a live service (TO=backup.db).
+	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.backup:back_up '$(TO)'
 
 auditdb: install ## Recount the totals, compare them with the counters, and look for damage.
 	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database

@@ -1,11 +1,15 @@
 """The schema, as commands for operators."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from baseplate.lib.config import ConfigurationError, RawConfig
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
 
-from galaxy_express.models import metadata
+from galaxy_express.models import metadata, missing_tables, packages
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 
@@ -23,15 +27,43 @@ def create_schema(app_config: RawConfig) -> None:
 
 
 def drop_schema(app_config: RawConfig) -> None:
-    """Drop the tables, and with them everything stored (a script for ``baseplate-script``).
+    """Drop the tables, and everything stored in them (a script for ``baseplate-script``).
 
-    :raises SystemExit: see :py:func:`create_schema`.
+    If there are packages, it asks on the terminal. Without a terminal ``$FORCE`` must be 1, and
+    always with a database of production's configuration.
+
+    :raises SystemExit: with a sentence, if nothing was dropped; see :py:func:`create_schema`.
     """
     with (
         database_for_script(app_config) as database,
         database.schema_transaction() as connection,
     ):
+        stored = _count_packages(connection)
+        what = f"{database}, which has {stored:,} packages"
+        if os.environ.get("FORCE") != "1":
+            _confirm(what, stored, is_production="configs/production.ini" in sys.argv)
         metadata.drop_all(connection)
+    sys.stdout.write(f"Dropped the tables of {what}.\n")
+
+
+def _count_packages(connection: Connection) -> int:
+    if packages.name in missing_tables(connection):
+        return 0
+    return int(connection.execute(select(func.count()).select_from(packages)).scalar_one())
+
+
+def _confirm(what: str, stored: int, is_production: bool) -> None:
+    if is_production:
+        raise SystemExit(
+            f"This would drop the tables of {what}, with production's configuration."
+            " If you mean it: FORCE=1"
+        )
+    if not stored:
+        return
+    if not sys.stdin.isatty():
+        raise SystemExit(f"This would drop the tables of {what}. If you mean it: FORCE=1")
+    if input(f"Drop the tables of {what}? (yes/no) ") != "yes":
+        raise SystemExit("Nothing was dropped.")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from io import StringIO
 
 import psycopg2
 import pytest
@@ -80,8 +81,33 @@ def test_what_is_missing_is_created(backend: Backend, database: Database) -> Non
     assert missing(database) == []
 
 
-def test_after_dropping_and_creating_all_is_new(backend: Backend, desk: DeliveryDesk) -> None:
-    """A package that was known before the tables were dropped isn't any more."""
+def test_dropping_needs_force_if_there_are_packages(
+    backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal to ask on, nothing is dropped that has packages, and it says how many."""
+    send(desk, package("a"), package("b"))
+    monkeypatch.setattr("sys.stdin", StringIO())
+    with pytest.raises(SystemExit, match=r"has 2 packages\. If you mean it: FORCE=1"):
+        drop_schema(backend.config)
+    assert backend.stored() == {("delivered", "personal"): 2}
+
+
+def test_dropping_needs_force_in_production(
+    backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With production's configuration, not even empty tables are dropped without FORCE."""
+    monkeypatch.setattr("sys.argv", ["baseplate-script", "configs/production.ini", "..."])
+    with pytest.raises(SystemExit, match=r"production's configuration\. .* FORCE=1"):
+        drop_schema(backend.config)
+    monkeypatch.setenv("FORCE", "1")
+    drop_schema(backend.config)
+
+
+def test_after_dropping_and_creating_all_is_new(
+    backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that was decided before the tables were dropped is unknown afterwards."""
+    monkeypatch.setenv("FORCE", "1")
     send(desk, package())
     drop_schema(backend.config)
     create_schema(backend.config)
