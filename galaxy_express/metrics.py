@@ -40,6 +40,11 @@ _DROPPED_LOG_LINES = Counter(
 )
 
 # Looking labels up costs several times as much as counting.
+_CHECKPOINT_FAILURES = Counter(
+    "galaxy_express_checkpoint_failures_total",
+    "Checkpoints of SQLite's write-ahead log that failed",
+)
+
 _sends = cache(_SENDS.labels)
 _updates = cache(_PREFERENCE_UPDATES.labels)
 _seconds = cache(_COMMIT_SECONDS.labels)
@@ -73,6 +78,11 @@ def observe_commit(writes: int, seconds: float, success: bool) -> None:
     _seconds(str(success).lower()).observe(seconds)
     if success:
         _COMMIT_WRITES.observe(writes)
+
+
+def count_checkpoint_failure() -> None:
+    """Count a checkpoint of SQLite's log that failed."""
+    _CHECKPOINT_FAILURES.inc()
 
 
 def set_queue_length(packages: int) -> None:

@@ -1,41 +1,58 @@
-"""Checkpoints: what was committed is moved from a log to where it belongs.
+"""Checkpoints: copy committed pages from the write-ahead log into the database file.
 
-SQLite makes one within the commit after which its log is too long, and every other commit
-waits, the longer the more packages there are. So most of it is moved beside the commits,
-a little at a time, and what is left for that one is little.
+By default SQLite checkpoints inside the commit that overflows the log, and all other commits wait,
+the longer the more packages there are. So most of the work is done here, beside the commits and a
+little at a time, and little is left for that one.
 """
 
+import logging
 import time
 
+from galaxy_express import metrics
 from galaxy_express.storage.database import Database
 from galaxy_express.worker_thread import WorkerThread
+
+logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.25
 
 
 class Checkpoints:
-    """Has a database make checkpoints after commits, in a thread of their own.
+    """Makes checkpoints after commits, in a worker thread.
 
-    All calls must come from one event loop.
+    A checkpoint that fails is counted, and made again after the next commit. Only the first of
+    several failures is logged. All calls must come from one event loop.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._thread = WorkerThread()
-        self._under_way = False
+        self._running = False
         self._due = 0.0
+        self._failures = 0
+
+    def is_waiting(self) -> bool:
+        """Return whether a checkpoint is running or has just been started."""
+        return self._running or time.monotonic() < self._due
 
     def note_commit(self) -> None:
-        """Begin a checkpoint, unless the latest has only just begun or is still under way."""
-        now = time.monotonic()
-        if now >= self._due and not self._under_way:
-            self._under_way = True
-            self._due = now + INTERVAL_SECONDS
+        """Start a checkpoint, unless one is running or has just been started."""
+        if not self.is_waiting():
+            self._running = True
+            self._due = time.monotonic() + INTERVAL_SECONDS
             self._thread.submit(self._database.checkpoint, self._finish)
 
     def _finish(self, result: BaseException | None) -> None:
-        self._under_way = False
+        self._running = False
+        if result is not None:
+            self._failures += 1
+            metrics.count_checkpoint_failure()
+            if self._failures == 1:
+                logger.error("Checkpoints fail, and the log grows: %s", result, exc_info=result)
+        elif self._failures:
+            logger.info("Checkpoints succeed again, after %s failures", self._failures)
+            self._failures = 0
 
     def close(self) -> None:
-        """End the thread, after the checkpoint that is under way."""
+        """End the worker thread after its current checkpoint."""
         self._thread.close()

@@ -2,13 +2,19 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 
 import gevent
 import pytest
+from prometheus_client import REGISTRY
 
 from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage.checkpoints import INTERVAL_SECONDS, Checkpoints
-from galaxy_express.storage.database import Database
+from galaxy_express.storage.connect import database_from_config
+from galaxy_express.storage.database import Database, DatabaseUnavailable
 from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.conftest import MakeDesk
@@ -60,12 +66,13 @@ def test_a_checkpoint_and_a_write_do_not_wait_for_each_other(
 def test_a_checkpoint_while_the_file_is_away(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, moved: Moved
 ) -> None:
-    """What can't be moved is moved when the file is back, and nothing into another file."""
+    """A checkpoint fails while the file is missing, makes no other file, and succeeds later."""
     send(desk, package("first"))
     database.checkpoint()
     send(desk, package("second"))
     with sqlite.away():
-        database.checkpoint()
+        with pytest.raises(DatabaseUnavailable):
+            database.checkpoint()
         assert not sqlite.path.exists()
     assert moved() == {"first"}
     assert [in_words(outcome) for outcome in send(desk, package("second"))] == ["delivered again"]
@@ -136,6 +143,60 @@ def test_commits_bring_checkpoints_about(
     checkpoints.note_commit()
     wait_until(lambda: moved() == set(IDS))
     checkpoints.close()
+
+
+def test_failing_checkpoints_are_counted_and_logged_once(
+    sqlite: SQLiteBackend,
+    database: Database,
+    desk: DeliveryDesk,
+    moved: Moved,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Checkpoints that fail are counted, the first one is logged, and they are tried again."""
+    checkpoints = Checkpoints(database)
+    send(desk, package("first"))
+    before = failures()
+    with sqlite.away():
+        for number in range(1, 4):
+            wait_until(lambda: not checkpoints.is_waiting())
+            checkpoints.note_commit()
+            wait_until(partial(have_failed, before + number))
+    wait_until(lambda: not checkpoints.is_waiting())
+    with caplog.at_level("INFO"):
+        checkpoints.note_commit()
+        wait_until(lambda: moved() == {"first"})
+        wait_until(lambda: "Checkpoints succeed again, after 3 failures" in caplog.text)
+    assert caplog.text.count("Checkpoints fail, and the log grows") == 1
+    checkpoints.close()
+
+
+def have_failed(number: float) -> bool:
+    """Return whether so many checkpoints have failed."""
+    return failures() == number
+
+
+def failures() -> float:
+    """How many checkpoints have failed."""
+    return REGISTRY.get_sample_value("galaxy_express_checkpoint_failures_total") or 0
+
+
+def test_a_log_that_a_long_reader_let_grow_shrinks_again(
+    sqlite: SQLiteBackend, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a long read, the file of the log gets no larger than its limit again."""
+    monkeypatch.setattr("galaxy_express.storage.sqlite.LOG_BYTES", 64 * 1024)
+    create_schema(backend.config)
+    log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
+    with closing(database_from_config(backend.config)) as database:
+        desk = DeliveryDesk(database, PACKAGE_TYPES)
+        with database.snapshot() as reader:
+            reader.exec_driver_sql("SELECT count(*) FROM packages").scalar_one()
+            for number in range(10):
+                send(desk, *(package(f"{number}-{n}-{'x' * 200}") for n in range(50)))
+            assert log.stat().st_size > 256 * 1024
+        database.checkpoint()
+        send(desk, package("one more"))
+        assert log.stat().st_size <= 64 * 1024
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
