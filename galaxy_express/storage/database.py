@@ -20,11 +20,18 @@ Row = tuple[Any, ...]
 
 
 class DatabaseUnavailable(Exception):
-    """The database is locked, full, away, damaged or without its tables.
+    """The database is locked, full, read-only, away, damaged, or not set up.
 
     The transaction was rolled back, and trying again later is safe. If the connection
     was lost during COMMIT the outcome is unknown, and trying again finds the truth.
     """
+
+
+class SchemaMismatch(DatabaseUnavailable):
+    """The database lacks tables or columns of this version; an operator has to migrate it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason} (to create what is missing: make migratedb)")
 
 
 class TransactionConflict(DatabaseUnavailable):
@@ -130,6 +137,13 @@ class Connection(ABC):
         """Begin a transaction, unless the driver does so by itself."""
 
     @abstractmethod
+    def check_writable(self) -> None:
+        """Check that the service may write what it writes, without writing.
+
+        :raises DatabaseUnavailable: if it may not.
+        """
+
+    @abstractmethod
     def is_current(self) -> bool:
         """Whether it still leads to the database, as far as can be told without asking it."""
 
@@ -140,6 +154,8 @@ class Connection(ABC):
 
 @cache
 def _compiled(statement: Any, dialect: Any) -> str:
+    if isinstance(statement, str):
+        return statement
     return str(statement.compile(dialect=dialect))
 
 

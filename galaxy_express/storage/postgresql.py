@@ -20,6 +20,7 @@ from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     Row,
+    SchemaMismatch,
     TransactionConflict,
     Upsert,
     in_a_line,
@@ -55,8 +56,16 @@ class PostgreSQLConnection(Connection):
     def _begin(self) -> None:
         """See :py:meth:`Connection._begin`."""
 
+    def check_writable(self) -> None:
+        """See :py:meth:`Connection.check_writable`."""
+        ((read_only, forbidden),) = self.select(_CHECK_WRITABLE)
+        if read_only == "on":
+            raise DatabaseUnavailable("the database is read-only")
+        if forbidden:
+            raise DatabaseUnavailable(f"this role is not allowed to {forbidden}")
+
     def is_current(self) -> bool:
-        """Whether the server has said nothing; unasked, it would only say that it goes."""
+        """Whether the server has sent nothing: unasked, it only announces a disconnect."""
         return _is_silent(self._raw)
 
 
@@ -202,7 +211,9 @@ class PostgreSQLDatabase(Database):
     def _translate(self, error: Any) -> Exception:
         if error.pgcode in _MAY_BE_RUN_AGAIN:
             return TransactionConflict(in_a_line(error))
-        if error.pgcode == _UNDEFINED_TABLE or isinstance(
+        if error.pgcode in _MISSING:
+            return SchemaMismatch(in_a_line(error))
+        if error.pgcode == _INSUFFICIENT_PRIVILEGE or isinstance(
             error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
         ):
             return DatabaseUnavailable(in_a_line(error))
@@ -217,5 +228,17 @@ def _check_connection(connection: Any, record: Any, proxy: Any) -> None:
 
 
 # SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_UNDEFINED_TABLE = "42P01"
+_MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
+_INSUFFICIENT_PRIVILEGE = "42501"
 _MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
+
+_CHECK_WRITABLE = """
+SELECT current_setting('transaction_read_only'),
+       (SELECT string_agg(privilege || ' ' || name, ', ')
+        FROM (VALUES ('packages', 'SELECT'), ('packages', 'INSERT'),
+                     ('preferences', 'SELECT'), ('preferences', 'INSERT'),
+                     ('preferences', 'UPDATE'),
+                     ('counters', 'SELECT'), ('counters', 'INSERT'), ('counters', 'UPDATE')
+             ) AS needed (name, privilege)
+        WHERE NOT has_table_privilege(name, privilege))
+"""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, exists, func, or_, select
+from sqlalchemy import and_, bindparam, delete, func, or_, select
 
 from galaxy_express import models
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
@@ -40,9 +40,13 @@ TOTALS = select(
     _counters.c.outcome, _counters.c.package_type, func.sum(_counters.c.value)
 ).group_by(_counters.c.outcome, _counters.c.package_type)
 
-_schema_check = select(
-    *(exists().select_from(table) for table in (_packages, _preferences, _counters))
-)
+# Every column of every table; none is read.
+_CHECK_SCHEMA = """
+SELECT EXISTS (SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+               FROM packages),
+       EXISTS (SELECT recipient_id, package_type, wanted, timestamp FROM preferences),
+       EXISTS (SELECT shard, outcome, package_type, value FROM counters)
+"""
 
 
 def find_decision(connection: Connection, package_id: str) -> Decision | None:
@@ -154,8 +158,10 @@ def as_totals(rows: Iterable[Any]) -> dict[CounterKey, int]:
 
 
 def check_schema(connection: Connection) -> None:
-    """Ask each table whether it has a row.
+    """Check that the database has every table and column, and that they can be written to.
 
-    :raises Exception: the driver's, if the database can't answer, or a table is missing.
+    :raises Exception: the driver's, if the database can't answer, or something is missing.
+    :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be written to.
     """
-    connection.select(_schema_check)
+    connection.select(_CHECK_SCHEMA)
+    connection.check_writable()

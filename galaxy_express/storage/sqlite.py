@@ -3,11 +3,12 @@
 import fcntl
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, Engine
 
+from galaxy_express.models import metadata
 from galaxy_express.storage.database import (
     Connection,
     Database,
     DatabaseUnavailable,
     PersistentConnection,
     Row,
+    SchemaMismatch,
     Upsert,
     in_a_line,
 )
@@ -112,6 +115,11 @@ class SQLiteConnection(Connection):
         if self._turn is not None:
             os.close(self._turn)
 
+    def check_writable(self) -> None:
+        """See :py:meth:`Connection.check_writable`."""
+        for path in (self._path, os.path.dirname(self._path)):  # the log is beside the file
+            _check_writable(path)
+
     def is_current(self) -> bool:
         """Whether the path still leads to the file. Who has a file open can still write to
         it when it has been deleted or replaced, and all that would be lost."""
@@ -189,22 +197,28 @@ class SQLiteDatabase(Database):
     def __init__(self, path: Path, lock_timeout: timedelta) -> None:
         self._path = str(path.absolute())
         self._lock_timeout = lock_timeout
-        self._engine = self._make_engine("rw")
-        self._read_connection = PersistentConnection(self._connect)
-        self._checkpoint_connection = PersistentConnection(self._connect)
-        self._checkpoint_guard = PersistentConnection(self._connect)
-        super().__init__(self._connect)
+        self._engine = self._make_engine("rw", lock_timeout)
+        # Reads run on the event loop, which must not wait for a lock.
+        self._read_engine = self._make_engine("rw", timedelta(0))
+        self._read_connection = PersistentConnection(partial(self._connect, self._read_engine))
+        connect = partial(self._connect, self._engine)
+        self._checkpoint_connection = PersistentConnection(connect)
+        self._checkpoint_guard = PersistentConnection(connect)
+        super().__init__(connect)
 
     def __str__(self) -> str:
         return f"sqlite:///{self._path}"
 
-    def _connect(self) -> SQLiteConnection:
+    def _connect(self, engine: Engine) -> SQLiteConnection:
         identity = _identity(self._path)
-        return SQLiteConnection(self._engine.raw_connection(), self._path, identity)
+        return SQLiteConnection(engine.raw_connection(), self._path, identity)
 
     @contextmanager
     def read_connection(self) -> Iterator[Connection]:
-        """See :py:meth:`Database.read_connection`. It may not be left to wait for anything else."""
+        """See :py:meth:`Database.read_connection`.
+
+        The block must not yield to the event loop: the connection is shared.
+        """
         with self._translating_errors(self._read_connection):
             yield self._read_connection.get()
 
@@ -218,7 +232,7 @@ class SQLiteDatabase(Database):
 
     @contextmanager
     def _administering(self, mode: str, begin: str) -> Iterator[sqlalchemy.engine.Connection]:
-        engine = self._make_engine(mode)
+        engine = self._make_engine(mode, self._lock_timeout)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         try:
             with self._translating_errors(), engine.begin() as connection:
@@ -228,14 +242,14 @@ class SQLiteDatabase(Database):
 
     def checkpoint(self) -> None:
         """See :py:meth:`Database.checkpoint`."""
-        # When all of the log has been moved, the next commit begins it anew. Should that be
-        # at a certain moment of another process's checkpoint, SQLite before 3.51.3 takes
-        # commits for moved that are not, and they are lost
-        # (https://www.sqlite.org/wal.html#walresetbug). So the guard is in the midst of reading
-        # meanwhile. If it reads from the log, no commit begins that anew; if it reads from the
-        # file, since all has been moved, no checkpoint may write there.
+        # When the whole log has been copied, the next commit starts it again from the beginning.
+        # If that happens at a certain moment of another process's checkpoint, SQLite before 3.51.3
+        # takes commits for copied that are not, and they are lost
+        # (https://www.sqlite.org/wal.html#walresetbug). So the guard holds a read transaction
+        # meanwhile. If it reads from the log, no commit can restart the log; if it reads from the
+        # file, since everything has been copied, no checkpoint may write there.
         guard, kept = self._checkpoint_guard, self._checkpoint_connection
-        with suppress(DatabaseUnavailable), self._translating_errors(guard, kept):
+        with self._translating_errors(guard, kept):
             reader, mover = guard.get(), kept.get()
             reader.execute(_begin)
             reader.select(_look)
@@ -255,21 +269,25 @@ class SQLiteDatabase(Database):
         self._checkpoint_guard.close()
 
     def _translate(self, error: Any) -> Exception:
-        # A damaged file is a plain DatabaseError, the base class of the others.
-        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
-            return DatabaseUnavailable(in_a_line(error))
+        reason = in_a_line(error)
+        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _UNAVAILABLE:
+            return DatabaseUnavailable(reason)
+        missing = _MISSING.match(reason)
+        if missing and missing[1] in _OUR_NAMES:
+            return SchemaMismatch(reason)
         translated: Exception = error
         return translated
 
-    def _make_engine(self, mode: str) -> Engine:
+    def _make_engine(self, mode: str, timeout: timedelta) -> Engine:
         url = URL.create(
             "sqlite",
             database=f"file:{quote(self._path)}",
             query={"mode": mode, "uri": "true"},
         )
-        timeout = self._lock_timeout.total_seconds()
         engine = create_engine(
-            url, future=True, connect_args={"timeout": timeout, "check_same_thread": False}
+            url,
+            future=True,
+            connect_args={"timeout": timeout.total_seconds(), "check_same_thread": False},
         )
         check_content = self._check_no_log if mode == "rwc" else self._check_not_empty
         event.listen(engine, "do_connect", check_content)
@@ -283,20 +301,52 @@ class SQLiteDatabase(Database):
     # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     def _check_not_empty(self, *_: Any) -> None:
-        if os.stat(self._path).st_size == 0:  # SQLite would delete the log beside it
-            raise OSError(f"{self._path} is empty")
+        self._check_no_log()
+        if not os.path.exists(self._path):
+            raise SchemaMismatch(f"there is no file {self._path}")
+        if not os.path.getsize(self._path):
+            raise SchemaMismatch(f"{self._path} is empty")
 
     def _check_no_log(self, *_: Any) -> None:
+        # SQLite deletes the log beside an empty file.
         log = f"{self._path}-wal"
-        if not _size(self._path) and _size(log):  # nor would it keep the log of a file it makes
+        if not _size(self._path) and _size(log):
             raise OSError(
-                f"{self._path} is missing or empty, but its log is there, with what may be nowhere"
-                f" else: put the file back, or, if it is gone for good, remove {log}"
+                f"{self._path} is missing or empty, but its log exists, which may hold what"
+                f" nothing else holds: put the file back, or, if it is lost for good, remove {log}"
             )
 
     def _check_writable(self, *_: Any) -> None:
-        if not os.access(self._path, os.W_OK):  # SQLite would never write to it again
-            raise OSError(f"{self._path} may not be written to")
+        _check_writable(self._path)  # a connection that opens it read-only stays so
+
+
+def _check_writable(path: str) -> None:
+    if not os.access(path, os.W_OK):
+        raise OSError(f"{path} can't be written to")
+
+
+# What an operator has to mend, or what passes: https://www.sqlite.org/rescode.html. Extended
+# codes have their primary code in the lowest byte.
+_PRIMARY_CODE = 0xFF
+_UNAVAILABLE = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOTADB,
+}
+# SQLite has one code for all errors in SQL. If a name that the schema defines is missing, the
+# database is not this version's; if another one is, the statement is wrong.
+_MISSING = re.compile(r"(?:no such (?:table|column): |table .* has no column named )(?:.*\.)?(\w+)")
+_OUR_NAMES = {
+    name for table in metadata.sorted_tables for name in (table.name, *table.columns.keys())
+}
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:
@@ -315,6 +365,8 @@ def _set_pragmas(connection: Any, record: Any) -> None:
             connection.execute(f"PRAGMA {pragma}")
         ((page_size,),) = connection.execute("PRAGMA page_size")
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // page_size}")
+        # A long reader lets the log grow. When the log is restarted, its file shrinks again.
+        connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
     except sqlite3.Error:  # the file is damaged, say
         connection.close()
         raise

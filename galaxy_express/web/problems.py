@@ -21,7 +21,7 @@ from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.scope import add_global_event_processor
 
 from galaxy_express.group_commit import Overloaded
-from galaxy_express.storage.database import DatabaseUnavailable
+from galaxy_express.storage.database import DatabaseUnavailable, SchemaMismatch
 from galaxy_express.web import instrumentation
 from galaxy_express.web.outages import Outages
 from galaxy_express.web.rejections import (
@@ -227,7 +227,12 @@ def errors_tween_factory(
             response = handler(request)
         except DatabaseUnavailable as error:
             outages.note_failure(error, "The database is unavailable: %s", error)
-            return unavailable("the database is unavailable; a retry is safe")
+            what = (
+                "not set up (make migratedb)"
+                if isinstance(error, SchemaMismatch)
+                else "unavailable"
+            )
+            return unavailable(f"the database is {what}; a retry is safe")
         except Overloaded as error:
             outages.note_failure(error, "The service is overloaded: %s", error)
             return unavailable("the service is overloaded; a retry is safe", "overloaded")

@@ -48,7 +48,7 @@ def test_readiness_asks_the_database(app_without_tables: TestApp) -> None:
             "title": "Service Unavailable",
             "status": 503,
             "code": "unavailable",
-            "detail": "the database is unavailable; a retry is safe",
+            "detail": "the database is not set up (make migratedb); a retry is safe",
         }
         assert answer.headers["Retry-After"] == "1"
 

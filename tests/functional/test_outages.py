@@ -39,12 +39,17 @@ def impatient_app(backend: Backend, make_app: MakeApp) -> TestApp:
 
 def assert_unavailable(answer: TestResponse) -> None:
     """It is 503, and says when to try again."""
-    assert problem(answer) == {
+    body = problem(answer)
+    # A file that isn't there looks like one that was never made.
+    assert body.pop("detail") in {
+        "the database is unavailable; a retry is safe",
+        "the database is not set up (make migratedb); a retry is safe",
+    }
+    assert body == {
         "type": "about:blank",
         "title": "Service Unavailable",
         "status": 503,
         "code": "unavailable",
-        "detail": "the database is unavailable; a retry is safe",
     }
     assert answer.headers["Retry-After"] == "1"
 
@@ -119,7 +124,9 @@ def test_reads_while_the_database_is_locked(backend: Backend, impatient_app: Tes
 def test_a_database_that_takes_no_writes(backend: Backend, impatient_app: TestApp) -> None:
     """While nothing can be written reads go on, and so do writes afterwards."""
     with backend.read_only():
-        until_back(impatient_app)
+        with gevent.Timeout(10):
+            while read(impatient_app, "pkg-0", ANY).status_int == 503:
+                gevent.sleep(0.01)
         assert_unavailable(send(impatient_app, status=503))
         assert read(impatient_app, "pkg-0").json == DECISION | {"package_id": "pkg-0"}
     until_back(impatient_app)

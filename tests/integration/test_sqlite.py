@@ -119,7 +119,10 @@ def test_an_empty_file_beside_the_log(
     content = log.read_bytes()
     sqlite.path.rename(sqlite.path.with_suffix(".elsewhere"))
     sqlite.path.touch()
-    with pytest.raises(DatabaseUnavailable, match="is empty"), database.snapshot():
+    with (
+        pytest.raises(DatabaseUnavailable, match="but its log exists"),
+        database.snapshot(),
+    ):
         pass
     assert log.read_bytes() == content
 

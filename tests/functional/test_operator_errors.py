@@ -1,0 +1,106 @@
+"""What an operator has to mend is a 503 that health sees; a programming error is a 500."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from galaxy_express.models import create_schema
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import SchemaMismatch
+from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
+from tests.conftest import MakeApp, OpenDatabase
+from tests.functional.client import ANY, UPDATE, problem, send, update
+
+REMEDY = "the database is not set up (make migratedb); a retry is safe"
+
+BREAKAGES: dict[str, Callable[[Backend], object]] = {
+    "no packages": lambda backend: backend.rows("DROP TABLE packages"),
+    "no counters": lambda backend: backend.rows("DROP TABLE counters"),
+    "column renamed": lambda backend: backend.rows(
+        "ALTER TABLE packages RENAME COLUMN sender_id TO sender"
+    ),
+    "other column renamed": lambda backend: backend.rows(
+        "ALTER TABLE counters RENAME COLUMN value TO amount"
+    ),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_schema_of_another_version(
+    backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture, breakage: str
+) -> None:
+    """If a table or column is missing, sends and health are 503, and answer and log say what to
+    do."""
+    create_schema(backend.config)
+    app = make_app()
+    BREAKAGES[breakage](backend)
+    with caplog.at_level(logging.ERROR):
+        assert problem(send(app, 503))["detail"] == REMEDY
+    assert problem(app.get("/health", status=503))["detail"] == REMEDY
+    assert "make migratedb" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_a_file_that_was_never_made(
+    sqlite: SQLiteBackend, make_app: MakeApp, content: bytes | None
+) -> None:
+    """A database file that is missing or empty is not set up."""
+    if content is not None:
+        sqlite.path.write_bytes(content)
+    assert problem(make_app().get("/health", status=503))["detail"] == REMEDY
+
+
+@pytest.mark.parametrize("statement", ["SELEKT 1", "SELECT abs(1, 2)", "SELECT 1 FROM"])
+def test_a_wrong_statement_is_a_programming_error(
+    backend: Backend, open_database: OpenDatabase, statement: str
+) -> None:
+    """An error in SQL that has nothing to do with the schema isn't reported as an outage."""
+    create_schema(backend.config)
+    database = open_database()
+    with (
+        pytest.raises(database.driver_error),
+        database.read_connection() as connection,
+    ):
+        connection.select(statement)
+
+
+def test_a_missing_column_is_a_mismatch(backend: Backend, open_database: OpenDatabase) -> None:
+    """The check of the schema names the missing column."""
+    create_schema(backend.config)
+    backend.rows("ALTER TABLE preferences RENAME COLUMN wanted TO liked")
+    with (
+        pytest.raises(SchemaMismatch, match="wanted"),
+        open_database().read_connection() as connection,
+    ):
+        queries.check_schema(connection)
+
+
+@pytest.mark.parametrize("right", ["SELECT", "INSERT", "UPDATE"])
+@pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
+def test_a_right_that_is_missing(
+    postgresql: PostgreSQLBackend, make_limited_app: MakeApp, table: str, right: str
+) -> None:
+    """Without a right that the service needs, health is 503, and no request is a 500."""
+    app = make_limited_app()
+    assert app.get("/health").json is True
+    postgresql.rows(f"REVOKE {right} ON {table} FROM limited")
+    is_needed = (table, right) != ("packages", "UPDATE")
+    assert app.get("/health", status=ANY).status_int == (503 if is_needed else 200)
+    assert send(app, ANY).status_int in (201, 503)
+    assert update(app, UPDATE, status=ANY).status_int in (200, 503)
+
+
+@pytest.fixture
+def make_limited_app(postgresql: PostgreSQLBackend, make_app: MakeApp) -> MakeApp:
+    """Make applications that connect as a role with the rights that the service needs."""
+    create_schema(postgresql.config)
+    postgresql.rows("DROP ROLE IF EXISTS limited")
+    postgresql.rows("CREATE ROLE limited LOGIN")
+    postgresql.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO limited")
+    postgresql.rows("GRANT USAGE ON SCHEMA public TO limited")
+    url = make_url(postgresql.url).set(username="limited")
+    config = {"database.url": url.render_as_string(hide_password=False)}
+    return lambda: make_app(config)
