@@ -424,10 +424,11 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "The database is locked, full or away, or the service is overloaded or shutting "
-            "down. A retry is safe.",
+            "The database is locked, full, away or not set up, or the service is overloaded or "
+            "shutting down. A retry is safe.",
             "Retry-After",
             database="the database is unavailable; a retry is safe",
+            setup="the database is not set up (make migratedb); a retry is safe",
             shutdown="the service is shutting down",
         ),
     ]

@@ -178,7 +178,7 @@ class Mistakes:
         self, make_app: MakeApp, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         create_schema(backend.config)
-        self._app = make_app()
+        self._app = make_app({"database.lock_timeout": "50 milliseconds"})
         self._backend = backend
         self._monkeypatch = monkeypatch
 
@@ -243,9 +243,14 @@ class Mistakes:
         return send(self._app, 500)
 
     def database_503(self) -> TestResponse:
-        """A database that is away."""
-        with self._backend.away():
-            return self._app.get("/statistics", status=503)
+        """A database that another process has locked."""
+        with self._backend.locked():
+            return send(self._app, 503)
+
+    def setup_503(self) -> TestResponse:
+        """A database without a table."""
+        self._backend.rows("DROP TABLE counters")
+        return self._app.get("/statistics", status=503)
 
     def shutdown_503(self) -> TestResponse:
         """A service that is going down."""
