@@ -9,7 +9,7 @@ import logging
 import time
 
 from galaxy_express import metrics
-from galaxy_express.storage.database import Database
+from galaxy_express.storage.database import Database, DatabaseUnavailable
 from galaxy_express.worker_thread import WorkerThread
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,11 @@ class Checkpoints:
             self._failures += 1
             metrics.count_checkpoint_failure()
             if self._failures == 1:
-                logger.error("Checkpoints fail, and the log grows: %s", result, exc_info=result)
+                # That the database is unavailable is reported by those who need it.
+                level = (
+                    logging.WARNING if isinstance(result, DatabaseUnavailable) else logging.ERROR
+                )
+                logger.log(level, "Checkpoints fail, and the log grows: %s", result)
         elif self._failures:
             logger.info("Checkpoints succeed again, after %s failures", self._failures)
             self._failures = 0

@@ -143,12 +143,22 @@ def test_an_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
     """Ctrl-C ends it early, and it prints the totals."""
     before = running.request("GET", "/statistics").json
     command = [sys.executable, "-m", MODULE, url(running.port), "--seconds", "600"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    wait_until(
-        lambda: running.request("GET", "/statistics").json != before, "it has sent something"
-    )
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=PATIENCE)
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background ignore the signal, and so would the demo.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        wait_until(
+            lambda: running.request("GET", "/statistics").json != before, "it has sent something"
+        )
+        process.send_signal(signal.SIGINT)
+        try:
+            printed, _ = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert printed.startswith("Submitted ")
 

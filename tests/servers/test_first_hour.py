@@ -103,7 +103,8 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
     """Without a Python that is new enough nothing is made, and it is said what is needed."""
     old = tmp_path / "old"
     old.mkdir()
-    for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
+    (names,) = re.findall(r"for python in ([^;]+);", MAKEFILE)
+    for name in names.split():
         # As much of an old Python as can be seen of it: that it says no when it is asked
         # whether it is new enough, and makes environments.
         (old / name).write_text('#!/bin/sh\n[ "$1" = -m ] && mkdir -p "$3"\n')

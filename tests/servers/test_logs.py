@@ -267,5 +267,5 @@ def test_errors_are_reported_to_sentry(installation: Installation, sentry: Sentr
             assert server.request("POST", "/packages", package()).status == 500
         wait_until(lambda: len(sentry.exceptions()) == 3, "the unhandled ones are reported")
         assert len(lines(server, level="ERROR")) == 3
-    assert sentry.exceptions() == ["DatabaseUnavailable", "IntegrityError", "IntegrityError"]
+    assert sentry.exceptions() == ["SchemaMismatch", "IntegrityError", "IntegrityError"]
     assert len(sentry.events) == 3

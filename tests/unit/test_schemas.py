@@ -135,8 +135,9 @@ def test_escapes() -> None:
         (b'{"a": 1, "\\u0061": 2}', "duplicate key"),
         (b'{"a": {"b": [{"c": 1, "c": 2}]}}', "duplicate key"),
         (b'[[{"a": 1, "a": 1}]]', "duplicate key"),
-        (b"[" * 50_000, "nested too deeply"),
-        (b'{"a":' * 10_000, "nested too deeply"),
+        # How deep is too deep depends on the version of Python.
+        (b"[" * 50_000, "nested too deeply|not JSON"),
+        (b'{"a":' * 10_000, "nested too deeply|not JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "too many digits"),
     ],
 )
