@@ -389,7 +389,9 @@ def test_the_database_goes_and_comes_back(window: Window, installation: Installa
     with installation.gunicorn() as server:
         dashboard = Dashboard(window, server)
         with installation.database.away():
-            dashboard.wait_for_text("#state", "Not in service: the database is not set up (make migratedb)")
+            dashboard.wait_for_text(
+                "#state", "Not in service: the database is not set up (make migratedb)"
+            )
         dashboard.wait_for_text("#state", "In service")
 
 

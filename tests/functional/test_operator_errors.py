@@ -1,7 +1,8 @@
 """What an operator has to mend is a 503 that health sees; a programming error is a 500."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -10,7 +11,7 @@ from galaxy_express.models import create_schema
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import SchemaMismatch
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
-from tests.conftest import MakeApp, OpenDatabase
+from tests.conftest import DATABASES, MakeApp, OpenDatabase
 from tests.functional.client import ANY, UPDATE, problem, send, update
 
 REMEDY = "the database is not set up (make migratedb); a retry is safe"
@@ -78,29 +79,31 @@ def test_a_missing_column_is_a_mismatch(backend: Backend, open_database: OpenDat
         queries.check_schema(connection)
 
 
+@pytest.fixture
+def role(postgresql: PostgreSQLBackend) -> Iterator[str]:
+    """A role that has the rights that the service needs."""
+    create_schema(postgresql.config)
+    name = f"limited_{uuid4().hex}"
+    postgresql.rows(f"CREATE ROLE {name} LOGIN")
+    postgresql.rows(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {name}")
+    postgresql.rows(f"GRANT USAGE ON SCHEMA public TO {name}")
+    yield name
+    postgresql.rows(f"DROP OWNED BY {name}")
+    postgresql.rows(f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 @pytest.mark.parametrize("right", ["SELECT", "INSERT", "UPDATE"])
 @pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
 def test_a_right_that_is_missing(
-    postgresql: PostgreSQLBackend, make_limited_app: MakeApp, table: str, right: str
+    backend: Backend, role: str, make_app: MakeApp, table: str, right: str
 ) -> None:
     """Without a right that the service needs, health is 503, and no request is a 500."""
-    app = make_limited_app()
+    url = make_url(backend.url).set(username=role)
+    app = make_app({"database.url": url.render_as_string(hide_password=False)})
     assert app.get("/health").json is True
-    postgresql.rows(f"REVOKE {right} ON {table} FROM limited")
+    backend.rows(f"REVOKE {right} ON {table} FROM {role}")
     is_needed = (table, right) != ("packages", "UPDATE")
     assert app.get("/health", status=ANY).status_int == (503 if is_needed else 200)
     assert send(app, ANY).status_int in (201, 503)
     assert update(app, UPDATE, status=ANY).status_int in (200, 503)
-
-
-@pytest.fixture
-def make_limited_app(postgresql: PostgreSQLBackend, make_app: MakeApp) -> MakeApp:
-    """Make applications that connect as a role with the rights that the service needs."""
-    create_schema(postgresql.config)
-    postgresql.rows("DROP ROLE IF EXISTS limited")
-    postgresql.rows("CREATE ROLE limited LOGIN")
-    postgresql.rows("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO limited")
-    postgresql.rows("GRANT USAGE ON SCHEMA public TO limited")
-    url = make_url(postgresql.url).set(username="limited")
-    config = {"database.url": url.render_as_string(hide_password=False)}
-    return lambda: make_app(config)
