@@ -6,8 +6,6 @@ import time
 import uuid
 from pathlib import Path
 
-from sqlalchemy import text
-
 from benchmarks.revisions import PRESENT
 from benchmarks.wrk import BATCH, Run
 from galaxy_express.storage.connect import database_from_config
@@ -42,7 +40,7 @@ class RawSQLite:
         self._connection = sqlite3.connect(path, isolation_level=None)
         database = database_from_config(config)
         with database.transaction() as connection:
-            values = {name: connection.select(text(f"PRAGMA {name}"))[0][0] for name in PRAGMAS}
+            values = {name: connection.select(f"PRAGMA {name}")[0][0] for name in PRAGMAS}
         database.close()
         for name, value in values.items():
             self._connection.execute(f"PRAGMA {name}={value}")

@@ -83,7 +83,7 @@ def audit(database: Database) -> Audit:
         missing = models.missing_tables(connection)
         if missing:
             return Audit({}, 0, [f"There is no table {name}." for name in missing])
-        counted = queries.as_totals(connection.execute(queries.TOTALS))
+        counted = queries.as_totals(connection.exec_driver_sql(queries.TOTALS))
         rejected = counted.pop(REJECTED, 0)
         stored = _count_packages(connection)
         totals = {

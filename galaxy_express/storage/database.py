@@ -7,13 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import sqlalchemy.engine
 from baseplate import Span
 from baseplate.clients import ContextFactory
-from sqlalchemy import Table, exc
+from sqlalchemy import exc
 
 #: The values of a row, in the order of the table's columns.
 Row = tuple[Any, ...]
@@ -43,87 +42,79 @@ def in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-@dataclass(frozen=True, eq=False)
-class Upsert:
-    """How to insert rows into a table, or update those whose primary key is taken.
+@dataclass(frozen=True)
+class Statements:
+    """The SQL of one kind of database. What differs between them stands in ``sqlite`` and
+    ``postgresql``; parameters are as the driver writes them."""
 
-    :param update: takes the row that could not be inserted, as columns, and gives the
-        new values of the row that is there.
-    :param only_if: takes the same, and gives the condition on which to update.
-    """
-
-    table: Table
-    update: Callable[[Any], dict[str, Any]]
-    only_if: Callable[[Any], Any] | None = None
-
-    def on_conflict(self, insert: Any) -> Any:
-        """Add to an INSERT what to do when a primary key is taken."""
-        return insert.on_conflict_do_update(
-            index_elements=list(self.table.primary_key),
-            set_=self.update(insert.excluded),
-            where=None if self.only_if is None else self.only_if(insert.excluded),
-        )
+    find_decision: str
+    find_decisions: str
+    find_preferences: str
+    find_wanted: str
+    insert_packages: str
+    upsert_preferences: str
+    upsert_counters: str
+    delete_preferences: str
 
 
 class Connection(ABC):
-    """A connection that has the driver itself run what SQLAlchemy wrote.
+    """A connection on which the driver itself runs SQL.
 
-    SQLAlchemy compiles each statement once; to run it each time as well would take it
-    several times as long as the driver. Values are those of the driver: a column's type
-    converts nothing.
+    SQLAlchemy makes the connection; to run each statement through it as well would take several
+    times as long.
 
-    :cvar dialect: what statements are compiled for, with parameters by position.
+    :cvar statements: the SQL for this kind of database.
     :param raw: the driver's connection, from an SQLAlchemy pool.
     """
 
-    dialect: ClassVar[Any]
+    statements: ClassVar[Statements]
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._cursor = raw.cursor()
 
-    def execute(self, statement: Any, values: Sequence[Any] = ()) -> None:
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run a statement.
 
-        :param values: those of its parameters, in their order.
+        :param values: the values of its parameters, in order.
         """
-        self._cursor.execute(_compiled(statement, self.dialect), values)
+        self._cursor.execute(sql, values)
 
-    def select(self, query: Any, values: Sequence[Any] = ()) -> list[Row]:
+    def select(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         """Run a query, and return its rows.
 
-        :param values: those of its parameters, in their order.
+        :param values: the values of its parameters, in order.
         """
-        self.execute(query, values)
+        self.execute(sql, values)
         rows: list[Row] = self._cursor.fetchall()
         return rows
 
     @abstractmethod
-    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
-        """Some columns of a table, of the rows that have one of the values in one."""
+    def find(self, sql: str, keys: Collection[str]) -> list[Row]:
+        """Run a query whose only parameter is a list of keys, and return its rows."""
 
     @abstractmethod
-    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
-        """Insert those rows whose primary key, the first column, isn't taken.
+    def insert_packages(self, rows: Sequence[Row]) -> set[str]:
+        """Insert the packages whose id isn't taken.
 
-        :returns: the keys that were inserted.
+        :returns: the ids that were inserted.
         """
 
     @abstractmethod
-    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """Insert rows, or update those whose primary key is taken.
 
-        :raises TransactionConflict: if a row was left as it is, because of a write that
-            this transaction could not see when it decided to make its own.
+        :raises TransactionConflict: if a row was left unchanged, because of a write that this
+            transaction could not see when it decided to make its own.
         """
 
     @abstractmethod
     def lock(self, names: Iterable[str]) -> None:
-        """Until the transaction ends, let no other one go on that locks one of the names."""
+        """Hold an exclusive lock on each name until the transaction ends."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """A transaction: on disk when left, rolled back when left by an exception."""
+        """A transaction: committed to disk at the end, rolled back after an exception."""
         self._begin()
         try:
             yield
@@ -145,24 +136,17 @@ class Connection(ABC):
 
     @abstractmethod
     def is_current(self) -> bool:
-        """Whether it still leads to the database, as far as can be told without asking it."""
+        """Return whether it still leads to the database, as far as is known without asking."""
 
     def close(self) -> None:
-        """Close it for good; a transaction that is open is rolled back."""
+        """Close the connection for good. An open transaction is rolled back."""
         self._raw.invalidate()
 
 
-@cache
-def _compiled(statement: Any, dialect: Any) -> str:
-    if isinstance(statement, str):
-        return statement
-    return str(statement.compile(dialect=dialect))
-
-
 class PersistentConnection:
-    """A connection that stays open between uses, which follow one another.
+    """A connection that stays open between uses. Uses must not overlap.
 
-    To take it from a pool each time would cost more than a read of one row.
+    Checking it out of a pool each time would cost more than reading a row.
 
     :param connect: makes it.
     """
@@ -172,7 +156,7 @@ class PersistentConnection:
         self._connection: Connection | None = None
 
     def get(self) -> Connection:
-        """The connection, made anew if it doesn't lead to the database any more."""
+        """Return the connection. If it no longer leads to the database, open another."""
         if self._connection is not None and not self._connection.is_current():
             self.close()
         if self._connection is None:
@@ -180,7 +164,7 @@ class PersistentConnection:
         return self._connection
 
     def close(self) -> None:
-        """Close it; the next use makes another."""
+        """Close the connection. The next use opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -3,15 +3,12 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from select import POLLIN, poll
 from typing import Any
 
 import psycopg2
 import sqlalchemy.engine
-from sqlalchemy import Table, any_, bindparam, create_engine, event, exc, func, select, text
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
@@ -21,8 +18,8 @@ from galaxy_express.storage.database import (
     DatabaseUnavailable,
     Row,
     SchemaMismatch,
+    Statements,
     TransactionConflict,
-    Upsert,
     in_a_line,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
@@ -31,27 +28,71 @@ from galaxy_express.storage.fair_semaphore import FairSemaphore
 class PostgreSQLConnection(Connection):
     """A connection to PostgreSQL."""
 
-    dialect = postgresql.dialect(paramstyle="format")
+    # One array per column, so that a statement is the same for any number of rows.
+    statements = Statements(
+        find_decision="""
+            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+            FROM packages WHERE package_id = %s
+        """,
+        find_decisions="""
+            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+            FROM packages WHERE package_id = ANY(%s::text[])
+        """,
+        find_preferences="""
+            SELECT recipient_id, package_type, wanted, timestamp
+            FROM preferences WHERE recipient_id = ANY(%s::text[])
+        """,
+        find_wanted="""
+            SELECT recipient_id, package_type, wanted
+            FROM preferences WHERE recipient_id = ANY(%s::text[])
+        """,
+        insert_packages="""
+            INSERT INTO packages
+                (package_id, sender_id, recipient_id, package_type, timestamp, status)
+            SELECT * FROM unnest(
+                %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[])
+            ON CONFLICT DO NOTHING
+            RETURNING package_id
+        """,
+        # The condition is that of Preference.supersedes.
+        upsert_preferences="""
+            INSERT INTO preferences (recipient_id, package_type, wanted, timestamp)
+            SELECT * FROM unnest(%s::text[], %s::text[], %s::boolean[], %s::bigint[])
+            ON CONFLICT (recipient_id, package_type) DO UPDATE
+            SET wanted = excluded.wanted, timestamp = excluded.timestamp
+            WHERE excluded.timestamp > preferences.timestamp
+               OR excluded.timestamp = preferences.timestamp
+                  AND preferences.wanted AND NOT excluded.wanted
+            RETURNING recipient_id
+        """,
+        upsert_counters="""
+            INSERT INTO counters (shard, outcome, package_type, value)
+            SELECT * FROM unnest(%s::smallint[], %s::text[], %s::text[], %s::bigint[])
+            ON CONFLICT (shard, outcome, package_type) DO UPDATE
+            SET value = counters.value + excluded.value
+            RETURNING shard
+        """,
+        delete_preferences="DELETE FROM preferences WHERE recipient_id = %s",
+    )
 
-    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
+    def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
-        return self.select(_is_in_array(columns, column), (list(values),))
+        return self.select(sql, (list(keys),))
 
-    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
-        """See :py:meth:`Connection.insert_new`."""
-        return {key for (key,) in self.select(_insert_or_not_arrays(table), _arrays(table, rows))}
+    def insert_packages(self, rows: Sequence[Row]) -> set[str]:
+        """See :py:meth:`Connection.insert_packages`."""
+        inserted = self.select(self.statements.insert_packages, _columns(rows))
+        return {package_id for (package_id,) in inserted}
 
-    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
-        table = upsert.table
-        written = self.select(_insert_or_update_arrays(upsert), _arrays(table, rows))
-        if len(written) < len(rows):
-            raise TransactionConflict(f"another transaction wrote to {table.name} first")
+        if len(self.select(sql, _columns(rows))) < len(rows):
+            raise TransactionConflict("another transaction wrote to a row first")
 
     def lock(self, names: Iterable[str]) -> None:
         """See :py:meth:`Connection.lock`."""
-        # Rows that aren't there yet can't be locked; the names' hashes can, in order.
-        self.execute(_lock_names, (list(names),))
+        # Rows that don't exist yet can't be locked, but the hashes of their names can, in order.
+        self.execute(_LOCK_NAMES, (list(names),))
 
     def _begin(self) -> None:
         """See :py:meth:`Connection._begin`."""
@@ -75,45 +116,17 @@ def _is_silent(connection: Any) -> bool:
     return not incoming.poll(0)
 
 
-@cache
-def _is_in_array(columns: tuple[Any, ...], column: Any) -> Any:
-    values = bindparam("values", type_=ARRAY(column.type))
-    return select(*columns).where(column == any_(values))
+def _columns(rows: Iterable[Row]) -> list[list[Any]]:
+    """Return the values of each column. Rows are sorted by their primary keys, which come first:
+    two transactions that lock rows in one order can't deadlock."""
+    return [list(values) for values in zip(*sorted(rows), strict=True)]
 
 
-@cache
-def _insert_or_not_arrays(table: Table) -> Any:
-    return _insert_arrays(table).on_conflict_do_nothing().returning(*table.primary_key)
-
-
-@cache
-def _insert_or_update_arrays(upsert: Upsert) -> Any:
-    insert = _insert_arrays(upsert.table)
-    return upsert.on_conflict(insert).returning(*upsert.table.primary_key)
-
-
-def _insert_arrays(table: Table) -> Any:
-    # One array for each column, so that the statement is the same for any number of rows,
-    # and may have RETURNING.
-    names = [column.name for column in table.columns]
-    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in table.columns]
-    rows = func.unnest(*arrays).table_valued(*names).render_derived(name="new_rows")
-    return postgresql.insert(table).from_select(names, select(rows))
-
-
-def _arrays(table: Table, rows: Iterable[Row]) -> list[list[Any]]:
-    """Each column's values, the rows being sorted by primary key: two transactions that
-    lock rows in one order can't each wait for the other."""
-    key_length = len(table.primary_key)  # its columns are the first
-    return [
-        list(values) for values in zip(*sorted(rows, key=lambda row: row[:key_length]), strict=True)
-    ]
-
-
-_lock_names = text(
-    "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash"
-    " FROM unnest(:names) AS name ORDER BY hash) AS hashes"
-)
+_LOCK_NAMES = """
+    SELECT pg_advisory_xact_lock(hash)
+    FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash
+          FROM unnest(%s::text[]) AS name ORDER BY hash) AS hashes
+"""
 
 
 class PostgreSQLDatabase(Database):

@@ -1,44 +1,15 @@
-"""How decisions, preferences and totals are read from the tables, and written to them."""
+"""Reading and recording decisions, preferences and totals: rows from and to domain values."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, func, or_, select
-
-from galaxy_express import models
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
 from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference
-from galaxy_express.storage.database import Connection, Row, Upsert
-
-_packages = models.packages
-_preferences = models.preferences
-_counters = models.counters
-
-_one_decision = select(_packages).where(_packages.c.package_id == bindparam("package_id"))
-_what_is_wanted = (
-    _preferences.c.recipient_id,
-    _preferences.c.package_type,
-    _preferences.c.wanted,
-)
-_preference_upsert = Upsert(
-    _preferences,
-    update=lambda new: {"wanted": new.wanted, "timestamp": new.timestamp},
-    # Preference.supersedes, once more, in SQL.
-    only_if=lambda new: or_(
-        new.timestamp > _preferences.c.timestamp,
-        and_(new.timestamp == _preferences.c.timestamp, _preferences.c.wanted, ~new.wanted),
-    ),
-)
-_no_preferences = delete(_preferences).where(
-    _preferences.c.recipient_id == bindparam("recipient_id")
-)
-_counter_upsert = Upsert(_counters, update=lambda new: {"value": _counters.c.value + new.value})
+from galaxy_express.storage.database import Connection, Row
 
 #: Each counter's outcome, package type and total.
-TOTALS = select(
-    _counters.c.outcome, _counters.c.package_type, func.sum(_counters.c.value)
-).group_by(_counters.c.outcome, _counters.c.package_type)
+TOTALS = "SELECT outcome, package_type, sum(value) FROM counters GROUP BY outcome, package_type"
 
 # Every column of every table; none is read.
 _CHECK_SCHEMA = """
@@ -50,16 +21,16 @@ SELECT EXISTS (SELECT package_id, sender_id, recipient_id, package_type, timesta
 
 
 def find_decision(connection: Connection, package_id: str) -> Decision | None:
-    """The decision on a package, or ``None`` if nothing is known of it."""
-    rows = connection.select(_one_decision, (package_id,))
+    """Return the decision on a package; ``None`` if it is unknown."""
+    rows = connection.select(connection.statements.find_decision, (package_id,))
     return _decision(rows[0]) if rows else None
 
 
 def find_decisions(connection: Connection, package_ids: Collection[str]) -> dict[str, Decision]:
-    """The decisions on those of the packages that are known, by their id."""
+    """Return the decisions on those of the packages that are known, by package id."""
     if not package_ids:
         return {}
-    rows = connection.find(tuple(_packages.c), _packages.c.package_id, package_ids)
+    rows = connection.find(connection.statements.find_decisions, package_ids)
     decisions = map(_decision, rows)
     return {decision.package.package_id: decision for decision in decisions}
 
@@ -75,7 +46,7 @@ def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> s
     """Record new decisions.
 
     :returns: the ids of the packages whose decision was recorded. Any other package was
-        decided of before, and that decision stands.
+        decided before, and that decision stands.
     """
     rows = [
         (
@@ -89,71 +60,71 @@ def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> s
         for decision in decisions
         for package in [decision.package]
     ]
-    return connection.insert_new(_packages, rows) if rows else set()
+    return connection.insert_packages(rows) if rows else set()
 
 
 def find_preferences(
     connection: Connection, recipient_ids: Collection[str]
 ) -> dict[str, dict[str, Preference]]:
-    """What each of the recipients said, by recipient and name of package type."""
+    """Return the current preferences of recipients, by recipient and package type."""
     found: dict[str, dict[str, Preference]] = {recipient: {} for recipient in recipient_ids}
     if found:
-        rows = connection.find(tuple(_preferences.c), _preferences.c.recipient_id, found)
+        rows = connection.find(connection.statements.find_preferences, found)
         for recipient_id, package_type, wanted, timestamp in rows:
-            said = Preference(bool(wanted), from_microseconds(timestamp))
-            found[recipient_id][package_type] = said
+            preference = Preference(bool(wanted), from_microseconds(timestamp))
+            found[recipient_id][package_type] = preference
     return found
 
 
 def find_wanted(
     connection: Connection, recipient_ids: Collection[str]
 ) -> dict[tuple[str, str], bool]:
-    """Whether a package type is wanted, by recipient and name of package type, where the
-    recipient said so: as much of :py:func:`find_preferences` as a send needs."""
+    """Return the current choices of recipients, by recipient and package type: as much of
+    :py:func:`find_preferences` as a send needs."""
     if not recipient_ids:
         return {}
-    rows = connection.find(_what_is_wanted, _preferences.c.recipient_id, recipient_ids)
+    rows = connection.find(connection.statements.find_wanted, recipient_ids)
     return {(recipient_id, name): bool(wanted) for recipient_id, name, wanted in rows}
 
 
 def record_preferences(
     connection: Connection, changed: Mapping[tuple[str, str], Preference]
 ) -> None:
-    """Record preferences that came into force, by recipient and name of package type.
+    """Record preferences that have become current, by recipient and package type.
 
     :raises galaxy_express.storage.database.TransactionConflict: if another instance recorded
         one that supersedes one of these in the meantime.
     """
     rows = [
-        (recipient_id, package_type, said.wanted, to_microseconds(said.timestamp))
-        for (recipient_id, package_type), said in changed.items()
+        (recipient_id, package_type, preference.wanted, to_microseconds(preference.timestamp))
+        for (recipient_id, package_type), preference in changed.items()
     ]
     if rows:
-        connection.upsert(_preference_upsert, rows)
+        connection.upsert(connection.statements.upsert_preferences, rows)
 
 
 def delete_preferences(connection: Connection, recipient_id: str) -> None:
     """Delete all preferences of a recipient."""
-    connection.execute(_no_preferences, (recipient_id,))
+    connection.execute(connection.statements.delete_preferences, (recipient_id,))
 
 
 def add_to_totals(connection: Connection, shard: int, increments: Mapping[CounterKey, int]) -> None:
-    """Move counters, in the same transaction as the rows that they count.
+    """Add to counters, in the transaction of the rows that they count.
 
-    :param shard: the writer's own, so that it waits for no other's counters.
+    :param shard: the writer's own, so that no row is a point of contention.
     """
     rows = [(shard, *key, increment) for key, increment in increments.items()]
     if rows:
-        connection.upsert(_counter_upsert, rows)
+        connection.upsert(connection.statements.upsert_counters, rows)
 
 
 def read_totals(connection: Connection) -> dict[CounterKey, int]:
-    """Each counter's total. One that never moved is absent."""
+    """Return the total of each counter. A counter that was never added to is absent."""
     return as_totals(connection.select(TOTALS))
 
 
 def as_totals(rows: Iterable[Any]) -> dict[CounterKey, int]:
-    """The totals that the rows of :py:data:`TOTALS` tell."""
+    """Convert the rows of :py:data:`TOTALS` to totals."""
     return {(outcome, package_type): int(total) for outcome, package_type, total in rows}
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import cache, partial
@@ -15,17 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy.engine
-from sqlalchemy import (
-    Table,
-    bindparam,
-    create_engine,
-    event,
-    func,
-    literal_column,
-    select,
-    text,
-)
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Engine
 
 from galaxy_express.models import metadata
@@ -36,19 +26,63 @@ from galaxy_express.storage.database import (
     PersistentConnection,
     Row,
     SchemaMismatch,
-    Upsert,
+    Statements,
     in_a_line,
 )
 
 
 class SQLiteConnection(Connection):
-    """A connection to a file of SQLite.
+    """A connection to an SQLite file.
 
-    :param path: of the file.
-    :param identity: the file's, from before it was opened.
+    :param path: the path of the file.
+    :param identity: what identified the file before it was opened.
     """
 
-    dialect = sqlite.dialect()
+    # Queries for many keys return all rows as one value, since each row would release the GIL and
+    # have to win it back.
+    statements = Statements(
+        find_decision="""
+            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+            FROM packages WHERE package_id = ?
+        """,
+        find_decisions="""
+            SELECT json_group_array(json_array(
+                package_id, sender_id, recipient_id, package_type, timestamp, status))
+            FROM packages WHERE package_id IN (SELECT value FROM json_each(?))
+        """,
+        find_preferences="""
+            SELECT json_group_array(json_array(recipient_id, package_type, wanted, timestamp))
+            FROM preferences WHERE recipient_id IN (SELECT value FROM json_each(?))
+        """,
+        find_wanted="""
+            SELECT json_group_array(json_array(recipient_id, package_type, wanted))
+            FROM preferences WHERE recipient_id IN (SELECT value FROM json_each(?))
+        """,
+        # A violated constraint is a bug, after which the transaction is rolled back. To undo the
+        # statement alone, which is the default, SQLite would write a journal.
+        insert_packages="""
+            INSERT OR ROLLBACK INTO packages
+                (package_id, sender_id, recipient_id, package_type, timestamp, status)
+            VALUES {rows} ON CONFLICT DO NOTHING
+        """,
+        # The condition is that of Preference.supersedes.
+        upsert_preferences="""
+            INSERT INTO preferences (recipient_id, package_type, wanted, timestamp)
+            VALUES {rows}
+            ON CONFLICT (recipient_id, package_type) DO UPDATE
+            SET wanted = excluded.wanted, timestamp = excluded.timestamp
+            WHERE excluded.timestamp > preferences.timestamp
+               OR excluded.timestamp = preferences.timestamp
+                  AND preferences.wanted AND NOT excluded.wanted
+        """,
+        upsert_counters="""
+            INSERT INTO counters (shard, outcome, package_type, value)
+            VALUES {rows}
+            ON CONFLICT (shard, outcome, package_type) DO UPDATE
+            SET value = counters.value + excluded.value
+        """,
+        delete_preferences="DELETE FROM preferences WHERE recipient_id = ?",
+    )
 
     def __init__(self, raw: Any, path: str, identity: object) -> None:
         super().__init__(raw)
@@ -56,31 +90,31 @@ class SQLiteConnection(Connection):
         self._identity = identity
         self._turn: int | None = None
 
-    def find(self, columns: tuple[Any, ...], column: Any, values: Collection[str]) -> list[Row]:
+    def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
-        array = json.dumps(list(values), ensure_ascii=False)
-        ((rows,),) = self.select(_rows_as_json(columns, column), (array,))
+        ((rows,),) = self.select(sql, (json.dumps(list(keys), ensure_ascii=False),))
         return [tuple(row) for row in json.loads(rows)]
 
-    def insert_new(self, table: Table, rows: Sequence[Row]) -> set[str]:
-        """See :py:meth:`Connection.insert_new`."""
-        inserted = self._write(_insert_or_not, table, rows)
+    def insert_packages(self, rows: Sequence[Row]) -> set[str]:
+        """See :py:meth:`Connection.insert_packages`."""
+        inserted = self._write(self.statements.insert_packages, rows)
         if inserted == len(rows):
             return {row[0] for row in rows}
         # The transaction has had the write lock since it began, so the last rows are its own.
-        return {key for (key,) in self.select(_last_keys(table), (inserted,))}
+        return {package_id for (package_id,) in self.select(_LAST_PACKAGES, (inserted,))}
 
-    def upsert(self, upsert: Upsert, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
-        self._write(_insert_or_update, upsert, rows)
+        self._write(sql, rows)
 
-    def _write(self, make: Callable[[Any, int], Any], target: Any, rows: Sequence[Row]) -> int:
-        # Few statements for many rows: after each, this thread has to wait for its turn with
-        # the interpreter. And few numbers of rows in a statement, so that all are kept.
+    def _write(self, sql: str, rows: Sequence[Row]) -> int:
+        # Each execute() releases the GIL and has to win it back, so a few statements write many
+        # rows. A few fixed numbers of rows keep the driver's statement cache warm.
         written = 0
         while rows:
-            number = min(len(rows), 16 if len(rows) < 32 else 1 << len(rows).bit_length() - 1)
-            self.execute(make(target, number), tuple(chain.from_iterable(rows[:number])))
+            number = _rows_per_statement(len(rows))
+            statement = _with_rows(sql, number, len(rows[0]))
+            self.execute(statement, tuple(chain.from_iterable(rows[:number])))
             written += self._cursor.rowcount
             rows = rows[number:]
         return written
@@ -91,9 +125,9 @@ class SQLiteConnection(Connection):
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
-        # Processes take turns by a lock on a file beside the database. SQLite alone
-        # would poll, ever more slowly, while the process that has the lock takes it
-        # again. Its own lock is still what keeps the data right.
+        # Processes take turns by a lock on a file beside the database. SQLite alone would poll,
+        # ever more slowly, while the process that has the lock takes it again. The data is still
+        # protected by SQLite's own lock.
         if self._turn is None:
             self._turn = os.open(f"{self._path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(self._turn, fcntl.LOCK_EX)
@@ -106,7 +140,7 @@ class SQLiteConnection(Connection):
             raise DatabaseUnavailable(f"{self._path} was replaced")
 
     def _begin(self) -> None:
-        # Not when it first writes: what it has read by then could have changed.
+        # A transaction that takes the write lock later could have read what has changed by then.
         self._cursor.execute("BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -121,52 +155,31 @@ class SQLiteConnection(Connection):
             _check_writable(path)
 
     def is_current(self) -> bool:
-        """Whether the path still leads to the file. Who has a file open can still write to
-        it when it has been deleted or replaced, and all that would be lost."""
+        """Return whether the path still leads to the file. A process can go on writing to an open
+        file that was deleted or replaced, and everything it writes is lost."""
         return _identity(self._path) == self._identity
 
 
-# How long a log may become before what is in it is moved at once, while all wait. With the
-# default of 4 MB about half as many rows would be inserted in the same time; a longer one
-# would help large batches further, and make the wait longer.
+# The size of the log at which SQLite runs a blocking checkpoint. At the default of 4 MB, about half
+# as many rows are inserted in the same time. A larger log helps large batches further, and makes
+# the wait longer.
 LOG_BYTES = 80 * 2**20
 
 
-@cache
-def _rows_as_json(columns: tuple[Any, ...], column: Any) -> Any:
-    # One statement for any number of values, and one row for any number of rows.
-    values = func.json_each(bindparam("values")).table_valued("value")
-    rows = func.json_group_array(func.json_array(*columns))
-    return select(rows).where(column.in_(select(values.c.value)))
+_LAST_PACKAGES = """
+    SELECT package_id FROM packages WHERE rowid > (SELECT max(rowid) FROM packages) - ?
+"""
 
 
-def _insert(table: Table, rows: int) -> Any:
-    placeholders = (None,) * len(table.columns)
-    return sqlite.insert(table).values([placeholders] * rows)
+def _rows_per_statement(rows: int) -> int:
+    """At most 16 rows if there are fewer than 32; otherwise the largest power of two."""
+    return min(rows, 16) if rows < 32 else 1 << rows.bit_length() - 1
 
 
 @cache
-def _insert_or_not(table: Table, rows: int) -> Any:
-    # What breaks a constraint is a fault, after which nothing of the transaction stays. To
-    # undo this statement alone, as is the default, SQLite would write down how, in a journal.
-    return _insert(table, rows).prefix_with("OR ROLLBACK").on_conflict_do_nothing()
-
-
-@cache
-def _insert_or_update(upsert: Upsert, rows: int) -> Any:
-    return upsert.on_conflict(_insert(upsert.table, rows))
-
-
-@cache
-def _last_keys(table: Table) -> Any:
-    rowid: Any = literal_column("rowid")
-    last = select(func.max(rowid)).select_from(table).scalar_subquery()
-    return select(*table.primary_key).where(rowid > last - bindparam("number"))
-
-
-# The kind of checkpoint that waits for nobody, and that nobody has to wait for.
-_checkpoint = text("PRAGMA wal_checkpoint(PASSIVE)")
-_begin, _look, _rollback = map(text, ("BEGIN", "SELECT count(*) FROM sqlite_master", "ROLLBACK"))
+def _with_rows(sql: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return sql.format(rows=", ".join([row] * rows))
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -251,10 +264,10 @@ class SQLiteDatabase(Database):
         guard, kept = self._checkpoint_guard, self._checkpoint_connection
         with self._translating_errors(guard, kept):
             reader, mover = guard.get(), kept.get()
-            reader.execute(_begin)
-            reader.select(_look)
-            mover.select(_checkpoint)
-            reader.execute(_rollback)
+            reader.execute("BEGIN")
+            reader.select("SELECT count(*) FROM sqlite_master")
+            mover.select("PRAGMA wal_checkpoint(PASSIVE)")  # blocks neither readers nor writers
+            reader.execute("ROLLBACK")
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """See :py:meth:`Database.check_integrity`."""

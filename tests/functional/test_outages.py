@@ -3,7 +3,6 @@
 import gevent
 import pytest
 from baseplate.observers.timeout import TimeoutBaseplateObserver
-from sqlalchemy import text
 from webtest import TestApp, TestResponse
 
 from galaxy_express.models import create_schema
@@ -107,7 +106,7 @@ def test_writes_while_another_instance_hangs(
     app = make_app(IMPATIENT | {"desk.timeout": "100 milliseconds"})
     with open_database().transaction() as connection:
         connection.execute(
-            text("INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')")
+            "INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')"
         )
         problem(send(app, status=503))
     assert send(app, status=200).json["status"] == "dropped"

@@ -8,7 +8,6 @@ from random import Random
 
 import psycopg2
 import pytest
-from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from galaxy_express.desk import ATTEMPTS, DeliveryDesk, SendRequest
@@ -68,7 +67,7 @@ def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value:
     database = open_database(SETTINGS)
     for opened in (database.read_connection(), database.transaction()):
         with opened as connection:
-            assert connection.select(text(f"SHOW {setting}")) == [(value,)]
+            assert connection.select(f"SHOW {setting}") == [(value,)]
 
 
 def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase) -> None:
@@ -88,7 +87,7 @@ def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
         pytest.raises(DatabaseUnavailable, match="timeout"),
         database.read_connection() as connection,
     ):
-        connection.execute(text("SELECT pg_sleep(10)"))
+        connection.execute("SELECT pg_sleep(10)")
 
 
 def test_reads_are_bounded(open_database: OpenDatabase) -> None:
@@ -101,7 +100,7 @@ def test_reads_are_bounded(open_database: OpenDatabase) -> None:
         pass
     assert time.monotonic() - started < 10
     with database.read_connection() as connection:
-        assert connection.select(text("SELECT 1")) == [(1,)]
+        assert connection.select("SELECT 1") == [(1,)]
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -257,11 +256,11 @@ def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Datab
 
         def lose() -> None:
             with database.transaction() as connection:
-                connection.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
-                connection.execute(text(PREFERENCE_OF_B))
+                connection.execute("SET LOCAL deadlock_timeout = '10ms'")
+                connection.execute(PREFERENCE_OF_B)
                 threads.submit(other.execute, PREFERENCE_OF_B)
                 backend.wait_for_blocked_write()
-                connection.execute(text(PREFERENCE_OF_A))
+                connection.execute(PREFERENCE_OF_A)
 
         with pytest.raises(TransactionConflict):
             lose()
@@ -302,7 +301,7 @@ def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database
     def write(*statements: str) -> None:
         with database.transaction() as connection:
             for statement in statements:
-                connection.execute(text(statement))
+                connection.execute(statement)
 
     with pytest.raises(DatabaseUnavailable):
         write(PREFERENCE_OF_A, "SELECT pg_terminate_backend(pg_backend_pid())")

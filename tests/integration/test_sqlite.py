@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from galaxy_express.delivery import REJECTED
 from galaxy_express.desk import DeliveryDesk
@@ -41,14 +40,14 @@ PRAGMAS = pytest.mark.parametrize(
 def test_pragmas_of_writes(database: Database, pragma: str, value: object) -> None:
     """Whoever writes does so durably: what was committed was synced."""
     with database.transaction() as connection:
-        assert connection.select(text(f"PRAGMA {pragma}")) == [(value,)]
+        assert connection.select(f"PRAGMA {pragma}") == [(value,)]
 
 
 @PRAGMAS
 def test_pragmas_of_reads(database: Database, pragma: str, value: object) -> None:
     """Whoever reads has the same settings."""
     with database.read_connection() as connection:
-        assert connection.select(text(f"PRAGMA {pragma}")) == [(value,)]
+        assert connection.select(f"PRAGMA {pragma}") == [(value,)]
 
 
 def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
@@ -171,7 +170,7 @@ def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDe
     """A write is committed while someone is in the middle of reading."""
     send(desk, package("a"))
     with database.read_connection() as connection:
-        connection.execute(text("SELECT package_id FROM packages"))
+        connection.execute("SELECT package_id FROM packages")
         assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
         assert queries.find_decision(connection, "b") is not None
 
