@@ -15,26 +15,26 @@ _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 
-# A worker is a process, with one event loop and one thread that commits.
+# A worker is a process with one event loop and one commit thread.
 worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
 workers = environment.workers()
-# Connections that a worker has open at once; above that, idle ones make room.
+# Connections per worker. At the limit, the longest idle one is closed.
 worker_connections = 1000
-# Seconds that an idle connection is kept open, and that a request's head may take.
+# Seconds that a connection may be idle, and that the head of a request may take.
 keepalive = 75
 # Seconds that a worker may take to stop. In the first of them, $GALAXY_EXPRESS_DRAIN_SECONDS,
 # /health?type=readiness is 503, so that load balancers notice.
 graceful_timeout = 30
 
-# Workers tell that they live by touching a file, which must not wait for a disk.
+# Workers show that they are alive by touching a file, which must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
-# It would be a file in the home folder, which a user without rights may not have.
+# The control socket would be in the home folder, which the user may not have.
 control_socket_disable = True
 
-# What a proxy says of the path isn't needed, and would be believed of anyone on this machine.
+# Headers about the path aren't needed, and would be trusted from anyone on this machine.
 forwarder_headers = ""
 
-# What a proxy says of the scheme isn't needed either, and would be a 400 where two disagree.
+# Headers about the scheme aren't needed either, and if two disagreed the answer would be 400.
 secure_scheme_headers: dict[str, str] = {}
 
 # gunicorn's own lines go to standard error, like those of the workers.
@@ -51,8 +51,8 @@ logconfig_dict = {
 
 class _Logger(Logger):
     def access(self, *_: Any) -> None:
-        """There is no access log: metrics tell more for less. gunicorn would make up its
-        lines, even where nobody wants to have them."""
+        """Write no access log: metrics replace it. gunicorn would format every line even with no
+        handler attached."""
 
 
 logger_class = _Logger

@@ -1,4 +1,4 @@
-"""The application: configuration, Baseplate, what a request may reach, and the routes."""
+"""Wiring: configuration, Baseplate, and the features of the application."""
 
 import logging
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What the service counts and times, for Prometheus.
+"""The metrics of the service, for Prometheus.
 
 Labels are bounded: a package type is one that is registered, or empty for a send that
 was rejected, since that has no type that could be trusted.

@@ -1,4 +1,4 @@
-"""The audit: whether the counters say what the rows say, and the tables keep their rules."""
+"""The audit: check that counters match rows, and that rows satisfy the invariants."""
 
 import sys
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _is_timestamp(column: Any) -> Any:
     return column.between(models.to_microseconds(first), models.to_microseconds(last))
 
 
-# What is to hold for each row, beside what the constraints of the tables say.
+# The invariants of each row, beside the constraints of the tables.
 _RULES = {
     "have a status that is neither delivered nor dropped": (
         _packages,
@@ -59,7 +59,7 @@ _RULES = {
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     :param totals: how many packages there are by status and type: first as counted from
         the rows, then as the counters have it.
@@ -73,7 +73,7 @@ class Audit:
 
 
 def audit(database: Database) -> Audit:
-    """Examine all that is stored, as it is at one moment. Nobody is kept waiting by it.
+    """Examine everything that is stored, as it is at one moment, without blocking anyone.
 
     While it lasts, SQLite can't reuse its write-ahead log, which grows if there are writes.
 

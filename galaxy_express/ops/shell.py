@@ -1,4 +1,4 @@
-"""What ``baseplate-shell`` opens with."""
+"""The setup of ``baseplate-shell``."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ from galaxy_express import models
 
 
 def setup(env: dict[str, Any], banner: dict[str, str]) -> None:
-    """Put the models and a way to query them at hand.
+    """Add the tables and a query function to the shell.
 
     :param env: the names that the shell will know, to be added to.
     :param banner: a line of explanation for each.

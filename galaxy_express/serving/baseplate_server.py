@@ -15,16 +15,16 @@ from galaxy_express.web.problems import unreadable
 
 
 class _Handler(WSGIHandler):
-    """gevent's handler of a connection, which at shutdown would go on with those that are
-    kept alive, until it is killed in the middle of an answer."""
+    """gevent's handler of a connection, which ends persistent connections at shutdown; gevent would
+    serve them until it is killed in the middle of an answer."""
 
     close_connection: bool
 
     def MessageClass(self, *args: Any) -> Any:  # noqa: N802, as gevent calls it
         """Parse the head of a request.
 
-        :raises ValueError: if it doesn't say in exactly one way where the body ends, as
-            RFC 9112, section 6.3, has it; gevent answers 400.
+        :raises ValueError: if it doesn't say in exactly one way where the body ends (RFC 9112,
+            section 6.3); gevent answers 400.
         """
         head = super().MessageClass(*args)
         lengths = head.get_all("content-length", [])
@@ -39,7 +39,7 @@ class _Handler(WSGIHandler):
         return head
 
     def read_request(self, raw_requestline: str) -> Any:
-        """Read the head of a request, and see whether it is the connection's last."""
+        """Read the head of a request, and decide whether it is the connection's last."""
         is_valid = super().read_request(raw_requestline)
         is_shutting_down = SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN
         # After a malformed chunk it isn't clear where the next request would begin.
@@ -48,7 +48,7 @@ class _Handler(WSGIHandler):
         return is_valid
 
     def handle_one_request(self) -> Any:
-        """Answer a request; what can't be read with a problem, where gevent has no words."""
+        """Answer a request. One that can't be parsed gets a problem, where gevent sends no body."""
         result = super().handle_one_request()
         if isinstance(result, tuple):  # a status, and the answer that is yet to be sent
             status = HTTPStatus(int(result[0]))

@@ -171,7 +171,7 @@ class PersistentConnection:
 
 
 class Database(ABC):
-    """A database with a schema, read by many and, in each process, written by one at a time.
+    """A database with a schema. Each process has many readers and one writer.
 
     :cvar driver_error: the base class of the driver's exceptions.
     :param connect: makes the connection to write with.
@@ -184,16 +184,16 @@ class Database(ABC):
 
     @abstractmethod
     def read_connection(self) -> AbstractContextManager[Connection]:
-        """A connection to read from; each statement sees what is committed when it starts.
+        """A connection to read from. Each statement sees what is committed when it starts.
 
-        :raises DatabaseUnavailable: see there.
+        :raises DatabaseUnavailable: if it can't be read.
         """
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction: on disk when left, rolled back when left by an exception.
+        """A transaction: committed to disk at the end, rolled back after an exception.
 
-        :raises DatabaseUnavailable: see there.
+        :raises DatabaseUnavailable: if nothing was recorded, or the outcome is unknown.
         :raises TransactionConflict: if the whole transaction may be run again.
         """
         with self._translating_errors(self._write_connection):
@@ -203,27 +203,30 @@ class Database(ABC):
 
     @abstractmethod
     def schema_transaction(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
-        """A transaction that may create the database itself, to make or drop tables in.
+        """A transaction that creates or drops tables. It creates the database if necessary.
 
-        :raises DatabaseUnavailable: see there.
+        :raises DatabaseUnavailable: if nothing was changed.
         """
 
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
-        """A connection to examine the database with: it shows one moment for as long as it
-        is kept, and keeps nobody from writing.
+        """A connection to examine the database with. It shows the database as it is at one
+        moment, and doesn't block writers.
 
-        :raises DatabaseUnavailable: see there.
+        :raises DatabaseUnavailable: if it can't be read.
         """
 
-    def checkpoint(self) -> None:  # noqa: B027 - most databases see to it themselves
-        """Move what was committed from a log to where it belongs, while others go on.
+    def checkpoint(self) -> None:  # noqa: B027 - most databases do this themselves
+        """Copy committed pages from the log into the database, without blocking anyone.
 
-        What can't be moved is left for the next one. One at a time, in each process.
+        What can't be copied is left for the next checkpoint. In each process, checkpoints must not
+        overlap.
+
+        :raises DatabaseUnavailable: if nothing was copied.
         """
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
-        """What the database finds wrong with its own files, if it can tell."""
+        """Return the damage that the database finds in its own files, one sentence each."""
         return []
 
     def close(self) -> None:
@@ -232,23 +235,23 @@ class Database(ABC):
 
     @abstractmethod
     def _translate(self, error: Any) -> Exception:
-        """The exception to raise in the place of the driver's."""
+        """Return the exception to raise instead of the driver's."""
 
     @contextmanager
     def _translating_errors(self, *kept: PersistentConnection) -> Iterator[None]:
-        # After a fault, connections that are kept are made anew.
+        # After an error, persistent connections are opened again.
         try:
             yield
         except (self.driver_error, exc.DBAPIError) as error:
             for connection in kept:
                 connection.close()
             raise self._translate(getattr(error, "orig", error)) from error
-        except OSError as error:  # of a file, or the time is up
+        except OSError as error:  # an error of a file, or a timeout
             raise DatabaseUnavailable(str(error)) from error
 
 
 class TracedDatabase:
-    """The database as a request sees it: to read from, each time in a span of its own."""
+    """The database on the context of a request, with a child span for each read."""
 
     def __init__(self, database: Database, name: str, span: Span) -> None:
         self._database = database

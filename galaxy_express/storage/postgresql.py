@@ -106,7 +106,7 @@ class PostgreSQLConnection(Connection):
             raise DatabaseUnavailable(f"this role is not allowed to {forbidden}")
 
     def is_current(self) -> bool:
-        """Whether the server has sent nothing: unasked, it only announces a disconnect."""
+        """Return whether the server has sent nothing: unasked, it only announces a disconnect."""
         return _is_silent(self._raw)
 
 
@@ -133,11 +133,11 @@ class PostgreSQLDatabase(Database):
     """PostgreSQL: any number of machines.
 
     :param url: an SQLAlchemy URL.
-    :param lock_timeout: how long a statement may wait for another's lock.
+    :param lock_timeout: how long a statement may wait for a lock.
     :param statement_timeout: how long a statement may take in all.
-    :param connect_timeout: how long a connection may take to be made.
-    :param pool_size: how many reads may go on at the same time.
-    :param application_name: how this service is called in ``pg_stat_activity``.
+    :param connect_timeout: how long connecting may take, and waiting for a free connection.
+    :param pool_size: how many reads may run at the same time.
+    :param application_name: the name of this service in ``pg_stat_activity``.
     """
 
     driver_error = psycopg2.Error
