@@ -1,6 +1,7 @@
 """What is true of SQLite alone."""
 
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, SQLiteBackend
+from tests.conftest import OpenDatabase
 from tests.integration.values import in_words, package, send
 
 
@@ -190,3 +192,22 @@ def test_what_is_damaged_is_not_taken_for_a_mistake_of_ours(
     damaged.rename(sqlite.path)
     with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
         queries.find_decision(connection, "1")
+
+
+def test_a_read_never_waits_for_a_lock(
+    sqlite: SQLiteBackend, database: Database, open_database: OpenDatabase
+) -> None:
+    """A read of a file that another process has locked fails at once, whatever the time that
+    writes wait: it runs on the event loop."""
+    patient = open_database({"database.lock_timeout": "1 minute"})
+    with sqlite.cursor() as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM packages")
+        other.execute("COMMIT")
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailable, match="locked"), patient.read_connection() as read:
+            queries.read_totals(read)
+        assert time.monotonic() < started + 30
+    with patient.read_connection() as read:
+        assert queries.read_totals(read) == {}
