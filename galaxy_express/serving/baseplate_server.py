@@ -1,5 +1,6 @@
 """The server of ``baseplate-serve``: Baseplate's own, without its delay, and stricter."""
 
+import logging
 import re
 import socket
 import sys
@@ -12,6 +13,8 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from galaxy_express.settings import check_server_settings
 from galaxy_express.web.problems import unreadable
+
+logger = logging.getLogger(__name__)
 
 
 class _Handler(WSGIHandler):
@@ -59,9 +62,9 @@ class _Handler(WSGIHandler):
 def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> WSGIServer:
     """Make Baseplate's WSGI server; a server factory for the ``[server:main]`` section.
 
-    gevent sends the headers and the body of an answer apart. On a connection that is kept
-    alive, the second then waits for the client's delayed acknowledgement of the first, for
-    some 40 ms, unless TCP_NODELAY is set. Accepted connections inherit it.
+    gevent sends the headers and the body of an answer separately. On a persistent connection, the
+    body then waits some 40 ms for the client's delayed acknowledgement of the headers, unless
+    TCP_NODELAY is set. Accepted connections inherit it.
     """
     try:
         check_server_settings(server_config)
@@ -71,4 +74,13 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # As Baseplate has its own handler_class configured.
     handled = server_config | {"handler": f"{__name__}:_Handler"}
-    return wsgi.make_server(handled, listener, app)
+    server = wsgi.make_server(handled, listener, app)
+    _announce(listener)
+    return server
+
+
+def _announce(listener: socket.socket) -> None:
+    if listener.family == socket.AF_INET:
+        host, port = listener.getsockname()
+        url = f"http://{'localhost' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - compared
+        logger.info("Galaxy Express is at %s (dashboard: %s/, API: %s/docs)", url, url, url)

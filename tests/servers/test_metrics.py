@@ -391,7 +391,7 @@ def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> No
     (measured.folder / "metrics").touch()
     with measured.gunicorn(workers=1) as server:
         assert server.request("POST", "/packages", package()).status == 201
-        assert server.log.count("Metrics can't be kept") == 1
+        assert server.log.count("Metrics can't be stored") == 1
         assert "There are no metrics" in Scrape(measured).text
         assert "Traceback" not in server.log
 
@@ -480,14 +480,16 @@ def make_run(installation: Installation) -> Server:
 
 
 def test_make_run_has_metrics(measured: Installation) -> None:
-    """``make run`` has metrics, and each time they start anew, though the last server was
-    killed."""
+    """``make run`` says where to look, and has metrics, which start anew each time, even if the
+    last server was killed."""
     del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
     scrapes = []
     for _ in range(2):
         with make_run(measured) as server:
             server.request("POST", "/packages", package())
             scrapes.append(Scrape(measured).sends())
+            address = f"http://127.0.0.1:{server.port}"
+            assert f"{address} (dashboard: {address}/, API: {address}/docs)" in server.log
             server.kill()
     assert scrapes == [{("delivered", "personal"): 1}] * 2
 
