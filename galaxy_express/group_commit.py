@@ -153,7 +153,7 @@ class GroupCommit(Generic[AnyWrite]):
             self._commit(writes)
         except self._shared_errors as error:
             return _for_each(writes, error)
-        except Exception as error:
+        except Exception as error:  # of one write or of several: find which
             if len(writes) == 1:
                 return {writes[0]: error}
             middle = len(writes) // 2

@@ -1,9 +1,9 @@
-"""``baseplate-serve``, with our exporter of metrics in place of Baseplate's::
+"""``baseplate-serve``, with our metrics exporter instead of Baseplate's::
 
     python -m galaxy_express.serving.development --bind 127.0.0.1:9090 configs/development.ini
 
-Baseplate's listens on every address of the machine, always on port 6060, and shares the port
-in silence with another server's. If its port is taken this server goes without metrics.
+Baseplate's exporter listens on all addresses, always on port 6060, and shares the port with other
+servers without an error. If our exporter's port is taken, this server has no metrics.
 """
 
 import atexit
@@ -28,7 +28,7 @@ from galaxy_express.serving import metrics_exporter
 def main() -> None:
     """Serve, as ``baseplate-serve`` does.
 
-    :raises SystemExit: in one sentence, for a configuration that is wrong.
+    :raises SystemExit: in one sentence, if the configuration is invalid.
     """
     patch_stdlib_queues()
     patch_psycopg()
@@ -42,8 +42,8 @@ def main() -> None:
 def start_exporter(address: EndpointConfiguration | None = None) -> None:
     """Start our exporter.
 
-    :param address: is not what Baseplate says, but depends on that of the service.
-    :raises SystemExit: naming the variable that is wrong.
+    :param address: ignored; the exporter's address depends on that of the service.
+    :raises SystemExit: naming the invalid variable.
     """
     from galaxy_express.serving.metrics_files import export_metrics
 
@@ -53,7 +53,7 @@ def start_exporter(address: EndpointConfiguration | None = None) -> None:
     except ValueError as error:
         sys.exit(str(error))
     except OSError as error:
-        print(f"{error}. This server goes without metrics.", file=sys.stderr)  # noqa: T201
+        print(f"{error}. This server goes without metrics.", file=sys.stderr)  # noqa: T201 - no log yet
     else:
         metrics_exporter.make_folder()
         atexit.register(metrics_exporter.remove_folder)

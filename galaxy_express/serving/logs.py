@@ -1,7 +1,7 @@
-"""The log: a line for each thing worth telling, with its time, that never makes anybody wait.
+"""The log: lines with their time, which are written without blocking.
 
-A log whose reader stands still, or whose disk is full, loses lines. They are counted.
-gunicorn's master imports this before it forks, so it imports nothing that gevent patches.
+If the reader of the log stands still, or its disk is full, lines are dropped and counted.
+gunicorn's master imports this module before it forks, so it imports nothing that gevent patches.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class JSONFormatter(JsonFormatter):
-    """Lines for programs: JSON objects with the fields of Baseplate's, and their time (UTC)."""
+    """Lines for programs: JSON objects with Baseplate's fields and the time (UTC)."""
 
     def __init__(self) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ class JSONFormatter(JsonFormatter):
         record: logging.LogRecord,
         message_dict: dict[str, Any],
     ) -> None:
-        """Add the time, first, and the id of the trace, as which Baseplate names the thread."""
+        """Add the time, and the id of the trace: Baseplate names the thread after it."""
         log_record["time"] = _time(record)
         super().add_fields(log_record, record, message_dict)
         if (record.threadName or "").isdigit():
@@ -69,7 +69,7 @@ class JSONFormatter(JsonFormatter):
 
 
 class NonBlockingHandler(logging.Handler):
-    """Writes lines to a file descriptor, and drops those that it doesn't take at once.
+    """Writes lines to a file descriptor, and drops lines that it doesn't accept at once.
 
     :param descriptor: a pipe, a terminal, a socket or a file.
     :ivar on_drop: called when a line, or a part of it, was lost.
@@ -88,7 +88,7 @@ class NonBlockingHandler(logging.Handler):
         """Write a line."""
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-        except Exception:
+        except Exception:  # as handlers of the standard library do
             self.handleError(record)
             return
         if self._is_torn:  # the last line has no end
@@ -152,13 +152,13 @@ def _reopen(descriptor: int, resources: ExitStack) -> int:
 
 
 def install(record_filter: logging.Filter, on_drop: Callable[[], None]) -> None:
-    """Let the log that Baseplate has set up make nobody wait, and show the time of each line.
+    """Make the log that Baseplate has set up non-blocking, and show the time of each line.
 
-    Handlers and formats of an operator's own, which are in the ``[loggers]`` of a configuration
-    file, stay as they are where they show the time and write elsewhere.
+    Handlers that a configuration file defines in ``[loggers]`` stay as they are if they write
+    elsewhere, and their formats if they show the time.
 
     :param record_filter: added to each handler.
-    :param on_drop: called for each line that is lost.
+    :param on_drop: called for each line that is dropped.
     """
     from gevent import get_hub  # not before the fork
 

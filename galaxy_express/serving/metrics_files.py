@@ -1,9 +1,9 @@
-"""The values of metrics, in files that all workers' values are summed from.
+"""The values of metrics, in files from which the values of all workers are summed.
 
-What is counted never decides whether anything is answered. prometheus_client's own values
-raise where their folder is gone, and a write to them ends the process (SIGBUS) where the
-disk is full, since their files are sparse. These files are allocated before they are
-written to. Where that fails, values stay in the worker's memory, and go unread.
+Metrics never decide whether a request is answered. prometheus_client's own values raise if their
+folder is missing, and writing to them ends the process (SIGBUS) if the disk is full, since their
+files are sparse. These files are allocated before they are written to. If that fails, values stay
+in the worker's memory and are not exported. prometheus_client has no types for what is used here.
 """
 
 import logging
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FILE_BYTES = 64 * 1024
 
-# What a file that is damaged raises, and also a folder that is missing, or a disk that is full.
+# The errors of a damaged file, and also those of a missing folder or a full disk.
 _DAMAGED = (ValueError, RuntimeError, IndexError, struct.error)
 _UNUSABLE = (OSError, *_DAMAGED)
 
@@ -37,8 +37,8 @@ _UNUSABLE = (OSError, *_DAMAGED)
 class _AllocatedFile(MmapedDict):
     """A file of values, all of whose bytes are on the disk before they are written to.
 
-    Its base class grows a file by making it sparse. Only its private names allow to act before
-    that; tests/unit/test_metrics_files.py fails when they change.
+    Its base class makes files sparse when they grow. Only its private names allow allocating them
+    first; tests/unit/test_metrics_files.py fails if they change.
 
     :raises OSError: if there is no room.
     """
@@ -114,7 +114,7 @@ class FileValue:
     def _report(cls, error: Exception) -> None:
         if not cls._is_reported:
             cls._is_reported = True
-            logger.error("Metrics can't be kept, and this process goes on without: %s", error)
+            logger.error("Metrics can't be stored, so this process has none: %s", error)
 
     def inc(self, amount: float) -> None:
         """Add to it."""
@@ -143,10 +143,10 @@ class FileValue:
 
 
 def export_metrics() -> None:
-    """Keep the values of all metrics that are made from now on in files, and serve their sum to
-    Prometheus in this event loop; without a listener, keep them in memory.
+    """Store the values of all metrics that are created from now on in files, and export their sums
+    in this event loop; without a listener, keep them in memory.
 
-    Workers share the listener, since each answers for all.
+    Workers share the listener, since each of them exports the sums of all.
     """
     listener = metrics_exporter.listener
     if listener is None:
