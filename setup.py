@@ -18,6 +18,8 @@ setup(
         "pyramid>=1.10.8,<2",
         # Tables and statements; the newest that Baseplate works with.
         "sqlalchemy>=1.4.54,<2",
+        # Migrations of the tables.
+        "alembic>=1.14",
         # PostgreSQL's driver, the one that SQLAlchemy 1.4 and gevent work best with; this
         # build brings its own libpq and needs no compiler.
         "psycopg2-binary>=2.9.10",

@@ -57,7 +57,10 @@ def make_wsgi_app(app_config: RawConfig) -> Router:
 
 
 def _decide(request: SendRequest) -> list[SendOutcome]:
-    return [SendResult(decide(package, True), replayed=False) for package in request.packages]
+    return [
+        SendResult(decide(package, True, None, package.timestamp), replayed=False)
+        for package in request.packages
+    ]
 
 
 def _decide_all(requests: Sequence[SendRequest]) -> None:

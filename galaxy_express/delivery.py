@@ -44,10 +44,17 @@ class Package(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The final decision on a package."""
+    """The final decision on a package.
+
+    :param decided_at: when it was made, in UTC; ``None`` if that was not recorded.
+    :param declined_at: the timestamp of the preference by which the package was dropped, in UTC;
+        ``None`` if it was delivered, or dropped by default.
+    """
 
     package: Package
     status: Status
+    decided_at: datetime | None
+    declined_at: datetime | None
 
     @property
     def reason(self) -> str | None:
@@ -71,12 +78,17 @@ class Conflict(NamedTuple):
 SendOutcome = SendResult | Conflict
 
 
-def decide(package: Package, wanted: bool) -> Decision:
+def decide(
+    package: Package, wanted: bool, chosen_at: datetime | None, decided_at: datetime
+) -> Decision:
     """Decide a package that has not been seen before.
 
     :param wanted: whether its recipient wants packages of its type at this moment.
+    :param chosen_at: the timestamp of the recipient's preference; ``None`` if there is none.
     """
-    return Decision(package, Status.DELIVERED if wanted else Status.DROPPED)
+    if wanted:
+        return Decision(package, Status.DELIVERED, decided_at, None)
+    return Decision(package, Status.DROPPED, decided_at, chosen_at)
 
 
 def replay(package: Package, earlier: Decision) -> SendOutcome:

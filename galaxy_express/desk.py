@@ -8,6 +8,7 @@ import random
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from galaxy_express.delivery import (
     REJECTED,
@@ -20,13 +21,16 @@ from galaxy_express.delivery import (
     decide,
     replay,
 )
+from galaxy_express.models import from_microseconds
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import (
     Preference,
     Preferences,
     PreferenceUpdate,
+    ReceivedUpdate,
     UpdatedPreferences,
     apply_update,
+    is_repeat,
 )
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Connection, Database, TransactionConflict
@@ -100,18 +104,19 @@ class DeliveryDesk:
     def _transact(self, requests: Sequence[WriteRequest]) -> None:
         sends = [request for request in requests if isinstance(request, SendRequest)]
         with self._database.transaction() as connection:
+            now = from_microseconds(connection.read_clock())
             recipients = _Recipients(connection, requests)
             decisions: dict[str, Decision] = {}
             for request in requests:
                 if isinstance(request, UpdateRequest):
-                    request.result = recipients.apply(request.update)
+                    request.result = recipients.apply(request.update, now)
                     continue
                 for package in request.packages:
                     if package.package_id not in decisions:
-                        wanted = self._is_wanted(package, recipients)
-                        decisions[package.package_id] = decide(package, wanted)
+                        decisions[package.package_id] = self._decide(package, recipients, now)
 
             queries.record_preferences(connection, recipients.changed)
+            queries.record_updates(connection, recipients.history)
             new = queries.record_decisions(connection, decisions.values())
             # If another worker has already decided a package, its decision stands.
             decisions |= queries.find_decisions(connection, decisions.keys() - new)
@@ -124,15 +129,20 @@ class DeliveryDesk:
                 totals[REJECTED] = rejected
             queries.add_to_totals(connection, self._shard, totals)
 
-    def _is_wanted(self, package: Package, recipients: "_Recipients") -> bool:
-        choice = recipients.choice(package.recipient_id, package.package_type)
-        return self._package_types[package.package_type].is_wanted(choice)
+    def _decide(self, package: Package, recipients: "_Recipients", now: datetime) -> Decision:
+        preference = recipients.preference(package.recipient_id, package.package_type)
+        package_type = self._package_types[package.package_type]
+        if preference is None:
+            return decide(package, package_type.is_wanted(None), None, now)
+        wanted = package_type.is_wanted(preference.wanted)
+        return decide(package, wanted, preference.timestamp, now)
 
 
 class _Recipients:
     """The current preferences of a group's recipients, while its updates are applied.
 
     :ivar changed: the preferences that the updates have changed, by recipient and type.
+    :ivar history: the updates, except those that only repeated what was current.
     """
 
     def __init__(self, connection: Connection, requests: Iterable[WriteRequest]) -> None:
@@ -146,16 +156,16 @@ class _Recipients:
         if updated:
             connection.lock(updated)
         self._preferences: dict[str, Preferences] = {
-            **queries.find_preferences(connection, updated)
+            **queries.find_preferences(connection, addressed | updated)
         }
-        self._choices = queries.find_wanted(connection, addressed)
         self.changed: dict[tuple[str, str], Preference] = {}
+        self.history: list[ReceivedUpdate] = []
 
-    def choice(self, recipient_id: str, package_type: str) -> bool | None:
-        """Return a recipient's current choice for a type; ``None`` if there is none."""
-        return self._choices.get((recipient_id, package_type))
+    def preference(self, recipient_id: str, package_type: str) -> Preference | None:
+        """Return a recipient's current preference for a type; ``None`` if there is none."""
+        return self._preferences[recipient_id].get(package_type)
 
-    def apply(self, update: PreferenceUpdate) -> UpdatedPreferences:
+    def apply(self, update: PreferenceUpdate, now: datetime) -> UpdatedPreferences:
         """Apply an update to the preferences of its recipient."""
         before = self._preferences[update.recipient_id]
         result = apply_update(update, before)
@@ -163,7 +173,8 @@ class _Recipients:
         for package_type, preference in result.preferences.items():
             if preference != before.get(package_type):
                 self.changed[update.recipient_id, package_type] = preference
-                self._choices[update.recipient_id, package_type] = preference.wanted
+        if not is_repeat(update, before):
+            self.history.append(ReceivedUpdate(update, now, result.applied))
         return result
 
 

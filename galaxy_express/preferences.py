@@ -60,6 +60,19 @@ class UpdatedPreferences:
     applied: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ReceivedUpdate:
+    """An update of the history, and what became of it.
+
+    :param received_at: when it was received, by the service's clock, in UTC.
+    :param applied: whether it was applied, as it was answered then.
+    """
+
+    update: PreferenceUpdate
+    received_at: datetime
+    applied: bool
+
+
 def apply_update(update: PreferenceUpdate, current: Preferences) -> UpdatedPreferences:
     """Return the preferences after an update. ``current`` is left unchanged."""
     preferences = dict(current)
@@ -70,3 +83,11 @@ def apply_update(update: PreferenceUpdate, current: Preferences) -> UpdatedPrefe
             preferences[package_type] = preference
         applied = applied and preferences[package_type] == preference
     return UpdatedPreferences(preferences, applied)
+
+
+def is_repeat(update: PreferenceUpdate, current: Preferences) -> bool:
+    """Return whether every preference that the update names is current already."""
+    return all(
+        current.get(package_type) == Preference(wanted, update.timestamp)
+        for package_type, wanted in update.wanted.items()
+    )

@@ -44,14 +44,21 @@ class Backend(ABC):
     def empty_tables(self) -> None:
         """Remove all rows."""
         with self.transaction() as cursor:
-            for table in ("packages", "preferences", "counters"):
+            for table in ("packages", "preferences", "preference_updates", "counters"):
                 cursor.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
 
     def contents(self) -> list[list[tuple[Any, ...]]]:
-        """All packages and preferences."""
+        """All packages, preferences and updates, without the times of transactions."""
         return [
-            self.rows("SELECT * FROM packages ORDER BY package_id"),
+            self.rows(
+                "SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,"
+                " declined_at FROM packages ORDER BY sequence"
+            ),
             self.rows("SELECT * FROM preferences ORDER BY recipient_id, package_type"),
+            self.rows(
+                "SELECT recipient_id, timestamp, wanted, applied FROM preference_updates"
+                " ORDER BY sequence"
+            ),
         ]
 
     def stored(self) -> dict[tuple[str, str], int]:

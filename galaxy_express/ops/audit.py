@@ -7,7 +7,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from baseplate.lib.config import RawConfig
-from sqlalchemy import CheckConstraint, Integer, Table, and_, cast, func, inspect, not_, select
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Integer,
+    Table,
+    UniqueConstraint,
+    and_,
+    cast,
+    func,
+    inspect,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.engine import Connection
 
 from galaxy_express import models
@@ -18,6 +31,7 @@ from galaxy_express.storage.database import Database
 
 _packages = models.packages
 _preferences = models.preferences
+_updates = models.preference_updates
 _counters = models.counters
 
 
@@ -45,6 +59,11 @@ _RULES = {
             _is_timestamp(_packages.c.timestamp),
         ),
     ),
+    "have a time of declining, although they were delivered": (
+        _packages,
+        or_(_packages.c.status != Status.DELIVERED.value, _packages.c.declined_at.is_(None)),
+    ),
+    "have no place in the order of decisions": (_packages, _packages.c.sequence.is_not(None)),
     "have an id, a value or a timestamp that no update could have had": (
         _preferences,
         and_(
@@ -55,6 +74,9 @@ _RULES = {
     ),
     "are below zero": (_counters, _counters.c.value >= 0),
 }
+
+
+_NAMED_BY = {"packages": _packages.c.package_id}
 
 
 @dataclass(frozen=True)
@@ -94,10 +116,14 @@ def audit(database: Database) -> Audit:
             f"The file is damaged: {damage}" for damage in database.check_integrity(connection)
         ]
         faults += _wrong_counters(totals)
-        for table in models.metadata.sorted_tables:
+        for table in models.metadata_for(connection.dialect.name).sorted_tables:
             faults += _lost_constraints(connection, table)
-            faults += _repeated_keys(connection, table)
+            for key in _keys(table):
+                faults += _repeated_keys(connection, table, key)
+        # Where the sequence is no key, it has to be unique all the same.
+        faults += _repeated_keys(connection, _packages, [_packages.c.sequence])
         faults += _broken_rules(connection)
+        faults += _contradictions(connection)
     return Audit(totals, rejected, faults)
 
 
@@ -118,25 +144,75 @@ def _wrong_counters(totals: dict[CounterKey, tuple[int, int]]) -> Iterator[str]:
 
 def _lost_constraints(connection: Connection, table: Table) -> Iterator[str]:
     there = inspect(connection)
-    key = there.get_pk_constraint(table.name)["constrained_columns"]
-    if key != [column.name for column in table.primary_key]:
+    primary, *others = [[column.name for column in key] for key in _keys(table)]
+    if there.get_pk_constraint(table.name)["constrained_columns"] != primary:
         yield f"The table {table.name} has lost its primary key."
+    unique = [found["column_names"] for found in there.get_unique_constraints(table.name)]
+    for key in others:
+        if key not in unique:
+            yield f"The table {table.name} has lost its unique {', '.join(key)}."
     checks = {check["name"] for check in there.get_check_constraints(table.name)}
     for constraint in table.constraints:
         if isinstance(constraint, CheckConstraint) and constraint.name not in checks:
             yield f"The table {table.name} has lost its constraint {constraint.name}."
 
 
-def _repeated_keys(connection: Connection, table: Table) -> Iterator[str]:
-    key = list(table.primary_key)
+def _keys(table: Table) -> list[list[Column[Any]]]:
+    unique = [rule for rule in table.constraints if isinstance(rule, UniqueConstraint)]
+    return [list(key.columns) for key in [table.primary_key, *unique]]
+
+
+def _repeated_keys(connection: Connection, table: Table, key: list[Column[Any]]) -> Iterator[str]:
     repeated = select(*key).group_by(*key).having(func.count() > 1).limit(10)
     for row in connection.execute(repeated):
         yield f"In {table.name}, the key {tuple(row)} is there more than once."
 
 
+# Each preference that an update of the history named: its type as key, and its value.
+_NAMED = {
+    "sqlite": "json_each(updates.wanted)",
+    "postgresql": "jsonb_each_text(updates.wanted::jsonb)",
+}
+
+# The first condition is that of Preference.supersedes. Preferences may be older than the history.
+_CONTRADICTIONS = {
+    "In preference_updates, {} preferences are newer than the current ones, one of them of"
+    " recipient_id {!r}.": """
+        SELECT count(*), min(updates.recipient_id)
+        FROM preference_updates AS updates CROSS JOIN {named} AS named
+        LEFT JOIN preferences AS present ON present.recipient_id = updates.recipient_id
+                                        AND present.package_type = named.key
+        WHERE present.timestamp IS NULL OR updates.timestamp > present.timestamp
+           OR updates.timestamp = present.timestamp
+              AND present.wanted AND NOT CAST(named.value AS BOOLEAN)
+    """,
+    "In packages, {} rows were dropped at the time of an update that did not decline them, one of"
+    " them of package_id {!r}.": """
+        SELECT count(*), min(package_id) FROM (
+            SELECT package_id
+            FROM packages JOIN preference_updates AS updates
+                 ON updates.recipient_id = packages.recipient_id
+                AND updates.timestamp = packages.declined_at
+            CROSS JOIN {named} AS named
+            WHERE named.key = packages.package_type
+            GROUP BY package_id
+            HAVING sum(CASE WHEN CAST(named.value AS BOOLEAN) THEN 0 ELSE 1 END) = 0
+        ) AS contradicted
+    """,
+}
+
+
+def _contradictions(connection: Connection) -> Iterator[str]:
+    for sentence, query in _CONTRADICTIONS.items():
+        sql = query.format(named=_NAMED[connection.dialect.name])
+        number, example = connection.exec_driver_sql(sql).one()
+        if number:
+            yield sentence.format(number, example)
+
+
 def _broken_rules(connection: Connection) -> Iterator[str]:
     for what, (table, rule) in _RULES.items():
-        first = table.primary_key.columns[0]
+        first = _NAMED_BY.get(table.name, table.primary_key.columns.values()[0])
         number, example = connection.execute(
             select(func.count(), func.min(first)).select_from(table).where(not_(rule))
         ).one()

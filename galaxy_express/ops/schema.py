@@ -9,21 +9,25 @@ from baseplate.lib.config import ConfigurationError, RawConfig
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
-from galaxy_express.models import metadata, missing_tables, packages
+from galaxy_express.models import metadata_for, missing_tables, packages
+from galaxy_express.storage import migrations
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 
 
 def create_schema(app_config: RawConfig) -> None:
-    """Create the tables that don't exist yet (a script for ``baseplate-script``).
+    """Create the tables, or bring those of an earlier version up to date (a script for
+    ``baseplate-script``).
 
-    :raises SystemExit: with a sentence, if a setting is wrong or the database unavailable.
+    :raises SystemExit: with a sentence, if a setting is wrong, the database unavailable, or
+        newer than this version.
     """
-    with (
-        database_for_script(app_config) as database,
-        database.schema_transaction() as connection,
-    ):
-        metadata.create_all(connection)
+    with database_for_script(app_config) as database:
+        try:
+            with database.migrating() as connection:
+                migrations.upgrade(connection)
+        except migrations.NewerDatabase as error:
+            raise SystemExit(f"The database {database} was not migrated: {error}") from error
 
 
 def drop_schema(app_config: RawConfig) -> None:
@@ -42,7 +46,8 @@ def drop_schema(app_config: RawConfig) -> None:
         what = f"{database}, which has {stored:,} packages"
         if os.environ.get("FORCE") != "1":
             _confirm(what, stored, is_production="configs/production.ini" in sys.argv)
-        metadata.drop_all(connection)
+        metadata_for(connection.dialect.name).drop_all(connection)
+        migrations.forget(connection)
     sys.stdout.write(f"Dropped the tables of {what}.\n")
 
 

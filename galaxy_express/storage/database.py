@@ -4,10 +4,10 @@ What differs between SQLite and PostgreSQL is in modules of their own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy.engine
 from baseplate import Span
@@ -16,6 +16,12 @@ from sqlalchemy import exc
 
 #: The values of a row, in the order of the table's columns.
 Row = tuple[Any, ...]
+
+#: No sequence number is larger.
+LAST_SEQUENCE = 2**63 - 1
+
+#: The values of a statement's parameters, in order or by name.
+Values = Sequence[Any] | Mapping[str, Any]
 
 
 class DatabaseUnavailable(Exception):
@@ -42,6 +48,18 @@ def in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+class Pages(NamedTuple):
+    """The queries for a page of rows in each order.
+
+    Their parameters are ``recipient_id``, the sequence number ``after`` which the page begins,
+    that up to which everything is ``settled`` (in ascending order), and the ``limit``. The
+    columns are the sequence number and what is listed.
+    """
+
+    ascending: str
+    descending: str
+
+
 @dataclass(frozen=True)
 class Statements:
     """The SQL of one kind of database. What differs between them stands in ``sqlite`` and
@@ -50,11 +68,15 @@ class Statements:
     find_decision: str
     find_decisions: str
     find_preferences: str
-    find_wanted: str
     insert_packages: str
+    insert_updates: str
     upsert_preferences: str
     upsert_counters: str
     delete_preferences: str
+    delete_updates: str
+    page_of_all: Pages
+    page_of_recipient: Pages
+    page_of_updates: Pages
 
 
 class Connection(ABC):
@@ -73,17 +95,17 @@ class Connection(ABC):
         self._raw = raw
         self._cursor = raw.cursor()
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+    def execute(self, sql: str, values: Values = ()) -> None:
         """Run a statement.
 
-        :param values: the values of its parameters, in order.
+        :param values: the values of its parameters, in order or by name.
         """
         self._cursor.execute(sql, values)
 
-    def select(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+    def select(self, sql: str, values: Values = ()) -> list[Row]:
         """Run a query, and return its rows.
 
-        :param values: the values of its parameters, in order.
+        :param values: the values of its parameters, in order or by name.
         """
         self.execute(sql, values)
         rows: list[Row] = self._cursor.fetchall()
@@ -94,11 +116,32 @@ class Connection(ABC):
         """Run a query whose only parameter is a list of keys, and return its rows."""
 
     @abstractmethod
-    def insert_packages(self, rows: Sequence[Row]) -> set[str]:
-        """Insert the packages whose id isn't taken.
+    def read_clock(self) -> int:
+        """Return this machine's time, in microseconds since 1970: once for each transaction, and
+        before it inserts anything.
 
+        It is never before that of an earlier transaction, as far as this machine knows them.
+        """
+
+    @abstractmethod
+    def insert_packages(self, rows: Sequence[Row]) -> set[str]:
+        """Insert the packages whose id isn't taken, in the order of the feed.
+
+        :param rows: without sequence numbers.
         :returns: the ids that were inserted.
         """
+
+    @abstractmethod
+    def insert_updates(self, rows: Sequence[Row]) -> None:
+        """Insert preference updates, in the order of the history.
+
+        :param rows: without sequence numbers.
+        """
+
+    @abstractmethod
+    def last_settled(self) -> int:
+        """Return a sequence number up to which everything is committed: no transaction that
+        commits later inserts a smaller or equal one."""
 
     @abstractmethod
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
@@ -206,6 +249,14 @@ class Database(ABC):
         """A transaction that creates or drops tables. It creates the database if necessary.
 
         :raises DatabaseUnavailable: if nothing was changed.
+        """
+
+    @abstractmethod
+    def migrating(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """A connection for migrations, which one process at a time can have. It creates the
+        database if necessary.
+
+        :raises DatabaseUnavailable: if the migration failed. It can be run again.
         """
 
     @abstractmethod

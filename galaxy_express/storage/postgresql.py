@@ -1,5 +1,6 @@
 """PostgreSQL: any number of machines."""
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from galaxy_express.storage.database import (
     Connection,
     Database,
     DatabaseUnavailable,
+    Pages,
     Row,
     SchemaMismatch,
     Statements,
@@ -31,28 +33,42 @@ class PostgreSQLConnection(Connection):
     # One array per column, so that a statement is the same for any number of rows.
     statements = Statements(
         find_decision="""
-            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,
+                   decided_at, declined_at
             FROM packages WHERE package_id = %s
         """,
         find_decisions="""
-            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,
+                   decided_at, declined_at
             FROM packages WHERE package_id = ANY(%s::text[])
         """,
         find_preferences="""
             SELECT recipient_id, package_type, wanted, timestamp
             FROM preferences WHERE recipient_id = ANY(%s::text[])
         """,
-        find_wanted="""
-            SELECT recipient_id, package_type, wanted
-            FROM preferences WHERE recipient_id = ANY(%s::text[])
-        """,
         insert_packages="""
+            WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
             INSERT INTO packages
-                (package_id, sender_id, recipient_id, package_type, timestamp, status)
-            SELECT * FROM unnest(
-                %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[])
+                (package_id, sender_id, recipient_id, package_type, timestamp, status,
+                 decided_at, declined_at, sequence)
+            SELECT package_id, sender_id, recipient_id, package_type, sent_at, status,
+                   decided_at, declined_at, numbers[place]
+            FROM drawn, unnest(
+                %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[],
+                %s::bigint[], %s::bigint[], %s::integer[]
+            ) AS row (package_id, sender_id, recipient_id, package_type, sent_at, status,
+                      decided_at, declined_at, place)
             ON CONFLICT DO NOTHING
             RETURNING package_id
+        """,
+        insert_updates="""
+            WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
+            INSERT INTO preference_updates
+                (recipient_id, timestamp, received_at, wanted, applied, sequence)
+            SELECT recipient_id, made_at, received_at, wanted, applied, numbers[place]
+            FROM drawn, unnest(
+                %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::boolean[], %s::integer[]
+            ) AS row (recipient_id, made_at, received_at, wanted, applied, place)
         """,
         # The condition is that of Preference.supersedes.
         upsert_preferences="""
@@ -73,7 +89,61 @@ class PostgreSQLConnection(Connection):
             RETURNING shard
         """,
         delete_preferences="DELETE FROM preferences WHERE recipient_id = %s",
+        delete_updates="DELETE FROM preference_updates WHERE recipient_id = %s",
+        page_of_all=Pages(
+            ascending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages WHERE sequence > %(after)s AND sequence <= %(settled)s
+                ORDER BY sequence LIMIT %(limit)s
+            """,
+            descending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages WHERE sequence < %(after)s
+                ORDER BY sequence DESC LIMIT %(limit)s
+            """,
+        ),
+        # The recipient is a part of the order, so that only the index of both can give it. With
+        # an equality the planner may read the index of the sequence instead, and filter.
+        page_of_recipient=Pages(
+            ascending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages
+                WHERE (recipient_id, sequence) > (%(recipient_id)s, %(after)s)
+                  AND (recipient_id, sequence) <= (%(recipient_id)s, %(settled)s)
+                ORDER BY packages.recipient_id, sequence LIMIT %(limit)s
+            """,
+            descending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages
+                WHERE (recipient_id, sequence) < (%(recipient_id)s, %(after)s)
+                  AND (recipient_id, sequence) >= (%(recipient_id)s, 0)
+                ORDER BY packages.recipient_id DESC, sequence DESC LIMIT %(limit)s
+            """,
+        ),
+        page_of_updates=Pages(
+            ascending="""
+                SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
+                FROM preference_updates
+                WHERE recipient_id = %(recipient_id)s
+                  AND sequence > %(after)s AND sequence <= %(settled)s
+                ORDER BY sequence LIMIT %(limit)s
+            """,
+            descending="""
+                SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
+                FROM preference_updates
+                WHERE recipient_id = %(recipient_id)s AND sequence < %(after)s
+                ORDER BY sequence DESC LIMIT %(limit)s
+            """,
+        ),
     )
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__(raw)
+        self._last_time = 0
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
@@ -81,8 +151,25 @@ class PostgreSQLConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        inserted = self.select(self.statements.insert_packages, _columns(rows))
+        numbered = [(*row, place) for place, row in enumerate(rows, 1)]
+        values = [len(rows), *_columns(numbered)]
+        inserted = self.select(self.statements.insert_packages, values)
         return {package_id for (package_id,) in inserted}
+
+    def insert_updates(self, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Connection.insert_updates`."""
+        numbered = [(*row, place) for place, row in enumerate(rows, 1)]
+        self.execute(self.statements.insert_updates, [len(rows), *_columns(numbered)])
+
+    def read_clock(self) -> int:
+        """See :py:meth:`Connection.read_clock`."""
+        self._last_time = max(self._last_time, time.time_ns() // 1000)
+        return self._last_time
+
+    def last_settled(self) -> int:
+        """See :py:meth:`Connection.last_settled`."""
+        ((number,),) = self.select(_LAST_SETTLED)
+        return int(number)
 
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
@@ -122,10 +209,25 @@ def _columns(rows: Iterable[Row]) -> list[list[Any]]:
     return [list(values) for values in zip(*sorted(rows), strict=True)]
 
 
+# Locks on names have two keys. Those of one key show which sequence numbers are being used.
 _LOCK_NAMES = """
-    SELECT pg_advisory_xact_lock(hash)
-    FROM (SELECT DISTINCT hashtextextended(name, 0) AS hash
+    SELECT pg_advisory_xact_lock(1, hash)
+    FROM (SELECT DISTINCT hashtext(name) AS hash
           FROM unnest(%s::text[]) AS name ORDER BY hash) AS hashes
+"""
+
+# Numbers are drawn before they are committed, and transactions commit in any order. Each holds a
+# shared lock, whose key is less than all numbers that it draws (see galaxy_express_draw). So what
+# is below all keys, and was drawn before they were read, is settled. The subquery depends on
+# last_value, so it is evaluated after last_value was read.
+_LAST_SETTLED = """
+    SELECT least(drawn.last_value, (
+        SELECT min(classid::bigint << 32 | objid::bigint)
+        FROM pg_locks
+        WHERE locktype = 'advisory' AND objsubid = 1 AND mode = 'ShareLock'
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND drawn.last_value IS NOT NULL))
+    FROM galaxy_express_sequence AS drawn
 """
 
 
@@ -206,6 +308,15 @@ class PostgreSQLDatabase(Database):
             yield connection
 
     @contextmanager
+    def migrating(self) -> Iterator[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.migrating`."""
+        with self._translating_errors(), self._writer.connect() as connection:
+            connection.exec_driver_sql("SET lock_timeout = 0")
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql("SELECT pg_advisory_lock(3, 0)")
+            yield connection
+
+    @contextmanager
     def snapshot(self) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
         with self._translating_errors(), self._writer.connect() as connection:
@@ -251,7 +362,9 @@ SELECT current_setting('transaction_read_only'),
         FROM (VALUES ('packages', 'SELECT'), ('packages', 'INSERT'),
                      ('preferences', 'SELECT'), ('preferences', 'INSERT'),
                      ('preferences', 'UPDATE'),
-                     ('counters', 'SELECT'), ('counters', 'INSERT'), ('counters', 'UPDATE')
+                     ('preference_updates', 'SELECT'), ('preference_updates', 'INSERT'),
+                     ('counters', 'SELECT'), ('counters', 'INSERT'), ('counters', 'UPDATE'),
+                     ('galaxy_express_sequence', 'SELECT'), ('galaxy_express_sequence', 'UPDATE')
              ) AS needed (name, privilege)
         WHERE NOT has_table_privilege(name, privilege))
 """

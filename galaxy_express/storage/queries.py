@@ -1,20 +1,54 @@
 """Reading and recording decisions, preferences and totals: rows from and to domain values."""
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
 from galaxy_express.models import from_microseconds, to_microseconds
-from galaxy_express.preferences import Preference
-from galaxy_express.storage.database import Connection, Row
+from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
+from galaxy_express.storage.database import LAST_SEQUENCE, Connection, Pages
+
+Item = TypeVar("Item")
+
+
+class PageRequest(NamedTuple):
+    """Which page of a list to read.
+
+    :param after: the sequence number of the last item of the page before it, if there is one.
+    :param limit: the largest number of items.
+    """
+
+    ascending: bool
+    after: int | None
+    limit: int
+
+
+@dataclass(frozen=True)
+class Page(Generic[Item]):
+    """A page of a list.
+
+    :param last: the sequence number of the last item; ``None`` if there are no items.
+    :param more: whether there are further items.
+    """
+
+    items: list[Item]
+    last: int | None
+    more: bool
+
 
 #: Each counter's outcome, package type and total.
 TOTALS = "SELECT outcome, package_type, sum(value) FROM counters GROUP BY outcome, package_type"
 
 # Every column of every table; none is read.
 _CHECK_SCHEMA = """
-SELECT EXISTS (SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+SELECT EXISTS (SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                      status, decided_at, declined_at
                FROM packages),
+       EXISTS (SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
+               FROM preference_updates),
        EXISTS (SELECT recipient_id, package_type, wanted, timestamp FROM preferences),
        EXISTS (SELECT shard, outcome, package_type, value FROM counters)
 """
@@ -35,11 +69,28 @@ def find_decisions(connection: Connection, package_ids: Collection[str]) -> dict
     return {decision.package.package_id: decision for decision in decisions}
 
 
-def _decision(row: Row) -> Decision:
-    package_id, sender_id, recipient_id, package_type, timestamp, status = row
+def _decision(row: Sequence[Any]) -> Decision:
+    (
+        package_id,
+        sender_id,
+        recipient_id,
+        package_type,
+        timestamp,
+        status,
+        decided_at,
+        declined_at,
+    ) = row
     sent = from_microseconds(timestamp)
     package = Package(package_id, sender_id, recipient_id, package_type, sent)
-    return Decision(package, Status(status))
+    return Decision(package, Status(status), _moment(decided_at), _moment(declined_at))
+
+
+def _moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else from_microseconds(microseconds)
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else to_microseconds(moment)
 
 
 def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> set[str]:
@@ -56,6 +107,8 @@ def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> s
             package.package_type,
             to_microseconds(package.timestamp),
             decision.status.value,
+            _microseconds(decision.decided_at),
+            _microseconds(decision.declined_at),
         )
         for decision in decisions
         for package in [decision.package]
@@ -76,17 +129,6 @@ def find_preferences(
     return found
 
 
-def find_wanted(
-    connection: Connection, recipient_ids: Collection[str]
-) -> dict[tuple[str, str], bool]:
-    """Return the current choices of recipients, by recipient and package type: as much of
-    :py:func:`find_preferences` as a send needs."""
-    if not recipient_ids:
-        return {}
-    rows = connection.find(connection.statements.find_wanted, recipient_ids)
-    return {(recipient_id, name): bool(wanted) for recipient_id, name, wanted in rows}
-
-
 def record_preferences(
     connection: Connection, changed: Mapping[tuple[str, str], Preference]
 ) -> None:
@@ -103,9 +145,72 @@ def record_preferences(
         connection.upsert(connection.statements.upsert_preferences, rows)
 
 
+def record_updates(connection: Connection, updates: Iterable[ReceivedUpdate]) -> None:
+    """Record preference updates in the history, in the order given."""
+    rows = [
+        (
+            received.update.recipient_id,
+            to_microseconds(received.update.timestamp),
+            to_microseconds(received.received_at),
+            json.dumps(dict(received.update.wanted)),
+            received.applied,
+        )
+        for received in updates
+    ]
+    if rows:
+        connection.insert_updates(rows)
+
+
 def delete_preferences(connection: Connection, recipient_id: str) -> None:
-    """Delete all preferences of a recipient."""
+    """Delete all preferences of a recipient, and their history."""
     connection.execute(connection.statements.delete_preferences, (recipient_id,))
+    connection.execute(connection.statements.delete_updates, (recipient_id,))
+
+
+def find_decisions_page(
+    connection: Connection, recipient_id: str | None, page: PageRequest
+) -> Page[Decision]:
+    """Return decisions in the order in which they were committed, or in the opposite order.
+
+    :param recipient_id: whose packages; ``None`` for all.
+    """
+    statements = connection.statements
+    pages = statements.page_of_all if recipient_id is None else statements.page_of_recipient
+    return _find_page(connection, pages, recipient_id, page, _decision)
+
+
+def find_updates_page(
+    connection: Connection, recipient_id: str, page: PageRequest
+) -> Page[ReceivedUpdate]:
+    """Return a recipient's preference updates in the order in which they were committed, or in
+    the opposite order."""
+    pages = connection.statements.page_of_updates
+    return _find_page(connection, pages, recipient_id, page, _received_update)
+
+
+def _received_update(row: Sequence[Any]) -> ReceivedUpdate:
+    recipient_id, timestamp, received_at, wanted, applied = row
+    update = PreferenceUpdate(recipient_id, from_microseconds(timestamp), json.loads(wanted))
+    return ReceivedUpdate(update, from_microseconds(received_at), bool(applied))
+
+
+def _find_page(
+    connection: Connection,
+    pages: Pages,
+    recipient_id: str | None,
+    request: PageRequest,
+    parse: Callable[[Sequence[Any]], Item],
+) -> Page[Item]:
+    # One row more than asked for tells whether another page follows.
+    values: dict[str, object] = {"recipient_id": recipient_id, "limit": request.limit + 1}
+    if request.ascending:
+        values |= {"after": request.after or 0, "settled": connection.last_settled()}
+        rows = connection.select(pages.ascending, values)
+    else:
+        values["after"] = LAST_SEQUENCE if request.after is None else request.after
+        rows = connection.select(pages.descending, values)
+    shown = rows[: request.limit]
+    return Page([parse(row[1:]) for row in shown], shown[-1][0] if shown else None, rows != shown)
 
 
 def add_to_totals(connection: Connection, shard: int, increments: Mapping[CounterKey, int]) -> None:

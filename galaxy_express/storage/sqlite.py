@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -18,11 +19,13 @@ import sqlalchemy.engine
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Engine
 
-from galaxy_express.models import metadata
+from galaxy_express.models import metadata_for
 from galaxy_express.storage.database import (
+    LAST_SEQUENCE,
     Connection,
     Database,
     DatabaseUnavailable,
+    Pages,
     PersistentConnection,
     Row,
     SchemaMismatch,
@@ -42,28 +45,32 @@ class SQLiteConnection(Connection):
     # have to win it back.
     statements = Statements(
         find_decision="""
-            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status
+            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,
+                   decided_at, declined_at
             FROM packages WHERE package_id = ?
         """,
         find_decisions="""
             SELECT json_group_array(json_array(
-                package_id, sender_id, recipient_id, package_type, timestamp, status))
+                package_id, sender_id, recipient_id, package_type, timestamp, status,
+                decided_at, declined_at))
             FROM packages WHERE package_id IN (SELECT value FROM json_each(?))
         """,
         find_preferences="""
             SELECT json_group_array(json_array(recipient_id, package_type, wanted, timestamp))
             FROM preferences WHERE recipient_id IN (SELECT value FROM json_each(?))
         """,
-        find_wanted="""
-            SELECT json_group_array(json_array(recipient_id, package_type, wanted))
-            FROM preferences WHERE recipient_id IN (SELECT value FROM json_each(?))
-        """,
         # A violated constraint is a bug, after which the transaction is rolled back. To undo the
         # statement alone, which is the default, SQLite would write a journal.
         insert_packages="""
             INSERT OR ROLLBACK INTO packages
-                (package_id, sender_id, recipient_id, package_type, timestamp, status)
-            VALUES {rows} ON CONFLICT DO NOTHING
+                (sequence, package_id, sender_id, recipient_id, package_type, timestamp, status,
+                 decided_at, declined_at)
+            VALUES {rows} ON CONFLICT (package_id) DO NOTHING
+        """,
+        insert_updates="""
+            INSERT INTO preference_updates
+                (sequence, recipient_id, timestamp, received_at, wanted, applied)
+            VALUES {rows}
         """,
         # The condition is that of Preference.supersedes.
         upsert_preferences="""
@@ -82,6 +89,49 @@ class SQLiteConnection(Connection):
             SET value = counters.value + excluded.value
         """,
         delete_preferences="DELETE FROM preferences WHERE recipient_id = ?",
+        delete_updates="DELETE FROM preference_updates WHERE recipient_id = ?",
+        page_of_all=Pages(
+            ascending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages WHERE sequence > :after AND sequence <= :settled
+                ORDER BY sequence LIMIT :limit
+            """,
+            descending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages WHERE sequence < :after
+                ORDER BY sequence DESC LIMIT :limit
+            """,
+        ),
+        page_of_recipient=Pages(
+            ascending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages
+                WHERE recipient_id = :recipient_id AND sequence > :after AND sequence <= :settled
+                ORDER BY sequence LIMIT :limit
+            """,
+            descending="""
+                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
+                       status, decided_at, declined_at
+                FROM packages WHERE recipient_id = :recipient_id AND sequence < :after
+                ORDER BY sequence DESC LIMIT :limit
+            """,
+        ),
+        page_of_updates=Pages(
+            ascending="""
+                SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
+                FROM preference_updates
+                WHERE recipient_id = :recipient_id AND sequence > :after AND sequence <= :settled
+                ORDER BY sequence LIMIT :limit
+            """,
+            descending="""
+                SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
+                FROM preference_updates WHERE recipient_id = :recipient_id AND sequence < :after
+                ORDER BY sequence DESC LIMIT :limit
+            """,
+        ),
     )
 
     def __init__(self, raw: Any, path: str, identity: object) -> None:
@@ -89,6 +139,7 @@ class SQLiteConnection(Connection):
         self._path = path
         self._identity = identity
         self._turn: int | None = None
+        self._next_sequence = 0
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
@@ -97,11 +148,35 @@ class SQLiteConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        inserted = self._write(self.statements.insert_packages, rows)
+        numbered = self._number(rows)
+        inserted = self._write(self.statements.insert_packages, numbered)
         if inserted == len(rows):
             return {row[0] for row in rows}
         # The transaction has had the write lock since it began, so the last rows are its own.
-        return {package_id for (package_id,) in self.select(_LAST_PACKAGES, (inserted,))}
+        first = numbered[0][0]
+        return {package_id for (package_id,) in self.select(_PACKAGES_FROM, (first,))}
+
+    def insert_updates(self, rows: Sequence[Row]) -> None:
+        """See :py:meth:`Connection.insert_updates`."""
+        self._write(self.statements.insert_updates, self._number(rows))
+
+    def read_clock(self) -> int:
+        """See :py:meth:`Connection.read_clock`."""
+        # Sequence numbers follow the clock as well. A client that has read decisions which a
+        # restored backup doesn't have would otherwise miss new ones with the same numbers.
+        ((last,),) = self.select(_LAST_SEQUENCE)
+        now = time.time_ns() // 1000
+        self._next_sequence = max(now, last + 1)
+        return self._next_sequence
+
+    def _number(self, rows: Sequence[Row]) -> list[Row]:
+        first = self._next_sequence
+        self._next_sequence += len(rows)
+        return [(first + place, *row) for place, row in enumerate(rows)]
+
+    def last_settled(self) -> int:
+        """See :py:meth:`Connection.last_settled`. Transactions commit one after another."""
+        return LAST_SEQUENCE
 
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
@@ -166,8 +241,10 @@ class SQLiteConnection(Connection):
 LOG_BYTES = 80 * 2**20
 
 
-_LAST_PACKAGES = """
-    SELECT package_id FROM packages WHERE rowid > (SELECT max(rowid) FROM packages) - ?
+_PACKAGES_FROM = "SELECT package_id FROM packages WHERE sequence >= ?"
+_LAST_SEQUENCE = """
+    SELECT max(coalesce((SELECT max(sequence) FROM packages), 0),
+               coalesce((SELECT max(sequence) FROM preference_updates), 0))
 """
 
 
@@ -238,6 +315,10 @@ class SQLiteDatabase(Database):
     def schema_transaction(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.schema_transaction`."""
         return self._administering("rwc", "BEGIN IMMEDIATE")
+
+    def migrating(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+        """See :py:meth:`Database.migrating`. All migrations are one transaction."""
+        return self.schema_transaction()
 
     def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
@@ -358,7 +439,9 @@ _UNAVAILABLE = {
 # database is not this version's; if another one is, the statement is wrong.
 _MISSING = re.compile(r"(?:no such (?:table|column): |table .* has no column named )(?:.*\.)?(\w+)")
 _OUR_NAMES = {
-    name for table in metadata.sorted_tables for name in (table.name, *table.columns.keys())
+    name
+    for table in metadata_for("sqlite").sorted_tables
+    for name in (table.name, *table.columns.keys())
 }
 
 

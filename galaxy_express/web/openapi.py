@@ -2,17 +2,18 @@
 requests."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 from galaxy_express import __version__
 from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
-from galaxy_express.preferences import Preference
+from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
 from galaxy_express.web.fields import format_timestamp
+from galaxy_express.web.paging import DEFAULT_LIMIT, MAX_LIMIT, ORDERS
 from galaxy_express.web.problems import Problem, problem
-from galaxy_express.web.rejections import FieldError
+from galaxy_express.web.rejections import FieldError, ParameterError
 from galaxy_express.web.schemas import MAX_BATCH, Schemas, decision_body
 
 Json = dict[str, Any]
@@ -45,7 +46,9 @@ def describe_api(
                     "example": examples.package[name],
                 }
                 for name in ("package_id", "recipient_id")
-            },
+            }
+            | _PAGE_PARAMETERS
+            | {"of_recipient": _of_recipient(bodies["Package"]["properties"]["recipient_id"])},
             "responses": {str(status): response for status, response in _PROBLEMS.items()},
             "headers": _HEADERS,
         },
@@ -83,12 +86,24 @@ class _Examples:
             "timestamp": format_timestamp(now),
             **{t.preference_field: self.preferences[t.preference_field] for t in types},
         }
-        self.delivered = decision_body(Decision(wanted, Status.DELIVERED))
-        self.dropped = decision_body(Decision(unwanted, Status.DROPPED))
+        a_second_later = now + timedelta(seconds=1)
+        self.delivered = decision_body(Decision(wanted, Status.DELIVERED, a_second_later, None))
+        self.dropped = decision_body(Decision(unwanted, Status.DROPPED, a_second_later, now))
         self.package, self.unwanted_package = (
-            {name: value for name, value in body.items() if name not in ("status", "reason")}
+            {name: value for name, value in body.items() if name in Package._fields}
             for body in (self.delivered, self.dropped)
         )
+        self.packages = {"packages": [self.dropped, self.delivered], "next": None}
+        self.partial_update = {
+            "timestamp": format_timestamp(now),
+            declined.preference_field: not declined.declinable,
+        }
+        received = ReceivedUpdate(
+            PreferenceUpdate("leela", now, {declined.name: not declined.declinable}),
+            a_second_later,
+            applied=True,
+        )
+        self.history = {"updates": [schemas.received_update_body(received)], "next": None}
         self.batch = [self.package, self.unwanted_package, {"package_id": "pkg-3"}]
         self.batch_results = [
             self.delivered | {"replayed": False},
@@ -126,6 +141,24 @@ def _paths(examples: _Examples) -> Json:
     }
     return {
         "/packages": {
+            "get": {
+                "operationId": "list_packages",
+                "tags": ["packages"],
+                "summary": "List decisions",
+                "description": "The decisions on all packages, or on those of one recipient, in "
+                "the order in which they were made. In ascending order the list can be followed "
+                "like a feed: ask again with the last `next`, and get what was decided since. "
+                "Every decision appears exactly once.",
+                "parameters": [_ref("parameters", "of_recipient"), *_PAGE],
+                "responses": {
+                    "200": _answer(
+                        "A page of decisions.",
+                        _ref("schemas", "PackagesPage"),
+                        packages=examples.packages,
+                    ),
+                    **_problems(422),
+                },
+            },
             "post": {
                 "operationId": "send_package",
                 "tags": ["packages"],
@@ -162,7 +195,7 @@ def _paths(examples: _Examples) -> Json:
                     ),
                     **_problems(400, 403, 408, 409, 413, 415, 422),
                 },
-            }
+            },
         },
         "/packages/batch": {
             "post": {
@@ -252,6 +285,44 @@ def _paths(examples: _Examples) -> Json:
                     **_problems(400, 403, 408, 413, 415, 422),
                 },
             },
+            "patch": {
+                "operationId": "patch_preferences",
+                "tags": ["preferences"],
+                "summary": "Update some of a recipient's preferences",
+                "description": "Like `PUT`, for the preferences that are named. The others stay "
+                "as they are.",
+                "requestBody": _request(
+                    _ref("schemas", "PartialPreferenceUpdate"), update=examples.partial_update
+                ),
+                "responses": {
+                    "200": _answer(
+                        "The current preferences, and whether the update was applied.",
+                        _ref("schemas", "UpdatedPreferencesBody"),
+                        applied=examples.updated_preferences,
+                    ),
+                    **_problems(400, 403, 408, 413, 415, 422),
+                },
+            },
+        },
+        "/recipients/{recipient_id}/preferences/history": {
+            "parameters": [_ref("parameters", "recipient_id")],
+            "get": {
+                "operationId": "list_updates",
+                "tags": ["preferences"],
+                "summary": "List a recipient's preference updates",
+                "description": "Every update that was received, with the preferences that it "
+                "named, whether it was applied or not. A repeat of what is current is not listed "
+                "again.",
+                "parameters": [*_PAGE],
+                "responses": {
+                    "200": _answer(
+                        "A page of updates.",
+                        _ref("schemas", "HistoryPage"),
+                        updates=examples.history,
+                    ),
+                    **_problems(422),
+                },
+            },
         },
         "/statistics": {
             "get": {
@@ -299,6 +370,43 @@ def _paths(examples: _Examples) -> Json:
 
 def _ref(kind: str, name: str) -> Json:
     return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _of_recipient(schema: Json) -> Json:
+    return {
+        "name": "recipient_id",
+        "in": "query",
+        "description": "Whose packages to list; without it, those of all recipients.",
+        "schema": schema,
+    }
+
+
+_PAGE_PARAMETERS: Json = {
+    "order": {
+        "name": "order",
+        "in": "query",
+        "description": "`desc`: the newest first. `asc`: the oldest first.",
+        "schema": {"enum": [*ORDERS], "default": ORDERS[0]},
+    },
+    "limit": {
+        "name": "limit",
+        "in": "query",
+        "description": "How many to return at most.",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_LIMIT,
+            "default": DEFAULT_LIMIT,
+        },
+    },
+    "after": {
+        "name": "after",
+        "in": "query",
+        "description": "The `next` of the page before, which had the same other parameters.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+    },
+}
+_PAGE = [_ref("parameters", name) for name in _PAGE_PARAMETERS]
 
 
 def _request(schema: Json, **examples: object) -> Json:
@@ -401,7 +509,7 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            "Well-formed, but invalid. `errors` lists the invalid fields.",
+            "Well-formed, but invalid. `errors` lists the invalid fields or parameters.",
             fields=problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "some fields are invalid",
@@ -416,6 +524,15 @@ _PROBLEMS = dict(
             ),
             recipient="the recipient_id of the path is invalid",
             batch="a batch must have at most 1,000 items, not 1,001",
+            parameter=problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "a parameter is invalid",
+                [
+                    ParameterError(
+                        parameter="limit", detail="must be a whole number from 1 to 1,000"
+                    )
+                ],
+            ),
         ),
         _problem(
             HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -461,7 +578,12 @@ _MORE_BODIES = {
                 "description": "The X-Request-ID of the answer. The problem of a batch item "
                 "has none.",
             },
-            "errors": {"type": "array", "items": _ref("schemas", "FieldError")},
+            "errors": {
+                "type": "array",
+                "items": {
+                    "oneOf": [_ref("schemas", "FieldError"), _ref("schemas", "ParameterError")]
+                },
+            },
         },
         "required": ["type", "title", "status", "code", "detail"],
     },
@@ -473,6 +595,12 @@ _MORE_BODIES = {
             "detail": {"type": "string"},
         },
         "required": ["pointer", "detail"],
+    },
+    "ParameterError": {
+        "type": "object",
+        "description": "What is wrong with a query parameter.",
+        "properties": {"parameter": {"type": "string"}, "detail": {"type": "string"}},
+        "required": ["parameter", "detail"],
     },
 }
 

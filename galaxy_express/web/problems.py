@@ -32,6 +32,7 @@ from galaxy_express.web.rejections import (
     FieldError,
     MalformedBody,
     PackageConflict,
+    ParameterError,
     UnsupportedEncoding,
     ValidationFailed,
 )
@@ -99,15 +100,18 @@ class Problem(TypedDict):
     code: str
     detail: str
     request_id: NotRequired[str]
-    errors: NotRequired[list[FieldError]]
+    errors: NotRequired[list[FieldError | ParameterError]]
 
 
 def problem(
-    status: HTTPStatus, detail: str, errors: Iterable[FieldError] = (), code: str | None = None
+    status: HTTPStatus,
+    detail: str,
+    errors: Iterable[FieldError | ParameterError] = (),
+    code: str | None = None,
 ) -> Problem:
     """Describe a problem.
 
-    :param errors: the invalid fields of the body.
+    :param errors: the invalid fields of the body, or the invalid parameters.
     :param code: the code, if it isn't that of the status.
     """
     body = Problem(
@@ -128,7 +132,7 @@ def rejection_problem(error: ClientError, with_errors: bool = True) -> Problem:
     :param with_errors: whether to list the invalid fields, or only to count them.
     """
     detail = str(error)
-    errors: list[FieldError] = []
+    errors: list[FieldError | ParameterError] = []
     if isinstance(error, ValidationFailed):
         errors = error.errors if with_errors else []
         if omitted := error.omitted + len(error.errors) - len(errors):
@@ -197,7 +201,7 @@ def _client_error(error: ClientError, request: Request) -> Response:
 def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
     # Only an id can be anything, and such an id can't be valid.
     path = request.environ["PATH_INFO"]
-    if path.startswith("/recipients/") and path.endswith("/preferences"):
+    if path.startswith("/recipients/") and path.endswith(("/preferences", "/preferences/history")):
         return _client_error(ValidationFailed("the recipient_id of the path is invalid"), request)
     return not_found(request)
 

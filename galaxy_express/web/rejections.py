@@ -9,7 +9,7 @@
          ├─ UnsupportedEncoding   the body is compressed
          ├─ BodyTooLarge          the body is over its limit, and isn't read
          ├─ MalformedBody         the body can't be parsed
-         ├─ ValidationFailed      the body is well-formed, but invalid
+         ├─ ValidationFailed      the request is well-formed, but invalid
          └─ PackageConflict       the package_id belongs to another package
 """
 
@@ -62,14 +62,23 @@ class FieldError(TypedDict):
     detail: str
 
 
-class ValidationFailed(RejectedRequest):
-    """The body is well-formed, but invalid.
+class ParameterError(TypedDict):
+    """An invalid query parameter, and what is wrong."""
 
-    :param errors: the invalid fields, or the first of them.
+    parameter: str
+    detail: str
+
+
+class ValidationFailed(RejectedRequest):
+    """The request is well-formed, but invalid.
+
+    :param errors: the invalid fields or parameters, or the first of them.
     :param omitted: how many more there are.
     """
 
-    def __init__(self, detail: str, errors: Sequence[FieldError] = (), omitted: int = 0) -> None:
+    def __init__(
+        self, detail: str, errors: Sequence[FieldError | ParameterError] = (), omitted: int = 0
+    ) -> None:
         super().__init__(detail)
         self.errors = list(errors)
         self.omitted = omitted

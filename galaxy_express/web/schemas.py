@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 
 from galaxy_express.delivery import REJECTED, CounterKey, Decision, Package, SendResult, Status
 from galaxy_express.package_types import PackageType, PackageTypeRegistry
-from galaxy_express.preferences import Preferences, PreferenceUpdate
+from galaxy_express.preferences import Preferences, PreferenceUpdate, ReceivedUpdate
 from galaxy_express.web.fields import (
     Identifier,
     Timestamp,
@@ -110,6 +110,18 @@ class _UpdateBody(_Body):
 
 # Bodies of answers
 
+_DECIDED_AT = (
+    "When it was decided, by the service's clock; null if it was decided before version 1.2."
+)
+_DECLINED_AT = (
+    "The timestamp of the preference by which it was dropped; null if it was delivered, or if "
+    "its type is unwanted by default and the recipient has no preference."
+)
+_NEXT = (
+    "The cursor of the next page, to be given as `after`. In descending order it is null on the "
+    "last page; in ascending order there always is one, to ask for what is committed later."
+)
+
 
 class DecisionBody(TypedDict):
     """The decision on a package."""
@@ -130,12 +142,21 @@ class DecisionBody(TypedDict):
     recipient_id: Identifier
     package_type: str
     timestamp: TimestampInUtc
+    decided_at: Annotated[TimestampInUtc | None, Field(description=_DECIDED_AT)]
+    declined_at: Annotated[TimestampInUtc | None, Field(description=_DECLINED_AT)]
 
 
 class SendResultBody(DecisionBody):
     """The decision on a package of a batch."""
 
     replayed: Annotated[bool, Field(description="Whether the package had been decided before.")]
+
+
+class PackagesPage(TypedDict):
+    """A page of decisions."""
+
+    packages: list[DecisionBody]
+    next: Annotated[str | None, Field(description=_NEXT)]
 
 
 class TypeTotals(TypedDict):
@@ -165,7 +186,13 @@ def decision_body(decision: Decision) -> DecisionBody:
         "recipient_id": package.recipient_id,
         "package_type": package.package_type,
         "timestamp": format_timestamp(package.timestamp),
+        "decided_at": _format(decision.decided_at),
+        "declined_at": _format(decision.declined_at),
     }
+
+
+def _format(timestamp: datetime | None) -> str | None:
+    return None if timestamp is None else format_timestamp(timestamp)
 
 
 def send_result_body(result: SendResult) -> SendResultBody:
@@ -197,6 +224,12 @@ class Schemas:
             __base__=_UpdateBody,
             __doc__="A recipient's new preferences. One that is left out stays as it is.",
             **{t.preference_field: _preference_field(t) for t in package_types},
+        )
+        self._partial_update_body = create_model(
+            "PartialPreferenceUpdate",
+            __base__=_UpdateBody,
+            __doc__="A recipient's new preferences, at least one. The others stay as they are.",
+            **{t.preference_field: _preference_field(t, required=False) for t in package_types},
         )
 
     def parse_package(self, body: bytes) -> Package:
@@ -248,12 +281,31 @@ class Schemas:
         :param recipient_id: that of the path, which a body may repeat.
         :raises RejectedRequest: if the body isn't an update, or the id can't be one.
         """
+        return self._parse_update(self._update_body, body, recipient_id)
+
+    def parse_partial_update(self, body: bytes, recipient_id: str) -> PreferenceUpdate:
+        """Parse new preferences, of which any may be left out, but not all.
+
+        :param recipient_id: that of the path, which a body may repeat.
+        :raises RejectedRequest: if the body isn't an update, or the id can't be one.
+        """
+        update = self._parse_update(self._partial_update_body, body, recipient_id)
+        if not update.wanted:
+            raise ValidationFailed(
+                "a field is invalid",
+                [FieldError(pointer="#", detail="must name at least one preference")],
+            )
+        return update
+
+    def _parse_update(
+        self, model: type[BaseModel], body: bytes, recipient_id: str
+    ) -> PreferenceUpdate:
         check_recipient_of_path(recipient_id)
         data = parse_json(body)
         if not isinstance(data, dict):
             raise MalformedBody("the body must be a JSON object")
         context = _UpdateContext(recipient_id, self._max_ahead)
-        update: Any = _validate(self._update_body, data, MAX_ERRORS, context)
+        update: Any = _validate(model, data, MAX_ERRORS, context)
         return PreferenceUpdate(
             recipient_id,
             update.timestamp,
@@ -272,8 +324,19 @@ class Schemas:
             current = preferences.get(package_type.name)
             wanted = package_type.is_wanted(current.wanted if current else None)
             body[package_type.preference_field] = wanted
-        body["updated_at"] = newest and format_timestamp(newest)
+        body["updated_at"] = _format(newest)
         return body
+
+    def received_update_body(self, received: ReceivedUpdate) -> dict[str, object]:
+        """Describe an update of the history."""
+        update = received.update
+        body: dict[str, object] = {
+            "timestamp": format_timestamp(update.timestamp),
+            "received_at": format_timestamp(received.received_at),
+        }
+        # A type that is no longer registered stays what the recipient asked for.
+        body |= {f"{name}_preference": wanted for name, wanted in update.wanted.items()}
+        return body | {"applied": received.applied}
 
     def statistics_body(self, totals: Mapping[CounterKey, int]) -> StatisticsBody:
         """Describe the totals."""
@@ -311,8 +374,26 @@ class Schemas:
             __doc__="A recipient's current preferences after an update.",
             applied=(bool, Field(description=_APPLIED)),
         )
-        models: list[Any] = [self._package_body, self._update_body, DecisionBody, SendResultBody]
-        models += [preferences, updated_preferences, StatisticsBody]
+        fields = {
+            "timestamp": TimestampInUtc,
+            "received_at": (TimestampInUtc, Field(description="By the service's clock.")),
+        }
+        fields |= {t.preference_field: (bool, None) for t in self._package_types}
+        received = create_model(
+            "ReceivedUpdate",
+            __doc__="A preference update that was received, with the preferences that it named.",
+            **fields,
+            applied=(bool, Field(description=_APPLIED_THEN)),
+        )
+        history = create_model(
+            "HistoryPage",
+            __doc__="A page of a recipient's preference updates.",
+            updates=list[received],
+            next=(str | None, Field(description=_NEXT)),
+        )
+        models: list[Any] = [self._package_body, self._update_body, self._partial_update_body]
+        models += [DecisionBody, SendResultBody, PackagesPage]
+        models += [preferences, updated_preferences, history, StatisticsBody]
         _, definitions = TypeAdapter.json_schemas(
             [(model, "validation", TypeAdapter(model)) for model in models],
             ref_template=ref_template,
@@ -328,6 +409,7 @@ class Schemas:
 
 
 _UPDATED_AT = "The newest timestamp of a current preference; null if all are defaults."
+_APPLIED_THEN = "Whether it was applied, as it was answered then."
 _APPLIED = (
     "Whether every preference that the update named is current, with its value and timestamp."
 )
@@ -355,7 +437,7 @@ def check_recipient_of_path(recipient_id: str) -> None:
         raise ValidationFailed("the recipient_id of the path is invalid")
 
 
-def _preference_field(package_type: PackageType) -> Any:
+def _preference_field(package_type: PackageType, required: bool = True) -> Any:
     annotation: Any = bool
     if not package_type.declinable:
         annotation = Annotated[
@@ -363,7 +445,7 @@ def _preference_field(package_type: PackageType) -> Any:
             AfterValidator(_must_be_wanted),
             WithJsonSchema({"type": "boolean", "const": True}),
         ]
-    return (annotation, ... if package_type.required_in_updates else None)
+    return (annotation, ... if required and package_type.required_in_updates else None)
 
 
 def _validate(

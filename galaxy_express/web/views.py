@@ -1,5 +1,6 @@
 """The service over HTTP: each view parses a request, hands it on, and answers."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import parse_qsl, quote
 
@@ -10,10 +11,12 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from galaxy_express.delivery import Conflict, Package
+from galaxy_express.preferences import PreferenceUpdate
 from galaxy_express.storage import queries
 from galaxy_express.web.batches import merge_results, render_results
 from galaxy_express.web.bodies import MAX_BATCH_BODY, MAX_BODY, read_body
 from galaxy_express.web.fields import is_identifier
+from galaxy_express.web.paging import next_cursor, parse_page_query
 from galaxy_express.web.problems import not_found, package_not_found, unavailable
 from galaxy_express.web.rejections import PackageConflict, RejectedRequest
 from galaxy_express.web.responses import json_response
@@ -76,11 +79,27 @@ class GalaxyExpressService:
                 decision = queries.find_decision(connection, package_id)
         return json_response(decision_body(decision)) if decision else package_not_found()
 
+    def list_packages(self, request: Request) -> Response:
+        """``GET /packages``: a page of decisions, of one recipient or of all."""
+        query = parse_page_query(request.environ.get("QUERY_STRING", ""), "packages")
+        with request.database.read_connection() as connection:
+            page = queries.find_decisions_page(connection, query.recipient_id, query.page)
+        packages = [decision_body(decision) for decision in page.items]
+        return json_response({"packages": packages, "next": next_cursor(query, page)})
+
     def update_preferences(self, request: Request) -> Response:
         """``PUT /recipients/{recipient_id}/preferences``: update a recipient's preferences."""
+        return self._update(request, self._schemas.parse_update)
+
+    def patch_preferences(self, request: Request) -> Response:
+        """``PATCH /recipients/{recipient_id}/preferences``: update some of the preferences."""
+        return self._update(request, self._schemas.parse_partial_update)
+
+    def _update(
+        self, request: Request, parse: Callable[[bytes, str], PreferenceUpdate]
+    ) -> Response:
         recipient_id = request.matchdict["recipient_id"]
-        update = self._schemas.parse_update(read_body(request, MAX_BODY), recipient_id)
-        updated = request.desk.update_preferences(update)
+        updated = request.desk.update_preferences(parse(read_body(request, MAX_BODY), recipient_id))
         body = self._schemas.preferences_body(recipient_id, updated.preferences)
         return json_response(body | {"applied": updated.applied})
 
@@ -91,6 +110,17 @@ class GalaxyExpressService:
         with request.database.read_connection() as connection:
             preferences = queries.find_preferences(connection, [recipient_id])[recipient_id]
         return json_response(self._schemas.preferences_body(recipient_id, preferences))
+
+    def list_updates(self, request: Request) -> Response:
+        """``GET /recipients/{recipient_id}/preferences/history``: a page of a recipient's
+        preference updates."""
+        recipient_id = request.matchdict["recipient_id"]
+        check_recipient_of_path(recipient_id)
+        query = parse_page_query(request.environ.get("QUERY_STRING", ""), "history", recipient_id)
+        with request.database.read_connection() as connection:
+            page = queries.find_updates_page(connection, recipient_id, query.page)
+        updates = [self._schemas.received_update_body(received) for received in page.items]
+        return json_response({"updates": updates, "next": next_cursor(query, page)})
 
     def read_statistics(self, request: Request) -> Response:
         """``GET /statistics``: the totals."""
@@ -116,7 +146,7 @@ def includeme(config: Configurator) -> None:
     config.add_route("line_feed", "/{path:(?s:.*)\n}")
     config.add_view(not_found, route_name="line_feed")
 
-    config.add_resource("/packages", {"POST": service.send_package})
+    config.add_resource("/packages", {"POST": service.send_package, "GET": service.list_packages})
     config.add_resource(
         "/packages/batch",
         {"POST": service.send_batch, "GET": service.read_package_named_batch},
@@ -125,7 +155,14 @@ def includeme(config: Configurator) -> None:
     config.add_resource("/packages/{package_id:(?s:.+)}", {"GET": service.read_package})
     config.add_resource(
         "/recipients/{recipient_id:(?s:.*)}/preferences",
-        {"PUT": service.update_preferences, "GET": service.read_preferences},
+        {
+            "PUT": service.update_preferences,
+            "PATCH": service.patch_preferences,
+            "GET": service.read_preferences,
+        },
+    )
+    config.add_resource(
+        "/recipients/{recipient_id:(?s:.*)}/preferences/history", {"GET": service.list_updates}
     )
     config.add_resource("/statistics", {"GET": service.read_statistics})
     config.add_resource("/health", {"GET": service.is_healthy})

@@ -1,10 +1,30 @@
 """What a sender, a recipient and Zap do, and the bodies that they send."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from webtest import TestApp, TestRequest, TestResponse
+
+
+class _Recently:
+    """Equal to every timestamp of the last minutes, as the service formats it."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, str) or not other.endswith("Z"):
+            return False
+        age = datetime.now(UTC) - datetime.fromisoformat(other)
+        return timedelta(0) <= age < timedelta(minutes=5)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "<recently>"
+
+
+#: A timestamp by the service's clock.
+RECENTLY = _Recently()
 
 PACKAGE = {
     "timestamp": "2142-03-01T12:00:00Z",
@@ -21,6 +41,8 @@ DECISION = {
     "recipient_id": "leela",
     "package_type": "personal",
     "timestamp": "2142-03-01T12:00:00Z",
+    "decided_at": RECENTLY,
+    "declined_at": None,
 }
 UPDATE = {
     "timestamp": "2142-03-01T12:00:00Z",

@@ -19,6 +19,7 @@ from tests.backends import Backend
 from tests.conftest import MakeApp
 from tests.functional.client import (
     PACKAGE,
+    RECENTLY,
     post,
     preferences_of,
     problem,
@@ -137,6 +138,11 @@ def test_every_operation_is_described(description: dict[str, Any], app: TestApp)
         assert described == set(allowed) - {"HEAD"}
 
 
+def recently(decision: dict[str, Any]) -> dict[str, Any]:
+    """A decision of an example, decided by the clock of now."""
+    return decision | {"decided_at": RECENTLY}
+
+
 def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
     description: dict[str, Any], app: TestApp, app_backend: Backend
 ) -> None:
@@ -158,16 +164,31 @@ def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
     for status in (201, 200):
         for package, decision in ((wanted, "delivered"), (unwanted, "dropped")):
             sent = send(app, status, **package)
-            assert sent.json == answer("POST /packages", status, decision)
+            assert sent.json == recently(answer("POST /packages", status, decision))
     for package, decision in ((wanted, "delivered"), (unwanted, "dropped")):
         decided = read(app, package["package_id"])
-        assert decided.json == answer("GET /packages/{package_id}", 200, decision)
+        assert decided.json == recently(answer("GET /packages/{package_id}", 200, decision))
+    listed = answer("GET /packages", 200, "packages")
+    assert app.get("/packages").json == {
+        "packages": [recently(decision) for decision in listed["packages"]],
+        "next": None,
+    }
+    patch = "PATCH /recipients/{recipient_id}/preferences"
+    app_backend.empty_tables()
+    patched = app.patch_json(preferences_of("leela"), request(patch, "update")).json
+    assert patched["applied"] is True
+    history = answer("GET /recipients/{recipient_id}/preferences/history", 200, "updates")
+    assert app.get(f"{preferences_of('leela')}/history").json == {
+        "updates": [update | {"received_at": RECENTLY} for update in history["updates"]],
+        "next": None,
+    }
 
     app_backend.empty_tables()
     update(app, request(put, "update"))
     send(app, **unwanted)
     results = send_batch(app, *request("POST /packages/batch", "batch"))
-    assert results.json == answer("POST /packages/batch", 200, "results")
+    expected = answer("POST /packages/batch", 200, "results")
+    assert results.json == [*map(recently, expected[:2]), expected[2]]
     assert app.get("/health").json is answer("GET /health", 200, "healthy")
 
 
@@ -236,6 +257,10 @@ class Mistakes:
     def batch_422(self) -> TestResponse:
         """A batch with an item too many."""
         return send_batch(self._app, *range(1001), status=422)
+
+    def parameter_422(self) -> TestResponse:
+        """A page that is too large."""
+        return self._app.get("/packages?limit=1001", status=422)
 
     def internal_500(self) -> TestResponse:
         """A fault of the code."""

@@ -41,6 +41,7 @@ def test_one_result_for_each_in_order(app: TestApp) -> None:
             "package_type": "marketing",
             "status": "dropped",
             "reason": "recipient_declined",
+            "declined_at": UPDATE["timestamp"],
         }
         | FIRST,
         DECISION | {"package_id": "c"} | FIRST,

@@ -106,7 +106,9 @@ def test_writes_while_another_instance_hangs(
     app = make_app(IMPATIENT | {"desk.timeout": "100 milliseconds"})
     with open_database().transaction() as connection:
         connection.execute(
-            "INSERT INTO packages VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')"
+            "INSERT INTO packages"
+            " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+            " VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')"
         )
         problem(send(app, status=503))
     assert send(app, status=200).json["status"] == "dropped"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from webtest import TestApp
 
 from tests.backends import Backend
-from tests.functional.client import ANY, PACKAGE, UPDATE, post, send_batch, update
+from tests.functional.client import ANY, PACKAGE, RECENTLY, UPDATE, post, send_batch, update
 
 TYPES = ["personal", "marketing"]
 TIMESTAMPS = [f"2142-03-01T12:00:0{second}Z" for second in range(3)]
@@ -66,11 +66,16 @@ class Model:
         earlier = self.decisions.get(package["package_id"])
         if earlier is None:
             key = package["recipient_id"], package["package_type"]
-            _, wanted = self.preferences.get(key, ("", True))
+            chosen_at, wanted = self.preferences.get(key, ("", True))
             status = "delivered" if wanted else "dropped"
             reason = None if wanted else "recipient_declined"
             self.counts[f"{status} {package['package_type']}"] += 1
-            self.decisions[package["package_id"]] = package | {"status": status, "reason": reason}
+            self.decisions[package["package_id"]] = package | {
+                "status": status,
+                "reason": reason,
+                "decided_at": RECENTLY,
+                "declined_at": None if wanted else chosen_at,
+            }
             return 201, self.decisions[package["package_id"]]
         if any(earlier[key] != package[key] for key in package if key != "timestamp"):
             self.counts["rejected"] += 1
@@ -176,6 +181,14 @@ def test_updates_in_any_order(
     assert fry == leela | {"recipient_id": "fry"}
 
 
+def without_times(results: list[Any]) -> list[Any]:
+    """The results of batches, without the times at which packages were decided."""
+    return [
+        {name: value for name, value in result.items() if name != "decided_at"}
+        for result in results
+    ]
+
+
 @settings(max_examples=25)
 @given(sent=st.lists(packages, max_size=12), data=st.data())
 def test_packages_in_batches_of_any_size(
@@ -183,12 +196,12 @@ def test_packages_in_batches_of_any_size(
 ) -> None:
     """The same packages in batches of any size are decided as in one."""
     app_backend.empty_tables()
-    together = send_batch(app, *sent).json
+    together = without_times(send_batch(app, *sent).json)
     totals = app.get("/statistics").json
     app_backend.empty_tables()
     results: list[object] = []
     while len(results) < len(sent):
         size = data.draw(st.integers(1, 5))
         results += send_batch(app, *sent[len(results) : len(results) + size]).json
-    assert results == together
+    assert without_times(results) == together
     assert app.get("/statistics").json == totals

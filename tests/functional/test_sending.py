@@ -68,6 +68,7 @@ def test_a_package_of_a_declined_type_is_dropped(app: TestApp) -> None:
         "package_type": "marketing",
         "status": "dropped",
         "reason": "recipient_declined",
+        "declined_at": "2142-03-01T12:00:00Z",
     }
     assert send(app, package_id="pkg-2").json["status"] == "delivered"
 

@@ -10,7 +10,12 @@ import pytest
 from galaxy_express.delivery import Decision, Package, Status
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preference, PreferenceUpdate
-from galaxy_express.web.rejections import FieldError, MalformedBody, ValidationFailed
+from galaxy_express.web.rejections import (
+    FieldError,
+    MalformedBody,
+    ParameterError,
+    ValidationFailed,
+)
 from galaxy_express.web.schemas import Schemas, decision_body
 
 NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
@@ -56,7 +61,7 @@ def to_json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def errors_of(parse: Parse, body: bytes) -> list[FieldError]:
+def errors_of(parse: Parse, body: bytes) -> list[FieldError | ParameterError]:
     """The errors of a body."""
     with pytest.raises(ValidationFailed) as invalid:
         parse(body)
@@ -65,7 +70,7 @@ def errors_of(parse: Parse, body: bytes) -> list[FieldError]:
 
 def invalid_fields(parse: Parse, value: object) -> list[str]:
     """The pointers to the invalid fields of a body."""
-    return [error["pointer"] for error in errors_of(parse, to_json(value))]
+    return [error.get("pointer") for error in errors_of(parse, to_json(value))]
 
 
 def test_parsing_a_package() -> None:
@@ -224,7 +229,7 @@ def test_all_errors_at_once() -> None:
         "colour": "red",
     }
     errors = errors_of(SCHEMAS.parse_package, to_json(body))
-    assert sorted(errors, key=lambda error: error["pointer"]) == [
+    assert sorted(errors, key=lambda error: error.get("pointer")) == [
         {"pointer": "#/colour", "detail": "is not a known field"},
         {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
         {"pointer": "#/package_type", "detail": "is required"},
@@ -265,8 +270,8 @@ def test_at_most_100_errors_of_a_body(parse: Parse, count: int, listed: int, omi
         parse(to_json(unknown_fields(count) | valid | {"timestamp": 1}))
     assert len(invalid.value.errors) == listed
     assert invalid.value.omitted == omitted
-    assert invalid.value.errors[0]["pointer"] == "#/timestamp"
-    assert invalid.value.errors[1]["pointer"] == "#/unknown-0"
+    assert invalid.value.errors[0].get("pointer") == "#/timestamp"
+    assert invalid.value.errors[1].get("pointer") == "#/unknown-0"
 
 
 def test_at_most_10_errors_of_an_item() -> None:
@@ -349,7 +354,7 @@ def test_an_unknown_field_is_pointed_at(parse: Parse, name: str, pointer: str) -
 def test_names_that_are_not_unicode() -> None:
     """A lone surrogate in a field's name is one error among the others."""
     body = to_json(PACKAGE | {"sender_id": 3}).replace(b"{", rb'{"\ud800": 1, "\udfff": 2, ')
-    assert sorted(error["pointer"] for error in errors_of(SCHEMAS.parse_package, body)) == [
+    assert sorted(error.get("pointer") for error in errors_of(SCHEMAS.parse_package, body)) == [
         "#/%5Cud800",
         "#/%5Cudfff",
         "#/sender_id",
@@ -416,7 +421,7 @@ def test_a_batch_keeps_its_order() -> None:
     assert first.package_id == "pkg-1"
     assert isinstance(second, MalformedBody)
     assert isinstance(third, ValidationFailed)
-    assert [error["pointer"] for error in third.errors] == ["#/package_id"]
+    assert [error.get("pointer") for error in third.errors] == ["#/package_id"]
     assert isinstance(fourth, Package)
     assert fourth.package_id == "pkg-2"
 
@@ -437,9 +442,9 @@ def test_a_batch_over_the_limit() -> None:
     ("status", "reason"), [(Status.DELIVERED, None), (Status.DROPPED, "recipient_declined")]
 )
 def test_the_body_of_a_decision(status: Status, reason: str | None) -> None:
-    """The body of a decision has the package, its status and the reason."""
+    """The body of a decision has the package, its status, the reason, and both times."""
     package = Package("pkg-1", "zap", "leela", "personal", NOON)
-    assert decision_body(Decision(package, status)) == {
+    assert decision_body(Decision(package, status, NOON + timedelta(seconds=1.5), NOON)) == {
         "package_id": "pkg-1",
         "status": str(status),
         "reason": reason,
@@ -447,6 +452,8 @@ def test_the_body_of_a_decision(status: Status, reason: str | None) -> None:
         "recipient_id": "leela",
         "package_type": "personal",
         "timestamp": "2142-03-01T12:00:00Z",
+        "decided_at": "2142-03-01T12:00:01.500000Z",
+        "declined_at": "2142-03-01T12:00:00Z",
     }
 
 

@@ -1,0 +1,78 @@
+"""Migrations: bring the tables of any earlier version up to date, with Alembic.
+
+A migration can be run again after it was interrupted at any moment, and while the previous
+version of the service still writes.
+"""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
+from sqlalchemy.engine import Connection
+
+from galaxy_express.models import metadata_for
+
+#: Alembic's own table, which has the revision of the database.
+VERSION_TABLE = "alembic_version"
+
+
+class NewerDatabase(Exception):
+    """A newer version of the service has migrated the database."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(
+            f"it was migrated by a newer version of Galaxy Express, to {revision!r}, which this"
+            " version doesn't know; nothing was changed"
+        )
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that the database lacks, and create tables that were lost.
+
+    :param connection: one that nobody else migrates with at the same time.
+    :raises NewerDatabase: if there is nothing that this version could do.
+    """
+    if needs_upgrade(connection):
+        if connection.dialect.name == "postgresql":
+            connection.commit()  # its migrations make transactions of their own
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    metadata_for(connection.dialect.name).create_all(connection)
+    connection.commit()
+
+
+def needs_upgrade(connection: Connection) -> bool:
+    """Return whether there are migrations that the database lacks.
+
+    :raises NewerDatabase: if its revision is unknown.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None:
+        return True
+    try:
+        scripts.get_revision(current)
+    except (CommandError, ResolutionError):
+        raise NewerDatabase(current) from None
+    return current != scripts.get_current_head()
+
+
+def forget(connection: Connection) -> None:
+    """Remove what migrations have made beside the tables, which are dropped already."""
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS galaxy_express_draw")
+        connection.exec_driver_sql("DROP SEQUENCE IF EXISTS galaxy_express_sequence")
+
+
+def _config() -> Config:
+    config = Config()
+    folder = str(Path(__file__).parent)
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
