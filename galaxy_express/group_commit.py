@@ -25,7 +25,7 @@ class Write(Hashable, Protocol):
 
     @property
     def size(self) -> int:
-        """Its share of a group, in the unit of ``max_group`` and ``max_queued``."""
+        """Its size, in the unit of ``max_group`` and ``max_queued``."""
 
 
 AnyWrite = TypeVar("AnyWrite", bound=Write)
@@ -162,7 +162,7 @@ class GroupCommit(Generic[AnyWrite]):
 
 
 def _for_each(writes: Sequence[AnyWrite], error: BaseException) -> dict[AnyWrite, BaseException]:
-    """Give each write an exception of its own: raising one changes it, and a request's
+    """Give each write its own exception: raising one changes it, and a request's
     traceback must not show another request's data."""
     errors = {}
     for write in writes:

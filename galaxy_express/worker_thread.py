@@ -54,7 +54,7 @@ class WorkerThread:
         while (function := self._calls.get()) is not None:
             try:
                 result = function()
-            except BaseException as error:  # handed over, so that the thread never dies unseen
+            except BaseException as error:  # passed on, so that the thread never dies silently
                 result = error
             self._results.put(result)
             del function, result  # release what they hold before blocking on get()

@@ -21,7 +21,7 @@ class Checkpoints:
     """Makes checkpoints after commits, in a worker thread.
 
     A checkpoint that fails is counted, and made again after the next commit. Only the first of
-    several failures is logged. All calls must come from one event loop.
+    consecutive failures is logged. All calls must come from one event loop.
     """
 
     def __init__(self, database: Database) -> None:
@@ -48,7 +48,7 @@ class Checkpoints:
             self._failures += 1
             metrics.count_checkpoint_failure()
             if self._failures == 1:
-                # That the database is unavailable is reported by those who need it.
+                # The reads and writes that need the database report that it is unavailable.
                 level = (
                     logging.WARNING if isinstance(result, DatabaseUnavailable) else logging.ERROR
                 )

@@ -1,4 +1,4 @@
-"""A fair semaphore: waiters are admitted in the order in which they came."""
+"""A fair semaphore: waiters are admitted in FIFO order."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class FairSemaphore:
 
     @contextmanager
     def acquire(self) -> Iterator[None]:
-        """Wait for a slot, and hold it for the length of the block.
+        """Wait for a slot, and hold it during the block.
 
         :raises TimeoutError: if there was none in time.
         """

@@ -19,7 +19,7 @@ from tests.servers.speaking import package
 
 @pytest.fixture
 def dashboard(window: Window, server: Server) -> Dashboard:
-    """The dashboard of a service of which nobody has asked anything."""
+    """The dashboard of a service without any requests yet."""
     return Dashboard(window, server)
 
 
@@ -175,7 +175,7 @@ def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
 
 
 def test_a_package_conflicts(dashboard: Dashboard) -> None:
-    """A refusal is told in its own words."""
+    """A rejection is shown with its own detail."""
     dashboard.submit("send", "Delivered.")
     dashboard.fill("#send-recipient_id", "amy")
     assert "409 Conflict" in dashboard.submit("send", "Rejected: this package_id was used before")
@@ -604,7 +604,7 @@ def test_nothing_moves_where_that_is_not_wished(dashboard: Dashboard) -> None:
 
 
 def test_nobody_is_asked_while_nobody_looks(dashboard: Dashboard) -> None:
-    """A page in the background asks nothing, and asks at once when it is looked at."""
+    """A hidden page sends no requests, and refreshes as soon as it is visible."""
     dashboard.run(
         "const fetch = window.fetch; window.asked = [];"
         "window.fetch = (...what) => { asked.push(document.hidden); return fetch(...what); };"

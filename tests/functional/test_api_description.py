@@ -98,7 +98,7 @@ def contents(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 @REGISTRIES
 def test_all_that_comes_and_goes_has_examples(package_types: PackageTypeRegistry) -> None:
-    """Each body has an example, and each example fits the schema that it stands beside."""
+    """Each body has an example, and each example matches its schema."""
     description = describe(package_types)
     count = 0
     for where, content in contents(description):
@@ -146,7 +146,7 @@ def recently(decision: dict[str, Any]) -> dict[str, Any]:
 def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
     description: dict[str, Any], app: TestApp, app_backend: Backend
 ) -> None:
-    """Whoever types the examples of the requests sees the examples of the answers."""
+    """Sending the example requests returns the example answers."""
     found = dict(operations(description))
 
     def request(operation: str, name: str) -> Any:
@@ -329,7 +329,7 @@ def test_a_registered_type_appears_by_itself(make_app: MakeApp) -> None:
 
 
 def test_what_may_be_left_out_has_no_default() -> None:
-    """Nothing is described as a value to send that the service would refuse."""
+    """Optional fields have no default that clients might send and the service would reject."""
     update = describe(PACKAGE_TYPES)["components"]["schemas"]["PreferenceUpdate"]
     assert all("default" not in field for field in update["properties"].values())
     assert "recipient_id" not in update["required"]

@@ -1,4 +1,4 @@
-"""Many requests at once to one application, as under a server of greenlets."""
+"""Concurrent requests to one application, as under a gevent server."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ def at_once(requests: Iterable[Callable[[], TestResponse]]) -> list[TestResponse
 
 
 def test_one_package_many_times(app: TestApp) -> None:
-    """Of those who send one package at once one hears 201, all others 200 with the same body."""
+    """Of concurrent sends of one package, one gets 201, the others 200 with the same body."""
     answers = at_once([partial(send, app, ANY)] * 50)
     assert Counter(answer.status_int for answer in answers) == {201: 1, 200: 49}
     assert len({answer.body for answer in answers}) == 1
@@ -29,7 +29,7 @@ def test_one_package_many_times(app: TestApp) -> None:
 
 
 def test_one_id_for_many_packages(app: TestApp) -> None:
-    """Of those who send different packages under one id at once one is right."""
+    """Of concurrent sends of different packages with one id, one succeeds."""
     answers = at_once([partial(send, app, ANY, sender_id=str(n)) for n in range(20)])
     assert Counter(answer.status_int for answer in answers) == {201: 1, 409: 19}
     (first,) = (answer for answer in answers if answer.status_int == 201)
@@ -38,7 +38,7 @@ def test_one_id_for_many_packages(app: TestApp) -> None:
 
 
 def test_everything_at_once(app: TestApp, app_backend: Backend) -> None:
-    """Sends, refusals, batches and updates that share a transaction each get their own answer."""
+    """Sends, rejections, batches and updates that share a transaction each get their own answer."""
     sends = [partial(send, app, package_id=f"s{n}") for n in range(30)]
     refusals = [partial(send, app, 422, sender_id="")] * 5
     batches = [

@@ -79,7 +79,7 @@ def test_a_service_that_shuts_down_is_not_ready(
 def test_a_start_without_a_schema_says_so(
     backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who starts the service without tables is told which are missing, and how to make them."""
+    """Starting without tables logs which are missing, and how to create them."""
     create_schema(backend.config)
     backend.rows("DROP TABLE counters")
     with caplog.at_level(logging.ERROR):
@@ -92,7 +92,7 @@ def test_a_start_without_a_schema_says_so(
 def test_a_start_without_a_database_says_so(
     backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who starts the service while the database is away is told so, and the service starts."""
+    """If the database is unavailable at start, this is logged, and the service starts."""
     create_schema(backend.config)
     with backend.away(), caplog.at_level(logging.ERROR):
         app = make_app()
@@ -104,7 +104,7 @@ def test_a_start_without_a_database_says_so(
 def test_a_start_with_a_schema_says_nothing_of_it(
     backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where all is well there is no line of an error."""
+    """If the database and its tables are usable, nothing is logged."""
     create_schema(backend.config)
     with caplog.at_level(logging.WARNING):
         make_app()

@@ -31,7 +31,7 @@ REQUESTS = [
 
 
 class Recorder(BaseplateObserver):
-    """Records what an observer of server spans is told."""
+    """Records the events that an observer of server spans receives."""
 
     def __init__(self) -> None:
         self.spans: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The database is away, locked or slow: 503, and a retry is safe."""
+"""The database is unavailable, locked or slow: 503, and a retry is safe."""
 
 import gevent
 import pytest
@@ -29,7 +29,7 @@ READS = ["/packages/pkg-0", "/recipients/leela/preferences", "/statistics", "/he
 
 @pytest.fixture
 def impatient_app(backend: Backend, make_app: MakeApp) -> TestApp:
-    """An application that has one package, and gives up soon."""
+    """An application with one package and a short timeout."""
     create_schema(backend.config)
     app = make_app(IMPATIENT)
     send(app, package_id="pkg-0")
@@ -145,7 +145,7 @@ def test_a_write_that_waits_too_long(backend: Backend, make_app: MakeApp) -> Non
 
 
 def test_more_than_may_wait(backend: Backend, make_app: MakeApp) -> None:
-    """Past the bound of the queue a request is 503 at once, and what waits is not lost."""
+    """If the queue is full, a request is 503 at once, and queued writes are not lost."""
     create_schema(backend.config)
     app = make_app({"desk.max_queued": "3"})
     with backend.locked():

@@ -84,7 +84,7 @@ def test_preferences_have_a_field_for_each_type(app: TestApp) -> None:
 
 
 def test_sends_know_the_new_types(app: TestApp) -> None:
-    """What nobody said anything of goes by the default; what was refused can be sent now."""
+    """Without a preference the default applies; a type rejected before can be sent now."""
     dropped = send(app, package_id="pkg-3", package_type="freight").json
     assert (dropped["status"], dropped["reason"]) == ("dropped", "recipient_declined")
     assert send(app, package_id="pkg-4", package_type="tax").json["status"] == "delivered"
@@ -103,7 +103,7 @@ def test_sends_know_the_new_types(app: TestApp) -> None:
 
 
 def test_a_type_that_is_not_registered_is_told_with_those_that_are(app: TestApp) -> None:
-    """A refusal names the types of the registry."""
+    """A rejection names the registered types."""
     answer = send(app, status=422, package_id="pkg-8", package_type="spam")
     assert problem(answer)["errors"] == [
         {
@@ -129,7 +129,7 @@ def test_clients_that_do_not_know_the_new_types(app: TestApp) -> None:
 
 
 def test_a_new_type_can_be_wanted(app: TestApp) -> None:
-    """Whoever asks for a type that is unwanted by default gets it, until it is declined."""
+    """A type unwanted by default is delivered once requested, until it is declined."""
     update(app, later(freight_preference=True))
     assert send(app, package_id="a", package_type="freight").json["status"] == "delivered"
     update(app, UPDATE | {"timestamp": "2142-03-03T12:00:00Z", "freight_preference": False})
@@ -137,7 +137,7 @@ def test_a_new_type_can_be_wanted(app: TestApp) -> None:
 
 
 def test_an_old_type_must_still_be_named(app: TestApp) -> None:
-    """To name a new type is no reason to leave out an old one."""
+    """An update that names a new type must still name the old ones."""
     body = {"timestamp": "2142-03-02T12:00:00Z", "freight_preference": True}
     assert [error["pointer"] for error in problem(update(app, body, status=422))["errors"]] == [
         "#/personal_preference",
@@ -205,7 +205,7 @@ def test_a_type_that_was_taken_away(backend: Backend, make_app: MakeApp, app: Te
 
 
 def test_the_api_description_shows_them(app: TestApp) -> None:
-    """Whoever reads the description finds every type of the registry in it."""
+    """The API description contains every registered type."""
     schemas = app.get("/openapi.json").json["components"]["schemas"]
     assert schemas["Package"]["properties"]["package_type"]["enum"] == list(MORE_TYPES.names)
     fields = schemas["PreferenceUpdate"]["properties"]

@@ -64,7 +64,7 @@ def test_content_types(app: TestApp, path: str) -> None:
 
 @pytest.mark.parametrize("path", EVERYTHING)
 def test_security_headers(app: TestApp, path: str) -> None:
-    """A browser is told to run nothing but what comes from here, and to frame nothing of it."""
+    """The headers allow only scripts from this origin, and forbid framing."""
     headers = app.get(path, headers={"Accept": BROWSER}).headers
     policy = dict(
         part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";")
@@ -77,7 +77,7 @@ def test_security_headers(app: TestApp, path: str) -> None:
 
 @pytest.mark.parametrize("path", EVERYTHING)
 def test_what_did_not_change_is_not_sent_again(app: TestApp, path: str) -> None:
-    """A browser keeps each file, and asks whether it is still the same."""
+    """A browser caches each file, and revalidates it."""
     browser = {"Accept": BROWSER}
     first = app.get(path, headers=browser)
     assert first.headers["Cache-Control"] == "no-cache"

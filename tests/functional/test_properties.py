@@ -1,4 +1,4 @@
-"""What holds whatever anyone does: sequences of requests, beside a model in plain Python."""
+"""Invariants: random sequences of requests, compared with a model in plain Python."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -124,7 +124,7 @@ def test_an_id_stands_for_one_package(app: TestApp, change: dict[str, str]) -> N
 
 
 def test_a_decision_is_read_back(app: TestApp) -> None:
-    """The decision is read as it was taken."""
+    """Reading a package returns its original decision."""
     sent = send(app)
     answer = read(app, "pkg-1")
     assert answer.status == "200 OK"
@@ -230,7 +230,7 @@ def test_the_content_type_does_not_matter(app: TestApp, content_type: str) -> No
 
 
 def test_an_invalid_package(app: TestApp) -> None:
-    """All faults are told at once, each with a pointer to its field."""
+    """All errors are reported together, each with a pointer to its field."""
     answer = send(app, status=422, package_id="", package_type="freight", colour="red")
     assert problem(answer) == {
         "type": "about:blank",

@@ -152,7 +152,7 @@ def test_what_never_counts(app: TestApp) -> None:
 
 
 def test_statistics_equal_the_rows(app: TestApp, app_backend: Backend) -> None:
-    """What is told is what is stored."""
+    """The answer equals the stored totals."""
     update(app, UPDATE)
     send_batch(
         app,

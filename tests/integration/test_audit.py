@@ -21,7 +21,7 @@ INSERT = (
 
 @pytest.fixture(autouse=True)
 def _history(desk: DeliveryDesk) -> None:
-    """Two packages delivered, one dropped, one conflict, two requests refused."""
+    """Two packages delivered, one dropped, one conflict, two rejected requests."""
     send(desk, package("a"), package("b"), package("a", sender_id="mom"), rejected=2)
     say(desk, update(personal=False))
     send(desk, package("c"))

@@ -1,4 +1,4 @@
-"""Backups beside a live service."""
+"""Backups of a running service."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Checkpoints beside the commits; they are SQLite's alone."""
+"""Background checkpoints, which only SQLite has."""
 
 import time
 from collections.abc import Callable

@@ -51,7 +51,7 @@ def test_each_table_is_checked(backend: Backend, database: Database, table: str)
 
 
 def test_while_it_is_away(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
-    """Neither reads nor writes can be done while the database is away."""
+    """Reads and writes fail while the database is unavailable."""
     send(desk, package("before"))
     with backend.away():
         for _ in range(2):
@@ -79,7 +79,7 @@ def test_when_it_is_back(backend: Backend, database: Database, desk: DeliveryDes
 def test_a_lock_is_not_waited_for_without_end(
     backend: Backend, impatient_desk: DeliveryDesk
 ) -> None:
-    """Who waits for another program's lock gives up in time, and records nothing."""
+    """Waiting for another program's lock times out, and records nothing."""
     with backend.locked():
         with pytest.raises(DatabaseUnavailable):
             send(impatient_desk, package())
@@ -90,12 +90,12 @@ def test_a_lock_is_not_waited_for_without_end(
 
 
 # Processes that share a file wait for each other's turn in the thread that commits, while
-# each request gives up by the desk's timeout.
+# each request ends by the desk's timeout.
 @pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 def test_another_instance_is_not_waited_for_without_end(
     database: Database, impatient_desk: DeliveryDesk
 ) -> None:
-    """Who waits for another instance of the service, which hangs, gives up in time."""
+    """Waiting for an instance of the service that hangs times out."""
     with ThreadPoolExecutor(1) as threads, database.transaction() as connection:
         queries.add_to_totals(connection, impatient_desk._shard, {REJECTED: 1})
         waiting = threads.submit(send, impatient_desk, rejected=1)
@@ -106,7 +106,7 @@ def test_another_instance_is_not_waited_for_without_end(
 def test_a_database_that_takes_no_writes(
     backend: Backend, database: Database, desk: DeliveryDesk
 ) -> None:
-    """What can't be written is unavailable, while all can be read."""
+    """On a read-only database writes fail and reads work."""
     send(desk, package("before"))
     with backend.read_only():
         with suppress(DatabaseUnavailable), database.read_connection():

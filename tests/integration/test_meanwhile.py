@@ -49,14 +49,14 @@ def test_a_decision_taken_meanwhile_stands(backend: Backend, desk: DeliveryDesk)
 def test_another_package_decided_meanwhile_is_a_conflict(
     backend: Backend, desk: DeliveryDesk
 ) -> None:
-    """Who was about to decide of a package may find its id taken for another one."""
+    """If another process takes the id for another package first, a send is a conflict."""
     (outcome,) = meanwhile(backend, DROP_B, lambda: send(desk, package("b", "nixon")))
     assert in_words(outcome) == "conflict"
     assert backend.counted() == {("rejected", ""): 1}
 
 
 def test_a_decision_that_was_taken_back_is_none(backend: Backend, desk: DeliveryDesk) -> None:
-    """What another process has rolled back is decided of anew."""
+    """A package whose decision another process rolled back is decided again."""
     (outcome,) = meanwhile(backend, DROP_B, lambda: send(desk, package("b")), end="ROLLBACK")
     assert in_words(outcome) == "delivered"
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
@@ -88,7 +88,7 @@ def test_an_update_recorded_meanwhile_is_weighed(
     in_force: Preference,
     known: bool,
 ) -> None:
-    """Of two updates that are recorded at once the right one is in force, and is answered."""
+    """Of two concurrent updates, the winner is current, and the answer shows it."""
     statement = preference(theirs)
     if known:
         say(desk, update(-1, personal=True))
@@ -102,7 +102,7 @@ def test_an_update_recorded_meanwhile_is_weighed(
 
 
 def test_an_update_lost_to_another_spoils_nothing(backend: Backend, desk: DeliveryDesk) -> None:
-    """A group that is done again because of one update has its packages decided by it once."""
+    """If an update makes a group run again, each of its packages is decided once."""
     group: list[Write] = [
         SendRequest([package("a")], rejected=1),
         update(0, personal=True),
@@ -122,7 +122,7 @@ def test_an_update_lost_to_another_spoils_nothing(backend: Backend, desk: Delive
 def test_reading_waits_for_nobody(
     backend: Backend, desk: DeliveryDesk, database: Database, table: str
 ) -> None:
-    """Who reads while another process writes sees at once what was there before."""
+    """A read during another process's write returns the previous state without waiting."""
     send(desk, package())
     say(desk, update(personal=True))
     with backend.transaction() as other:

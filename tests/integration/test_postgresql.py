@@ -91,7 +91,7 @@ def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
 
 
 def test_reads_are_bounded(open_database: OpenDatabase) -> None:
-    """Who finds all connections in use gives up in time."""
+    """Waiting for a connection times out if all are in use."""
     database = open_database(
         {"database.pool_size": "1", "database.connect_timeout": "50 milliseconds"}
     )
@@ -222,7 +222,7 @@ def deadlocks(backend: Backend) -> int:
 
 
 def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> None:
-    """Instances that are sent the same in different orders at once never wait in a circle."""
+    """Instances that get the same packages in different orders never deadlock."""
     create_schema(backend.config)
     before = deadlocks(backend)
 
@@ -249,7 +249,7 @@ def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> Non
 
 
 def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Database) -> None:
-    """A transaction that PostgreSQL ends for another's sake is told from one that can't be done."""
+    """A transaction aborted by a conflict is distinguished from one that can't succeed."""
     with ThreadPoolExecutor(1) as threads, backend.transaction("ROLLBACK") as other:
         other.execute("SET LOCAL deadlock_timeout = '10s'")
         other.execute(PREFERENCE_OF_A)

@@ -25,7 +25,7 @@ THREADS = 6
 
 
 def test_one_package_is_decided_once(backend: Backend, make_desk: MakeDesk) -> None:
-    """Of those who send the same package at once one hears the decision first, all the same."""
+    """Of concurrent sends of a package, one decides it, and all get the same decision."""
     desks = [make_desk() for _ in range(THREADS)]
     for number in range(10):
         same = package(str(number))
@@ -36,7 +36,7 @@ def test_one_package_is_decided_once(backend: Backend, make_desk: MakeDesk) -> N
 
 
 def test_one_id_stands_for_one_package(backend: Backend, make_desk: MakeDesk) -> None:
-    """Of different packages that are sent under one id at once one is decided of."""
+    """Of different packages sent concurrently with one id, exactly one is decided."""
     desks = [make_desk() for _ in range(THREADS)]
     for number in range(10):
         packages = [package(str(number), sender_id=str(n)) for n in range(THREADS)]
@@ -85,7 +85,7 @@ def test_batches_in_any_order(backend: Backend, make_desk: MakeDesk) -> None:
 
 
 def test_updates_in_any_order(database: Database, make_desk: MakeDesk) -> None:
-    """Recipients whose updates arrive everywhere at once end with the newest in force."""
+    """After concurrent updates, the newest preferences are current."""
     recipients = [str(n) for n in range(10)]
     updates = [
         update(minute, recipient, personal=minute % 2 == 0, marketing=minute % 3 == 0)
@@ -154,7 +154,7 @@ def is_serial(histories: Sequence[Sequence[Answered]]) -> bool:
 
 
 def test_counters_miss_nothing(backend: Backend, make_desk: MakeDesk) -> None:
-    """Counters that are moved by many at once add up."""
+    """Concurrent increments of the counters add up."""
 
     def work(desk: DeliveryDesk, number: int) -> None:
         # A shard that all share, as two of many processes will.

@@ -42,7 +42,7 @@ def test_the_schema_is_created_and_dropped(backend: Backend, open_database: Open
 
 
 def test_creating_it_again_is_harmless(backend: Backend, desk: DeliveryDesk) -> None:
-    """Creating the schema where it is leaves everything as it was."""
+    """Creating an existing schema changes nothing."""
     send(desk, package())
     create_schema(backend.config)
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
@@ -60,7 +60,7 @@ Script = Callable[[dict[str, str]], None]
 
 @SCRIPTS
 def test_a_wrong_setting_ends_a_script(script: Script) -> None:
-    """Who administrates is told in a sentence which setting is wrong."""
+    """The command fails with one sentence that names the wrong setting."""
     with pytest.raises(SystemExit, match=r"^The configuration is wrong: .*database\.url"):
         script({"database.url": "galaxy_express.db"})
 
@@ -68,7 +68,7 @@ def test_a_wrong_setting_ends_a_script(script: Script) -> None:
 @SCRIPTS
 @pytest.mark.parametrize("url", ["sqlite:////nowhere/galaxy_express.db", "postgresql://[::1]:1/x"])
 def test_a_database_that_is_unavailable_ends_a_script(script: Script, url: str) -> None:
-    """Who administrates is told in a sentence that the database can't be reached."""
+    """The command fails with one sentence if the database can't be reached."""
     with pytest.raises(SystemExit, match=r"^The database .* is unavailable: "):
         script({"database.url": url})
 

@@ -40,20 +40,20 @@ PRAGMAS = pytest.mark.parametrize(
 
 @PRAGMAS
 def test_pragmas_of_writes(database: Database, pragma: str, value: object) -> None:
-    """Whoever writes does so durably: what was committed was synced."""
+    """Write connections are durable: commits are synced."""
     with database.transaction() as connection:
         assert connection.select(f"PRAGMA {pragma}") == [(value,)]
 
 
 @PRAGMAS
 def test_pragmas_of_reads(database: Database, pragma: str, value: object) -> None:
-    """Whoever reads has the same settings."""
+    """Read connections have the same settings."""
     with database.read_connection() as connection:
         assert connection.select(f"PRAGMA {pragma}") == [(value,)]
 
 
 def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
-    """A database that isn't there isn't made by asking it for something."""
+    """Using a missing database doesn't create it."""
     database = database_from_config(sqlite.config)
     with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
         queries.check_schema(connection)
@@ -74,7 +74,7 @@ def test_any_path(tmp_path: Path, name: str) -> None:
 def test_a_file_that_was_replaced(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
 ) -> None:
-    """Whoever has the old file open goes on in the new one."""
+    """Connections to the old file switch to the new one."""
     send(desk, package())
     with database.read_connection() as connection:
         queries.check_schema(connection)
@@ -88,7 +88,7 @@ def test_a_file_that_was_replaced(
 
 
 def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Database) -> None:
-    """What was written into a file that is gone by then was not recorded, and is said not to be."""
+    """A write to a file that is replaced before the commit fails."""
 
     def write() -> None:
         with database.transaction() as connection:
@@ -100,7 +100,7 @@ def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Data
 
 
 def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
-    """A file that is no database is unavailable, until the right one is back."""
+    """A file that isn't a database is unavailable, until the right one is restored."""
     send(desk, package())
     with sqlite.away():
         sqlite.path.write_bytes(b"garbage" * 1000)
@@ -114,7 +114,7 @@ def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: Deli
 def test_an_empty_file_beside_the_log(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
 ) -> None:
-    """Who looks at an empty file in the database's place doesn't delete the log beside it."""
+    """Opening an empty file in the database's place doesn't delete the existing log."""
     send(desk, package())
     log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
     content = log.read_bytes()
@@ -132,7 +132,7 @@ def test_an_empty_file_beside_the_log(
 def test_no_tables_beside_a_log(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, is_empty: bool
 ) -> None:
-    """Tables are not made in a file whose log is all that is left of it: the log would be lost."""
+    """Tables aren't created if only the log of a database is left: the log would be lost."""
     send(desk, package())
     elsewhere = sqlite.path.with_suffix(".elsewhere")
     sqlite.path.rename(elsewhere)
