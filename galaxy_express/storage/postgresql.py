@@ -209,6 +209,8 @@ def _columns(rows: Iterable[Row]) -> list[list[Any]]:
     return [list(values) for values in zip(*sorted(rows), strict=True)]
 
 
+_LOCK_MIGRATIONS = "SELECT pg_try_advisory_lock(3, 0)"
+
 # Locks on names have two keys. Those of one key show which sequence numbers are being used.
 _LOCK_NAMES = """
     SELECT pg_advisory_xact_lock(1, hash)
@@ -313,7 +315,10 @@ class PostgreSQLDatabase(Database):
         with self._translating_errors(), self._writer.connect() as connection:
             connection.exec_driver_sql("SET lock_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
-            connection.exec_driver_sql("SELECT pg_advisory_lock(3, 0)")
+            # Who waits for a lock in a statement would be waited for by CREATE INDEX CONCURRENTLY.
+            while not connection.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
+                connection.rollback()
+                time.sleep(0.1)
             yield connection
 
     @contextmanager

@@ -27,7 +27,7 @@ def patch(app: TestApp, body: object, recipient_id: str = "leela", status: int =
     return app.patch_json(preferences_of(recipient_id), body, status=status)
 
 
-def history(app: TestApp, recipient_id: str = "leela", **parameters: object) -> dict[str, Any]:
+def history(app: TestApp, recipient_id: str = "leela", **parameters: Any) -> dict[str, Any]:
     """A page of the history of a recipient's preferences."""
     query = urlencode(parameters)
     body: dict[str, Any] = app.get(f"{preferences_of(recipient_id)}/history?{query}").json
@@ -167,7 +167,7 @@ def test_pages_of_the_history(app: TestApp, order: str) -> None:
     for timestamp in timestamps:
         patch(app, {"timestamp": timestamp, "personal_preference": True})
     seen: list[str] = []
-    parameters: dict[str, object] = {"order": order, "limit": 2}
+    parameters: dict[str, Any] = {"order": order, "limit": 2}
     while len(seen) < 5:
         body = history(app, **parameters)
         seen += [found["timestamp"] for found in body["updates"]]

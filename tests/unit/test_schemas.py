@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
@@ -69,7 +70,7 @@ def errors_of(parse: Parse, body: bytes) -> list[FieldError]:
 
 def fields_of(invalid: ValidationFailed) -> list[FieldError]:
     """The errors that name a field."""
-    return [error for error in invalid.errors if "pointer" in error]
+    return [cast(FieldError, error) for error in invalid.errors if "pointer" in error]
 
 
 def invalid_fields(parse: Parse, value: object) -> list[str]:

@@ -136,6 +136,7 @@ def _upgrade_postgresql() -> None:
             )
             """
         )
+        op.execute("SELECT galaxy_express_draw(1)")  # numbers up to this one are settled
         _number_old_packages()
         op.execute("SET lock_timeout = 0")
         for columns in ("sequence", "recipient_id, sequence"):
