@@ -46,7 +46,7 @@ SWITCH_SECONDS = 0.0005
 
 
 class GalaxyExpressWorker(Worker):
-    """A worker on gevent: fast, with fair scheduling, load sharing and graceful drain.
+    """A worker on gevent, with load sharing and graceful drain.
 
     - Workers share the load. One with more connections than another leaves new ones to it.
     - At the limit of connections, the one that has been idle longest is closed.
@@ -89,6 +89,8 @@ class GalaxyExpressWorker(Worker):
             )
         if cfg.is_ssl:
             sys.exit("gunicorn's certfile and keyfile can't be used: the service has no TLS")
+        if cfg.keepalive < 1:
+            sys.exit("gunicorn's keepalive must be at least 1: a head may take that long, too")
         if drain_seconds() > cfg.graceful_timeout - 2:
             sys.exit(
                 f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
@@ -122,11 +124,8 @@ class GalaxyExpressWorker(Worker):
             self._end_idle(self.cfg.keepalive)
         deadline = time.monotonic() + self.cfg.graceful_timeout - drain_seconds() - 1
         for server in servers:
-            server.stop_accepting()
-        self.deregister()
-        gevent.sleep(0)  # the connection accepted last asks the listener for its name
-        for server in servers:
             server.close()
+        self.deregister()
         while self._connections and time.monotonic() < deadline:
             # A client that has just connected, or been answered, may be about to send a request.
             self._end_idle(1)
@@ -221,10 +220,7 @@ class GalaxyExpressWorker(Worker):
         environ = {**environ, "REMOTE_ADDR": ip, "REMOTE_PORT": str(port)}
         connection = Connection(client, environ, self._limits, lambda: self.alive)
         try:
-            self._answer_requests(connection)
-        except Unreadable as error:
-            self.log.warning("Invalid request from ip=%s: %s", ip, error)
-            connection.refuse(error)
+            self._answer_requests(connection, ip)
         except ServerTimeout:
             self.log.warning("Closing a connection from ip=%s that doesn't read its answer", ip)
         except OSError as error:
@@ -232,15 +228,23 @@ class GalaxyExpressWorker(Worker):
         finally:
             connection.close()
 
-    def _answer_requests(self, connection: Connection) -> None:
-        while head := self._next_request(connection):
+    def _answer_requests(self, connection: Connection, ip: str) -> None:
+        goes_on = True
+        while goes_on:
+            try:
+                head = self._next_request(connection)
+            except Unreadable as error:
+                self.log.warning("Invalid request from ip=%s: %s", ip, error)
+                connection.refuse(error)
+                return
+            if head is None:
+                return
             self.nr += 1
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Replacing this worker after %s requests", self.nr)
                 self._stop()
-            if not connection.answer(head, self.wsgi, self.log):
-                connection.linger()
-                break
+            goes_on = connection.answer(head, self.wsgi, self.log)
+        connection.linger()
 
     def _next_request(self, connection: Connection) -> Head | None:
         if self._connections.full() and self.idle:

@@ -2,7 +2,6 @@
 
 import io
 import re
-import socket
 import sys
 from contextlib import suppress
 from http import HTTPStatus
@@ -103,10 +102,13 @@ class Incoming:
         self._start += len(some)
         return some
 
-    def discard(self) -> None:
-        """Receive until the client has closed its side, and forget it."""
-        while self.receive():
-            self._data = b""
+    def discard(self, seconds: float) -> bool:
+        """Forget what was received, and tell whether more arrives within some seconds."""
+        self._data = b""
+        self._start = 0
+        with gevent.Timeout(seconds, exception=False):
+            return self.receive()
+        return False
 
 
 class Body(io.IOBase):
@@ -194,14 +196,3 @@ class Body(io.IOBase):
         self._extras -= len(extras)
         if self._extras < 0:
             raise Unreadable(HTTPStatus.BAD_REQUEST, "the extensions or trailers are too long")
-
-
-def linger(incoming: Incoming, sock: Any, seconds: float) -> None:
-    """Close a connection's sending side, and read until the client has closed its own.
-
-    Closing a connection with unread data would reset it, and the client might not get to read
-    its answer (RFC 9112, section 9.6).
-    """
-    with gevent.Timeout(seconds, exception=False), suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        incoming.discard()

@@ -8,17 +8,19 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from logging import Logger
-from socket import SHUT_RD
+from socket import SHUT_RD, SHUT_WR
 from types import TracebackType
 from typing import Any
 
 import gevent
 
-from galaxy_express.serving.http_body import Body, Incoming, linger
+from galaxy_express.serving.http_body import Body, Incoming
 from galaxy_express.serving.http_head import Head, Limits, Unreadable, parse_head
 
-# How long to wait for a client to read a last answer, and to close its connection after it.
-LINGER_SECONDS = 2
+# How long a client may take to read its last answer, and to close the connection after it; and how
+# long it may send nothing meanwhile.
+LINGER_SECONDS = 5
+QUIET_SECONDS = 2
 
 # A head and a body are sent in one call, unless it would copy a body of more bytes than this.
 _COPIED_BYTES = 65536
@@ -120,8 +122,15 @@ class Connection:
         self.linger()
 
     def linger(self) -> None:
-        """Let the client read its last answer."""
-        linger(self._incoming, self._sock, LINGER_SECONDS)
+        """Let the client read its last answer, whatever it is still sending.
+
+        Closing a connection with unread data resets it, and the client may not get to read its
+        answer (RFC 9112, section 9.6).
+        """
+        with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
+            self._sock.shutdown(SHUT_WR)
+            while self._incoming.discard(QUIET_SECONDS):
+                pass
 
     def _fail(self) -> None:
         from galaxy_express.web.problems import last_answer

@@ -181,8 +181,8 @@ def _parse_fields(lines: bytes) -> _Fields:
 def _split_target(method: str, target: str) -> tuple[str | None, str, str]:
     """Return the authority, if the target has one, the path and the query."""
     if method == "CONNECT":
-        if not _is_host(target):
-            raise _bad("the target of CONNECT is not a host")
+        if not _is_host(target) or not target.rpartition(":")[2].isdigit():
+            raise _bad("the target of CONNECT is not a host and a port")
         return None, "", ""
     if target.startswith("/"):
         path, _, query = target.partition("?")
