@@ -51,10 +51,11 @@ class Incoming:
         It always waits in the event loop's poll, so that connections take turns: one whose next
         request is there already would be served again and again while others wait.
         """
+        self._data = self._data[self._start :]  # so that who waits keeps no memory
+        self._start = 0
         self._hub.wait(self._readable)
         received: bytes = self._sock.recv(65536)
-        self._data = self._data[self._start :] + received
-        self._start = 0
+        self._data += received
         return received != b""
 
     def read_head(self, limits: Limits) -> bytes:

@@ -231,3 +231,32 @@ def test_connections_take_turns() -> None:
         gevent.sleep(0)  # what the poll has found may run after this
         connection.close()
         assert received.ready()
+
+
+@pytest.mark.parametrize("arrived", [b"", GET[:10]])
+def test_an_idle_connection_that_is_to_end(arrived: bytes) -> None:
+    """A connection that waits for a request, or for the rest of one, ends when it is told to."""
+    client, server = gevent.socket.socketpair()
+    with closing(client), closing(server):
+        client.sendall(arrived)
+        connection = Connection(server, {}, LIMITS, lambda: True)
+        waiting = gevent.spawn(connection.next_request)
+        gevent.sleep(0.01)
+        connection.end()
+        assert waiting.get(timeout=5) is None
+        connection.close()
+
+
+def test_a_request_that_arrives_when_a_connection_is_to_end() -> None:
+    """A request that has just arrived is answered, and the answer is the last."""
+    client, server = gevent.socket.socketpair()
+    with closing(client), closing(server):
+        client.sendall(GET)
+        connection = Connection(server, {}, LIMITS, lambda: True)
+        connection.end()
+        head = connection.next_request()
+        assert head is not None
+        log = logging.getLogger("test")
+        assert connection.answer(head, answering(b"one", length=3), log) is False
+        assert b"\r\nConnection: close\r\n" in client.recv(65536)
+        connection.close()
