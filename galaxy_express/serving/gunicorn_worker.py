@@ -240,7 +240,7 @@ class GalaxyExpressWorker(Worker):
                 head = self._next_request(connection)
             except Unreadable as error:
                 self.log.warning("Invalid request from ip=%s: %s", ip, error)
-                connection.refuse(error)
+                connection.reject(error)
                 return
             if head is None:
                 return

@@ -48,10 +48,10 @@ class Incoming:
     def receive(self) -> bool:
         """Receive more, and tell whether there is more.
 
-        It always waits in the event loop's poll, so that connections take turns: one whose next
-        request is there already would be served again and again while others wait.
+        It always waits in the event loop's poll, so that connections take turns. Otherwise one
+        whose next request has always arrived would be served again and again.
         """
-        self._data = self._data[self._start :]  # so that who waits keeps no memory
+        self._data = self._data[self._start :]  # a connection that waits keeps no memory
         self._start = 0
         self._hub.wait(self._readable)
         received: bytes = self._sock.recv(65536)

@@ -25,7 +25,7 @@ QUIET_SECONDS = 2
 # A head and a body are sent in one call, unless it would copy a body of more bytes than this.
 _COPIED_BYTES = 65536
 
-# So short that it has passed at the next turn of the event loop.
+# Seconds; so few that they have passed at the next turn of the event loop.
 _A_TURN = 1e-9
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade"}
@@ -62,7 +62,7 @@ class Connection:
         just arrived."""
         self._is_ending = True
         with suppress(OSError):
-            self._sock.shutdown(SHUT_RD)  # wakes up who waits for a request
+            self._sock.shutdown(SHUT_RD)  # wakes up the greenlet that waits for a request
 
     def next_request(self) -> Head | None:
         """Wait for the head of a request; return ``None`` if there won't be any.
@@ -113,7 +113,7 @@ class Connection:
             if hasattr(chunks, "close"):
                 chunks.close()
 
-    def refuse(self, error: Unreadable) -> None:
+    def reject(self, error: Unreadable) -> None:
         """Answer that a request can't be read, and end the connection."""
         # Not imported before gevent has patched what it imports.
         from galaxy_express.web.problems import unreadable

@@ -51,7 +51,7 @@ def statuses(server: Server, *pieces: bytes) -> list[int]:
     return [answer.status for answer in ask(server, *pieces)]
 
 
-REFUSED = {
+REJECTED = {
     "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400),
     "two Hosts": (head("GET / HTTP/1.1", "Host: galaxy-express"), 400),
     "no host": (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
@@ -64,10 +64,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("shape", REFUSED)
-def test_refused(server: Server, shape: str) -> None:
+@pytest.mark.parametrize("shape", REJECTED)
+def test_rejected(server: Server, shape: str) -> None:
     """What can't be read is answered with a problem, and the connection ends."""
-    request, status = REFUSED[shape]
+    request, status = REJECTED[shape]
     (answer,) = exchange(server.port, [request])
     assert (answer.status, answer.is_problem, answer.is_last) == (status, True, True)
     assert answer.headers["Date"]
@@ -89,7 +89,7 @@ POST_CHUNKS = head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked")
     ids=["line", "field", "fields", "extension", "extensions", "trailers"],
 )
 def test_endless(server: Server, start: bytes, endless: bytes, status: int) -> None:
-    """What never ends is refused as soon as it is over its limit."""
+    """What never ends is rejected as soon as it is over its limit."""
     (answer,) = ask(server, start + (endless * 20_000)[:20_000])
     assert (answer.status, answer.is_problem, answer.is_last) == (status, True, True)
 
@@ -182,13 +182,13 @@ def test_continue(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
 def test_no_continue(server: Server, path: str) -> None:
-    """A body whose length alone condemns it isn't asked for."""
+    """A body that is too large by its length isn't asked for."""
     fields = ["Content-Length: 2000000", "Expect: 100-continue"]
     assert statuses(server, head(f"POST {path} HTTP/1.1", *fields)) == [413]
 
 
-def test_a_refusal_is_read_by_who_still_sends(server: Server) -> None:
-    """A client that goes on sending for a while after its refusal can read it afterwards."""
+def test_a_client_that_goes_on_sending(server: Server) -> None:
+    """A client that sends for a while after it was rejected can still read the answer."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("POST /packages HTTP/1.1", "Content-Length: 100000000"))
         for _ in range(20):

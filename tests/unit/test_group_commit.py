@@ -152,8 +152,8 @@ def test_a_lone_write_goes_at_once(make_queue: MakeQueue, ledger: Ledger) -> Non
 def test_writes_after_an_answer_share_the_next_commit(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
-    """Who writes again as soon as a commit is answered shares the next one with those who waited
-    for it."""
+    """A client that writes again as soon as it is answered shares the next commit with those that
+    waited for it."""
     queue = make_queue()
     ledger.hold()
     twice = gevent.spawn(lambda: commit(queue, "a") + commit(queue, "b"))

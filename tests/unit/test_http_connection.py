@@ -235,7 +235,7 @@ def test_connections_take_turns() -> None:
 
 @pytest.mark.parametrize("arrived", [b"", GET[:10]])
 def test_an_idle_connection_that_is_to_end(arrived: bytes) -> None:
-    """A connection that waits for a request, or for the rest of one, ends when it is told to."""
+    """A connection that waits for a request, or for the rest of one, can be ended."""
     client, server = gevent.socket.socketpair()
     with closing(client), closing(server):
         client.sendall(arrived)
