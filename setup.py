@@ -32,7 +32,9 @@ setup(
         # The event loop, which both servers run on.
         "gevent>=24.10.1,<27",
         # The server for production: several workers, graceful restarts.
-        "gunicorn[gevent]>=27,<28",
+        "gunicorn>=27,<28",
+        # Parses requests for its worker, many times as fast as Python can, and strictly.
+        "httptools>=0.7.1",
         # The demo's HTTP client.
         "requests>=2.32",
         # Restarts the development server when code changes.

@@ -7,15 +7,14 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from gunicorn.glogging import Logger
-
 from galaxy_express.serving import environment, metrics_exporter
 
 _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 
-# A worker is a process with one event loop and one commit thread.
+# A worker is a process with one event loop and one commit thread. It ignores gunicorn's settings
+# for access logs, TLS and proxies, and its hooks for each request.
 worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
 workers = environment.workers()
 # Connections per worker. At the limit, the longest idle one is closed.
@@ -31,12 +30,6 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # The control socket would be in the home folder, which the user may not have.
 control_socket_disable = True
 
-# Headers about the path aren't needed, and would be trusted from anyone on this machine.
-forwarder_headers = ""
-
-# Headers about the scheme aren't needed either, and if two disagreed the answer would be 400.
-secure_scheme_headers: dict[str, str] = {}
-
 # gunicorn's own lines go to standard error, like those of the workers.
 logconfig_dict = {
     "version": 1,
@@ -47,15 +40,6 @@ logconfig_dict = {
         "gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False},
     },
 }
-
-
-class _Logger(Logger):
-    def access(self, *_: Any) -> None:
-        """Write no access log: metrics replace it. gunicorn would format every line even with no
-        handler attached."""
-
-
-logger_class = _Logger
 
 
 def on_starting(server: Any) -> None:

@@ -1,9 +1,11 @@
 """Group commit: many concurrent writes, one transaction, one sync.
 
 A commit costs a disk sync, whether it holds one write or hundreds. Writes that are submitted
-while a commit runs therefore share the next one, and a lone write is committed at once: there
-is no timer. (DeWitt et al., "Implementation Techniques for Main Memory Database Systems",
-1984.)
+while a commit runs therefore share the next one, and a lone write is committed at once. After a
+commit, those that it answers may write again at once, so the next commit begins when the event
+loop has received what has arrived by then: otherwise a few writes would be committed alone, and
+most would wait for that. (DeWitt et al., "Implementation Techniques for Main Memory Database
+Systems", 1984.)
 """
 
 import copy
@@ -84,6 +86,8 @@ class GroupCommit(Generic[AnyWrite]):
         self._queued = 0
         self._thread = WorkerThread()
         self._loop = gevent.get_hub().loop
+        # Its priority is below that of sockets, so it fires after what has arrived is received.
+        self._turn = self._loop.timer(0, priority=-1)
         self._committing = False
 
     def submit(self, write: AnyWrite) -> None:
@@ -140,7 +144,7 @@ class GroupCommit(Generic[AnyWrite]):
                 errors = _for_each(writes, errors)
             group.errors = errors
             group.done.set()
-            self._commit_next()
+            self._turn.start(self._commit_next)
             metrics.set_queue_length(self._queued)
             metrics.observe_commit(len(writes), seconds, success=not errors)
             self._on_commit()

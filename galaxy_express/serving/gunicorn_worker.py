@@ -1,37 +1,24 @@
-"""A gevent worker for gunicorn with fair scheduling, load sharing and graceful drain."""
+"""A gunicorn worker: accepting connections, load sharing, and the end of a process."""
 
+import gc
 import mmap
 import os
-import socket
 import sys
 import time
 from array import array
-from contextlib import suppress
-from http import HTTPStatus
-from select import POLLIN
 from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.monkey import get_original
+from gevent.monkey import patch_all
 from gevent.pool import Pool
 from gevent.server import StreamServer
-from gunicorn.http.errors import (
-    ExpectationFailed,
-    LimitRequestHeaders,
-    LimitRequestLine,
-    ParseException,
-)
-from gunicorn.workers.ggevent import GeventWorker
+from gevent.socket import SOCK_STREAM, socket
+from gunicorn.workers.base import Worker
 
 from galaxy_express.serving.environment import drain_seconds
-
-# The statuses of requests that can't be parsed, unless it is 400.
-_STATUSES = {
-    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
-    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-}
+from galaxy_express.serving.http_connection import Connection, Environ
+from galaxy_express.serving.http_head import MAX_HEAD, Head, Limits, Unreadable
 
 # What workers and their master tell each other, by the number of the worker. The memory is
 # allocated where gunicorn's master imports this module, and all workers inherit it.
@@ -58,57 +45,36 @@ PAUSE_SECONDS = 0.002
 # while a batch is parsed, and holds the write lock meanwhile.
 SWITCH_SECONDS = 0.0005
 
-# How long to wait for a client to close its connection after its last answer.
-LINGER_SECONDS = 2
 
-
-_poll = get_original("select", "poll")
-
-
-class _Idle(gevent.Timeout):
-    """A timeout for an idle connection, which is closed without an answer when it expires.
-
-    :param idle: a registry of the idle connections, kept up to date.
-    """
-
-    def __init__(self, seconds: float, idle: "dict[_Idle, gevent.Greenlet]") -> None:
-        super().__init__(seconds, exception=False)
-        self._idle = idle
-        self.since = time.monotonic()
-
-    def __enter__(self) -> "_Idle":
-        self._idle[self] = gevent.getcurrent()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> bool | None:
-        self._idle.pop(self, None)
-        ended: bool | None = super().__exit__(*raised)
-        return ended
-
-
-class GalaxyExpressWorker(GeventWorker):
-    """A gevent worker with fair scheduling, load sharing and graceful drain.
+class GalaxyExpressWorker(Worker):
+    """A worker on gevent, with load sharing and graceful drain.
 
     - Workers share the load. One with more connections than another leaves new ones to it.
-    - Connections take turns. A greenlet runs until it has to wait, so a connection whose next
-      request has always arrived would be served again and again, while others wait for
-      seconds.
     - At the limit of connections, the one that has been idle longest is closed.
-    - A request that can't be parsed is answered with a problem document.
     - At SIGTERM the worker reports that it isn't ready, for as long as load balancers need to
       notice. Then it stops accepting, closes idle connections, and ends once the requests in
       progress are answered. A worker that is replaced, by a reload or after ``max_requests``,
       stops accepting at once: the instance stays ready.
+
+    It has no TLS, writes no access log, trusts no header of proxies, and doesn't call gunicorn's
+    hooks for each request.
     """
+
+    sockets: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: The lowest number that no other worker has; set by the configuration's hooks.
         self.number = 0
-        #: The idle connections, from the longest idle to the latest.
-        self.idle: dict[_Idle, gevent.Greenlet] = {}
-        self._connections = Pool(self.worker_connections)
+        #: The connections that wait for a request, from the longest waiting to the latest, and
+        #: since when.
+        self.idle: dict[Connection, float] = {}
+        self._connections = Pool(self.cfg.worker_connections)
+        self._limits = Limits(
+            self.cfg.limit_request_line or MAX_HEAD,
+            self.cfg.limit_request_fields or MAX_HEAD,
+            self.cfg.limit_request_field_size or MAX_HEAD,
+        )
         self._stopping = Event()
 
     @classmethod
@@ -122,30 +88,52 @@ class GalaxyExpressWorker(GeventWorker):
                 "gunicorn's preload_app can't be used: the thread that commits would belong to"
                 " the master, and every write would time out"
             )
+        if cfg.is_ssl:
+            sys.exit("gunicorn's certfile and keyfile can't be used: the service has no TLS")
+        if cfg.keepalive < 1:
+            sys.exit("gunicorn's keepalive must be at least 1: a head may take that long, too")
         if drain_seconds() > cfg.graceful_timeout - 2:
             sys.exit(
                 f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
                 f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be cut off"
             )
 
+    def init_process(self) -> None:
+        """Start: gunicorn calls it after the fork, and then :py:meth:`run`."""
+        patch_all()
+        gevent.reinit()
+        self.sockets = [
+            socket(listener.FAMILY, SOCK_STREAM, fileno=listener.sock.detach())
+            for listener in self.sockets
+        ]
+        super().init_process()
+
+    def notify(self) -> None:
+        """Show that the worker is alive, and end with the master."""
+        super().notify()
+        if self.ppid != os.getppid():
+            self.log.info("Parent changed, shutting down: %s", self)
+            sys.exit(0)
+
     def run(self) -> None:
         """Serve until told to stop."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        # The application is there to stay. Looking through all of it, as the garbage collector
+        # does every few thousand requests, would stop the event loop for some 25 ms.
+        gc.collect()
+        gc.freeze()
         _loads[self.number] = 0
         servers = [self._serve(listener) for listener in self.sockets]
-        while self.alive and not self._stopping.wait(1):  # max_requests ends alive
+        while not self._stopping.wait(1):
             self.notify()
+            self._end_idle(self.cfg.keepalive)
         deadline = time.monotonic() + self.cfg.graceful_timeout - drain_seconds() - 1
         for server in servers:
-            server.stop_accepting()
-        self.deregister()
-        gevent.sleep(0)  # the connection accepted last asks the listener for its name
-        for server in servers:
             server.close()
+        self.deregister()
         while self._connections and time.monotonic() < deadline:
             # A client that has just connected, or been answered, may be about to send a request.
-            a_second_ago = time.monotonic() - 1
-            self._close_idle(*(idle for idle in self.idle if idle.since < a_second_ago))
+            self._end_idle(1)
             self.notify()
             self._connections.join(timeout=0.1)
         if self._connections:
@@ -154,6 +142,7 @@ class GalaxyExpressWorker(GeventWorker):
 
     def _serve(self, listener: Any) -> StreamServer:
         listener.setblocking(True)
+        environ = self._environ(listener)
 
         def handle(client: Any, address: Any) -> None:
             number = _loads[self.number] = len(self._connections)
@@ -163,7 +152,7 @@ class GalaxyExpressWorker(GeventWorker):
             # With many connections, accept several at a time.
             server.max_accept = max(1, number // 2)
             try:
-                self.handle(listener, client, address)
+                self._handle(client, address, environ)
             finally:
                 if _loads[self.number] != _NONE:
                     _loads[self.number] = len(self._connections) - 1
@@ -176,6 +165,23 @@ class GalaxyExpressWorker(GeventWorker):
         server.max_accept = 1
         server.start()
         return server
+
+    def _environ(self, listener: Any) -> Environ:
+        """What the environs of all requests have in common."""
+        address = listener.getsockname()
+        host, port = address[:2] if isinstance(address, tuple) else ("localhost", 80)
+        return {
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": self.cfg.workers > 1,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+            "SERVER_NAME": host,
+            "SERVER_PORT": str(port),
+            "SCRIPT_NAME": "",
+        }
 
     def deregister(self) -> None:
         """Leave load sharing. The master calls this for dead workers."""
@@ -199,83 +205,66 @@ class GalaxyExpressWorker(GeventWorker):
         SERVER_STATE.state = ServerLifecycle.SHUTTING_DOWN
         gevent.spawn_later(drain_seconds(), self._stop)
 
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """End at once, at SIGQUIT or SIGINT."""
+        gevent.spawn(super().handle_quit, sig, frame)  # it waits, which a signal handler can't
+
+    def handle_usr1(self, sig: Any, frame: Any) -> None:
+        """Open the log files again, at SIGUSR1."""
+        gevent.spawn(super().handle_usr1, sig, frame)
+
     def _stop(self) -> None:
-        self.alive = False  # from now on, each answer is its connection's last
+        self.alive = False
         self._stopping.set()
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Handle a connection."""
-        gevent.getcurrent().client = client
-        super().handle(listener, client, addr)
-
-    def timeout_ctx(self) -> _Idle:
-        """The context in which gunicorn waits for a request."""
-        if self._connections.full() and self.idle:
-            self._close_idle(next(iter(self.idle)))
-        return _Idle(self.cfg.keepalive, self.idle)
-
-    def _close_idle(self, *idle: _Idle) -> None:
-        for connection in idle:
-            gevent.get_hub().loop.run_callback(self._end, connection)
-
-    def _end(self, connection: _Idle) -> None:
-        greenlet = self.idle.get(connection)
-        if greenlet is not None and not _has_unread_data(greenlet.client):
-            del self.idle[connection]
-            greenlet.throw(connection)
-
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Handle a request, then let other connections take their turn."""
-        loop = gevent.get_hub().loop
-        turn = loop.iteration
-        try:
-            super().handle_request(listener_name, req, sock, addr)
-            if not _is_at_its_end(req.body):
-                raise StopIteration  # gunicorn's way to say that the connection ends
-        except StopIteration:
-            # The body and the request refer to each other, so the body would stay in memory
-            # until the next garbage collection.
-            req.body = None
-            _linger(sock)
-            raise
-        if loop.iteration == turn:  # it never waited
-            gevent.sleep(0)
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer a request that can't be parsed with a problem; gunicorn would in HTML."""
-        # Once there is a request, such exceptions of gunicorn's may be errors of ours.
-        if req is not None or not isinstance(exc, ParseException):
-            super().handle_error(req, client, addr, exc)
-            return
+    def _handle(self, client: Any, address: Any, environ: Environ) -> None:
         # Not imported before gevent has patched what it imports.
-        from galaxy_express.web.problems import unreadable
+        from baseplate.observers.timeout import ServerTimeout
 
-        self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
-        status = _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST)
-        with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
-            client.sendall(unreadable(status, str(exc)))
-            _linger(client)
+        ip, port = address[:2] if address else ("", "")  # a Unix socket has none
+        environ = {**environ, "REMOTE_ADDR": ip, "REMOTE_PORT": str(port)}
+        connection = Connection(client, environ, self._limits, lambda: self.alive)
+        try:
+            self._answer_requests(connection, ip)
+        except ServerTimeout:
+            self.log.warning("Closing a connection from ip=%s that doesn't read its answer", ip)
+        except OSError as error:
+            self.log.debug("Lost a connection from ip=%s: %s", ip, error)
+        finally:
+            connection.close()
 
+    def _answer_requests(self, connection: Connection, ip: str) -> None:
+        goes_on = True
+        while goes_on:
+            try:
+                head = self._next_request(connection)
+            except Unreadable as error:
+                self.log.warning("Invalid request from ip=%s: %s", ip, error)
+                connection.reject(error)
+                return
+            if head is None:
+                return
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Replacing this worker after %s requests", self.nr)
+                self._stop()
+            goes_on = connection.answer(head, self.wsgi, self.log)
+        connection.linger()
 
-def _has_unread_data(client: Any) -> bool:
-    incoming = _poll()  # gevent's would wait, which a callback of the event loop can't
-    incoming.register(client.fileno(), POLLIN)
-    return bool(incoming.poll(0))
+    def _next_request(self, connection: Connection) -> Head | None:
+        if self._connections.full() and self.idle:
+            self._end([next(iter(self.idle))])
+        self.idle[connection] = time.monotonic()
+        try:
+            return connection.next_request()
+        finally:
+            self.idle.pop(connection, None)
 
+    def _end_idle(self, seconds: float) -> None:
+        then = time.monotonic() - seconds
+        self._end([connection for connection, since in self.idle.items() if since < then])
 
-def _is_at_its_end(body: Any) -> bool:
-    with (
-        gevent.Timeout(LINGER_SECONDS, exception=False),
-        suppress(OSError, ParseException),
-    ):
-        return not body.read(1)
-    return False
-
-
-def _linger(sock: Any) -> None:
-    # Closing a connection with unread data resets it, and the client may not get to read its
-    # answer (RFC 9112, section 9.6).
-    with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        while sock.recv(65536):
-            pass
+    def _end(self, idle: list[Connection]) -> None:
+        for connection in idle:
+            del self.idle[connection]
+            connection.end()

@@ -1,7 +1,6 @@
 """Reading the body of a request: its encoding, its size, and whether it is complete."""
 
 from baseplate.observers.timeout import ServerTimeout
-from gunicorn.http.errors import ParseException
 from pyramid.request import Request
 
 from galaxy_express.web.rejections import (
@@ -31,7 +30,7 @@ def read_body(request: Request, limit: int) -> bytes:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
         except (TimeoutError, ServerTimeout) as error:
             raise BodyTooSlow("the body did not arrive in time") from error
-        except (OSError, ValueError, ParseException) as error:  # of gevent, of gunicorn
+        except (OSError, ValueError) as error:  # of gevent's server, of gunicorn's worker
             raise MalformedBody("the body has malformed chunks") from error
         if length is not None and len(body) < length:
             raise MalformedBody("the body ended early")

@@ -109,8 +109,17 @@ def _finish_span(span: Span, response: Response) -> None:
         span.set_tag("http.status_code", response.status_code)
     # Open until the answer is sent, so that the timeout ends clients that don't read it.
     length = response.content_length
-    response.app_iter = SpanFinishingAppIterWrapper(span, response.app_iter)
+    response.app_iter = _SpanFinishingAppIter(span, response.app_iter)
     response.content_length = length
+
+
+class _SpanFinishingAppIter(SpanFinishingAppIterWrapper):
+    """Finishes the span also if nobody iterates to the end: after HEAD, or when the client has
+    gone. Its timeout would end another request of the same connection."""
+
+    def close(self) -> None:
+        super().close()
+        self.span.finish()
 
 
 class _Outcome(NamedTuple):

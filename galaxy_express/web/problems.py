@@ -7,6 +7,7 @@ in a tween above it.
 
 import logging
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, NotRequired, TypedDict
 
@@ -146,20 +147,26 @@ def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
 
 
-def unreadable(status: HTTPStatus, reason: str) -> bytes:
-    """Render the answer to a request that can't be parsed; the connection is closed after it.
-
-    :param reason: why it can't be parsed.
-    """
-    body = to_json(problem(status, f"the request can't be read: {reason}"))
+def last_answer(status: HTTPStatus, detail: str) -> bytes:
+    """Render a problem as a whole answer, for a server to send before it closes a connection."""
+    body = to_json(problem(status, detail))
     head = (
         f"HTTP/1.1 {status.value} {_TITLES[status]}\r\n"
+        f"Date: {formatdate(usegmt=True)}\r\n"
         "Content-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
         "Connection: close\r\n\r\n"
     )
     return head.encode() + body
+
+
+def unreadable(status: HTTPStatus, reason: str) -> bytes:
+    """Render the answer to a request that can't be parsed; the connection is closed after it.
+
+    :param reason: why it can't be parsed.
+    """
+    return last_answer(status, f"the request can't be read: {reason}")
 
 
 def not_found(request: Request) -> Response:

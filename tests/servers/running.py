@@ -61,8 +61,8 @@ class Server:
 
     def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]) -> None:
         self.port = port
+        self.folder = folder
         self._command = command
-        self._folder = folder
         self.environment = env
         self._log = folder / f"server-{port}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -94,7 +94,7 @@ class Server:
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -131,9 +131,17 @@ def exchange(port: int, pieces: Iterable[bytes]) -> list[Answer]:
         for piece in pieces:
             connection.sendall(piece)
         connection.shutdown(socket.SHUT_WR)
-        received = _Received()
-        while data := connection.recv(65536):
-            received.write(data)
+        return read_answers(connection)
+
+
+def read_answers(connection: socket.socket) -> list[Answer]:
+    """Return the answers that arrive up to the end of a connection.
+
+    :raises OSError: if they can't be read to their end.
+    """
+    received = _Received()
+    while data := connection.recv(65536):
+        received.write(data)
     received.seek(0)
     return list(received.answers())
 

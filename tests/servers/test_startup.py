@@ -77,10 +77,16 @@ def test_a_wrong_variable_stops_the_start(
         assert "Traceback" not in log
 
 
-def test_preloading_stops_the_start(installation: Installation) -> None:
-    """gunicorn's preload_app, with which no write would succeed, is rejected with a sentence."""
-    log = _log_of_failed_start(installation.gunicorn("--preload"))
-    assert "preload_app" in log
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [(["--preload"], "preload_app"), (["--keep-alive", "0"], "keepalive")],
+)
+def test_unusable_settings_of_gunicorn(
+    installation: Installation, options: list[str], setting: str
+) -> None:
+    """A setting of gunicorn that the worker can't work with is rejected with a sentence."""
+    log = _log_of_failed_start(installation.gunicorn(*options))
+    assert setting in log
     assert "Traceback" not in log
 
 

@@ -149,6 +149,21 @@ def test_a_lone_write_goes_at_once(make_queue: MakeQueue, ledger: Ledger) -> Non
     assert ledger.groups == [["a"], ["b"]]
 
 
+def test_writes_after_an_answer_share_the_next_commit(
+    make_queue: MakeQueue, ledger: Ledger
+) -> None:
+    """A client that writes again as soon as it is answered shares the next commit with those that
+    waited for it."""
+    queue = make_queue()
+    ledger.hold()
+    twice = gevent.spawn(lambda: commit(queue, "a") + commit(queue, "b"))
+    wait_until(lambda: len(ledger.attempts) == 1)
+    (waiting,) = submit(queue, "c")
+    ledger.go_on()
+    assert answers([twice, waiting]) == ["AB", "C"]
+    assert ledger.groups == [["a"], ["c", "b"]]
+
+
 def test_what_queues_during_a_commit_is_the_next_group(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:

@@ -1,0 +1,260 @@
+"""The head of an HTTP/1.1 request, read by RFC 9112 and within limits.
+
+llhttp parses the fields, strictly. It leaves the rest to its caller: limits, what a target means,
+``Host`` and ``Expect``.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
+from ipaddress import IPv6Address
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+#: The most bytes that a head may have, whatever its fields may have.
+MAX_HEAD = 65536
+
+# The syntax of methods is that of gunicorn: RFC 9110 has lower case, too, which no method uses.
+_REQUEST_LINE = re.compile(
+    rb"([A-Z0-9!$%&'*+.^_`|~-]{3,20}) ([\x21\x22\x24-\x7e]+) HTTP/1\.([0-9])\r\n"
+)
+# llhttp would reject methods that it doesn't know, and they are to be answered with 405.
+_PARSED_REQUEST_LINE = b"GET / HTTP/1.1\r\n"
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
+_HOST = re.compile(
+    r"((?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{0,5})?"
+)
+_CODING = r"[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+[ \t]*(?:;[^,]*)?"
+_CODINGS = re.compile(f"{_CODING}(?:,{_CODING})*")
+_MAX_DIGITS = 15
+
+
+class Unreadable(ValueError):
+    """A request that can't be read, after which its connection ends.
+
+    :param status: the status of the answer.
+    """
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Limits(NamedTuple):
+    """The limits of a head: bytes of the request line, number of fields, bytes of each."""
+
+    line: int
+    fields: int
+    field_size: int
+
+    def check(self, head: bytes) -> None:
+        """Check a head, or what has arrived of it.
+
+        :raises Unreadable: if it is over a limit.
+        """
+        line, *fields = head.split(b"\r\n")
+        if len(line) > self.line:
+            raise Unreadable(
+                HTTPStatus.REQUEST_URI_TOO_LONG,
+                f"the request line is longer than {self.line:,} bytes",
+            )
+        if len(fields) > self.fields + 2:  # a whole head ends with two empty lines
+            raise Unreadable(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"there are more than {self.fields:,} header fields",
+            )
+        if len(head) > self.field_size and max(map(len, fields), default=0) > self.field_size:
+            raise Unreadable(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"a header field is longer than {self.field_size:,} bytes",
+            )
+        if len(head) > MAX_HEAD:
+            raise Unreadable(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"the head is longer than {MAX_HEAD:,} bytes",
+            )
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of a request.
+
+    :param environ: its part of the WSGI environ.
+    :param minor: the minor version, of HTTP/1.
+    :param length: the bytes of the body; ``None`` if it is chunked.
+    :param keeps_alive: whether the client leaves the connection in use.
+    :param expects_continue: whether the client waits for 100 before it sends the body.
+    """
+
+    environ: dict[str, str]
+    minor: int
+    length: int | None
+    keeps_alive: bool
+    expects_continue: bool
+
+
+def parse_head(head: bytes) -> Head:
+    """Parse a head, up to its empty line.
+
+    :raises Unreadable: if it isn't valid.
+    """
+    match = _REQUEST_LINE.match(head)
+    if match is None:
+        raise _bad("the request line is malformed")
+    method, target = match[1].decode(), match[2].decode()
+    minor = int(match[3])
+    fields = _parse_fields(head[match.end() :])
+    environ = fields.environ
+    authority, path, query = _split_target(method, target)
+    _check_host(fields, minor)
+    if authority is not None:
+        environ["HTTP_HOST"] = authority  # RFC 9112, section 3.2.2
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    environ["REQUEST_METHOD"] = method
+    environ["PATH_INFO"] = path
+    environ["QUERY_STRING"] = query
+    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
+    return Head(
+        environ,
+        minor,
+        _body_length(fields, minor),
+        _keeps_alive(environ, minor),
+        _expects_continue(environ, minor),
+    )
+
+
+def _bad(reason: str) -> Unreadable:
+    return Unreadable(HTTPStatus.BAD_REQUEST, reason)
+
+
+@dataclass(slots=True)
+class _Fields:
+    """What llhttp calls."""
+
+    environ: dict[str, str] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+    are_complete: bool = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = _environ_key(name)
+        if key is None:
+            return
+        text = value.decode("latin-1").rstrip(" \t")
+        if key in self.environ:
+            self.repeated.append(key)
+            text = f"{self.environ[key]},{text}"
+        self.environ[key] = text
+
+    def on_headers_complete(self) -> None:
+        self.are_complete = True
+
+
+@lru_cache(maxsize=256)
+def _environ_key(name: bytes) -> str | None:
+    if b"_" in name:
+        return None  # it would be taken for the field that has a hyphen instead
+    key = name.decode().upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+def _parse_fields(lines: bytes) -> _Fields:
+    fields = _Fields()
+    try:
+        httptools.HttpRequestParser(fields).feed_data(_PARSED_REQUEST_LINE + lines)
+    except httptools.HttpParserUpgrade:
+        pass  # the client asks for another protocol, and goes on with this one if it isn't there
+    except httptools.HttpParserError as error:
+        # It rejects transfer codings only after the fields are complete; see _body_length.
+        if not fields.are_complete:
+            raise _bad(str(error)) from None
+    if not fields.are_complete:
+        raise _bad("the header fields are malformed")
+    if "CONTENT_TYPE" in fields.repeated:
+        raise _bad("Content-Type is repeated")
+    return fields
+
+
+def _split_target(method: str, target: str) -> tuple[str | None, str, str]:
+    """Return the authority, if the target has one, the path and the query."""
+    if method == "CONNECT":
+        if not _is_host(target) or not target.rpartition(":")[2].isdigit():
+            raise _bad("the target of CONNECT is not a host and a port")
+        return None, "", ""
+    if target.startswith("/"):
+        path, _, query = target.partition("?")
+        return None, path, query
+    if match := _ABSOLUTE_FORM.fullmatch(target):
+        if not _is_host(match[1]):
+            raise _bad("the target has no valid host")
+        return match[1], match[2] or "/", match[3] or ""
+    if (method, target) == ("OPTIONS", "*"):
+        return None, "", ""
+    raise _bad("the target is not a path")
+
+
+def _check_host(fields: _Fields, minor: int) -> None:
+    host = fields.environ.get("HTTP_HOST")
+    if host is None:
+        if minor:
+            raise _bad("Host is missing")
+    elif "HTTP_HOST" in fields.repeated:
+        raise _bad("Host is repeated")
+    elif not _is_host(host):
+        raise _bad("Host is not a host")
+
+
+@lru_cache(maxsize=256)
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    if match is None or match[2] is None:
+        return match is not None
+    try:
+        IPv6Address(match[2])
+    except ValueError:
+        return False
+    return True
+
+
+def _body_length(fields: _Fields, minor: int) -> int | None:
+    length = fields.environ.get("CONTENT_LENGTH")
+    coding = fields.environ.get("HTTP_TRANSFER_ENCODING")
+    if coding is not None:
+        if not minor:
+            raise _bad("HTTP/1.0 has no Transfer-Encoding")
+        if length is not None:
+            raise _bad("there are both a Content-Length and a Transfer-Encoding")
+        if coding.lower() == "chunked":
+            return None
+        if not _CODINGS.fullmatch(coding):
+            raise _bad("the Transfer-Encoding is malformed")
+        raise Unreadable(HTTPStatus.NOT_IMPLEMENTED, "the Transfer-Encoding is unknown")
+    if length is None:
+        return 0
+    if "CONTENT_LENGTH" in fields.repeated or not (length.isascii() and length.isdigit()):
+        raise _bad("the Content-Length is not a number")
+    if len(length) > _MAX_DIGITS:
+        raise _bad("the Content-Length has too many digits")
+    return int(length)
+
+
+def _keeps_alive(environ: dict[str, str], minor: int) -> bool:
+    options = environ.get("HTTP_CONNECTION")
+    if environ["REQUEST_METHOD"] == "CONNECT":
+        return False  # what follows would be for another server
+    if options is None:
+        return minor > 0
+    names = {option.strip(" \t").lower() for option in options.split(",")}
+    return "close" not in names and (minor > 0 or "keep-alive" in names)
+
+
+def _expects_continue(environ: dict[str, str], minor: int) -> bool:
+    expectation = environ.get("HTTP_EXPECT")
+    if expectation is None:
+        return False
+    if expectation.lower() != "100-continue":
+        raise Unreadable(HTTPStatus.EXPECTATION_FAILED, "the Expect is unknown")
+    return minor > 0  # HTTP/1.0 has no 100
