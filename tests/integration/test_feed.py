@@ -1,0 +1,239 @@
+"""The feed: whoever follows it sees every decision exactly once, whoever commits meanwhile."""
+
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.ops.backup import back_up
+from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.storage import queries
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.queries import PageRequest
+from tests.backends import Backend, SQLiteBackend
+from tests.conftest import DATABASES, OpenDatabase
+from tests.integration.conftest import MakeDesk
+from tests.integration.racing import at_once
+from tests.integration.values import package, send
+
+POSTGRESQL = pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+
+
+class Follower:
+    """A client of the feed.
+
+    :param recipient_id: whose packages it follows; ``None`` for all.
+    :ivar seen: the ids of the packages that it has seen, in order.
+    """
+
+    def __init__(
+        self, database: Database, limit: int = 100, recipient_id: str | None = None
+    ) -> None:
+        self._database = database
+        self._limit = limit
+        self._recipient_id = recipient_id
+        self._after: int | None = None
+        self.seen: list[str] = []
+
+    def continue_on(self, database: Database) -> None:
+        """Go on with another database, from the same place."""
+        self._database = database
+
+    def read(self) -> list[str]:
+        """Read all pages that there are now, and return the ids of their packages."""
+        new: list[str] = []
+        more = True
+        while more:
+            request = PageRequest(ascending=True, after=self._after, limit=self._limit)
+            with self._database.read_connection() as connection:
+                page = queries.find_decisions_page(connection, self._recipient_id, request)
+            new += [decision.package.package_id for decision in page.items]
+            self._after = self._after if page.last is None else page.last
+            more = page.more
+        self.seen += new
+        return new
+
+
+class LateCommit:
+    """A desk whose transaction waits before it commits.
+
+    :param fails: whether it is rolled back in the end.
+    """
+
+    def __init__(self, database: Database, fails: bool = False) -> None:
+        self.has_written = threading.Event()
+        self.may_end = threading.Event()
+        self._desk = DeliveryDesk(database, PACKAGE_TYPES)
+        self._fails = fails
+        transaction = database.transaction
+
+        @contextmanager
+        def late_transaction():  # type: ignore[no-untyped-def]
+            with transaction() as connection:
+                yield connection
+                self.has_written.set()
+                assert self.may_end.wait(10)
+                if fails:
+                    raise RuntimeError("rolled back")
+
+        self._thread = threading.Thread(target=self._send)
+        database.transaction = late_transaction  # type: ignore[method-assign]
+
+    def _send(self) -> None:
+        try:
+            send(self._desk, package("late"))
+        except RuntimeError:
+            assert self._fails
+
+    def __enter__(self) -> "LateCommit":
+        self._thread.start()
+        assert self.has_written.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.may_end.set()
+        self._thread.join()
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("recipient_id", [None, "leela"])
+def test_a_late_commit_is_not_missed(
+    database: Database, desk: DeliveryDesk, open_database: OpenDatabase, recipient_id: str | None
+) -> None:
+    """What commits after a transaction that began earlier waits for it, and both are seen."""
+    follower = Follower(open_database(), recipient_id=recipient_id)
+    send(desk, package("before"))
+    assert follower.read() == ["before"]
+    with LateCommit(open_database()):
+        send(desk, package("after"))
+        assert follower.read() == []
+    assert follower.read() == ["late", "after"]
+    assert follower.read() == []
+
+
+@POSTGRESQL
+def test_a_rollback_holds_nothing_up(
+    database: Database, desk: DeliveryDesk, open_database: OpenDatabase
+) -> None:
+    """The numbers of a transaction that was rolled back are never used, and nobody waits."""
+    follower = Follower(open_database())
+    with LateCommit(open_database(), fails=True):
+        send(desk, package("after"))
+    assert follower.read() == ["after"]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_many_writers_and_followers(
+    database: Database, make_desk: MakeDesk, open_database: OpenDatabase, limit: int
+) -> None:
+    """Followers that read while others write see every decision once, in the same order."""
+    writing = threading.Semaphore(0)
+    followers = [Follower(open_database(), limit), Follower(open_database(), limit, "leela")]
+    groups = 15
+
+    def write(name: str) -> Callable[[], None]:
+        desk = make_desk()
+
+        def task() -> None:
+            for group in range(groups):
+                ids = [f"{name}-{group}-{place}" for place in range(1 + group % 5)]
+                # One of them is a retry of another writer's.
+                send(desk, *map(package, ids), package(f"shared-{group}"))
+            writing.release()
+
+        return task
+
+    def follow(follower: Follower) -> Callable[[], None]:
+        def task() -> None:
+            ended = 0
+            while ended < len(writers):
+                ended += writing.acquire(blocking=False)
+                follower.read()
+            for _ in range(ended):
+                writing.release()
+            follower.read()
+
+        return task
+
+    writers = [write("a"), write("b"), write("c")]
+    at_once([*writers, follow(followers[0])])
+    followers[1].read()
+    per_writer = sum(1 + group % 5 for group in range(groups))
+    assert len(followers[0].seen) == len(set(followers[0].seen)) == 3 * per_writer + groups
+    assert followers[1].seen == followers[0].seen
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_vacuum_changes_no_order(
+    backend: Backend, database: Database, desk: DeliveryDesk, open_database: OpenDatabase
+) -> None:
+    """Sequence numbers outlive SQLite's VACUUM, which may renumber rows."""
+    for package_id in "cabd":
+        send(desk, package(package_id))
+    backend.rows("DELETE FROM packages WHERE package_id = 'c'")
+    follower = Follower(open_database(), limit=2)
+    follower.read()
+    backend.rows("VACUUM")
+    send(desk, package("e"))
+    assert follower.read() == ["e"]
+    again = Follower(open_database())
+    assert again.read() == ["a", "b", "d", "e"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_restored_backup(
+    backend: Backend,
+    database: Database,
+    desk: DeliveryDesk,
+    open_database: OpenDatabase,
+    tmp_path: Path,
+) -> None:
+    """A client that has read decisions which a restored backup lacks sees all new ones."""
+    assert isinstance(backend, SQLiteBackend)
+    send(desk, package("kept"))
+    copy = tmp_path / "copy.db"
+    back_up(backend.config, [str(copy)])
+    lost = [f"lost-{number}" for number in range(50)]
+    send(desk, *map(package, lost))
+    follower = Follower(open_database())
+    assert follower.read() == ["kept", *lost]
+    database.close()
+    restored = SQLiteBackend(copy)
+    follower.continue_on(open_database({"database.url": restored.url}))
+    restored_desk = DeliveryDesk(open_database({"database.url": restored.url}), PACKAGE_TYPES)
+    send(restored_desk, package("new"))
+    assert follower.read() == ["new"]
+
+
+@POSTGRESQL
+def test_a_sequence_that_was_set_back(
+    backend: Backend, desk: DeliveryDesk, open_database: OpenDatabase
+) -> None:
+    """After a dump of an earlier time was restored, new decisions have larger numbers than
+    all that were lost."""
+    send(desk, package("kept"))
+    (sequence,) = backend.rows("SELECT last_value FROM galaxy_express_sequence")
+    send(desk, *(package(f"lost-{number}") for number in range(50)))
+    follower = Follower(open_database())
+    follower.read()
+    backend.rows("DELETE FROM packages WHERE package_id <> 'kept'")
+    # As a dump that is two seconds old has it.
+    backend.rows(f"SELECT setval('galaxy_express_sequence', {sequence[0] - 2_000_000})")
+    send(desk, package("new"))
+    assert follower.read() == ["new"]
+
+
+def test_times_follow_the_order(database: Database, make_desk: MakeDesk) -> None:
+    """On one machine no decision has an earlier time than one before it, by the same worker."""
+    desk = make_desk()
+    for number in range(30):
+        send(desk, package(str(number)))
+    request = PageRequest(ascending=True, after=None, limit=100)
+    with database.read_connection() as connection:
+        page = queries.find_decisions_page(connection, None, request)
+    times = [decision.decided_at for decision in page.items if decision.decided_at]
+    assert len(times) == 30
+    assert times == sorted(times)
