@@ -400,6 +400,9 @@ class Schemas:
             schema_generator=_PlainJsonSchema,
         )
         schemas: dict[str, Any] = definitions["$defs"]
+        schemas["PartialPreferenceUpdate"]["anyOf"] = [
+            {"required": [package_type.preference_field]} for package_type in self._package_types
+        ]
         by_type = schemas["StatisticsBody"]["properties"]["by_type"]
         by_type["properties"] = dict.fromkeys(
             self._package_types.names, by_type["additionalProperties"]

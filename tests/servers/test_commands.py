@@ -24,7 +24,13 @@ def test_scripts_make_and_drop_the_tables(tmp_path: Path) -> None:
         )
 
     script("create_schema")
-    assert database.rows(TABLES) == [("counters",), ("packages",), ("preferences",)]
+    assert [name for (name,) in database.rows(TABLES)] == [
+        "alembic_version",
+        "counters",
+        "packages",
+        "preference_updates",
+        "preferences",
+    ]
     script("drop_schema")
     assert database.rows(TABLES) == []
 

@@ -45,7 +45,9 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
         database.rows("VACUUM")
     with installation.server(name) as server:
         complaint = (
-            "has no tables counters, packages, preferences" if is_there else "is unavailable"
+            "has no tables counters, packages, preference_updates, preferences"
+            if is_there
+            else "is unavailable"
         )
         assert re.search(rf"The database sqlite:///\S*galaxy_express.db {complaint}", server.log)
         assert not server.is_healthy("readiness")
