@@ -73,7 +73,7 @@ def _define_tables(dialect: str) -> MetaData:
         Column("package_type", OpaqueText, nullable=False),
         Column("timestamp", BigInteger, nullable=False),
         Column("status", OpaqueText, nullable=False),
-        Column("decided_at", BigInteger),  # not recorded by versions before 1.2
+        Column("decided_at", BigInteger),  # not recorded by versions before 1.1
         Column("declined_at", BigInteger),
         CheckConstraint("status IN ('delivered', 'dropped')", name="status"),
     )

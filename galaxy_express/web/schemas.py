@@ -111,7 +111,7 @@ class _UpdateBody(_Body):
 # Bodies of answers
 
 _DECIDED_AT = (
-    "When it was decided, by the service's clock; null if it was decided before version 1.2."
+    "When it was decided, by the service's clock; null if it was decided before version 1.1."
 )
 _DECLINED_AT = (
     "The timestamp of the preference by which it was dropped; null if it was delivered, or if "

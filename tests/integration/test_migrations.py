@@ -18,7 +18,7 @@ from tests.backends import Backend
 from tests.conftest import DATABASES, MakeApp, OpenDatabase
 from tests.functional.client import PACKAGE, send, totals
 
-# What version 1.1 created.
+# What version 1.0 created.
 OLD_TABLES = [
     """
     CREATE TABLE packages (
@@ -43,7 +43,7 @@ OLD_TABLES = [
     )
     """,
 ]
-# As version 1.1 inserted packages.
+# As version 1.0 inserted packages.
 OLD_INSERT = (
     "INSERT INTO packages (package_id, sender_id, recipient_id, package_type, timestamp, status)"
     " VALUES ('{}', 'zap', 'leela', 'personal', 5432961600000000, '{}')"
@@ -53,7 +53,7 @@ OLD_IDS = ["old-c", "old-a", "old-b"]
 
 @pytest.fixture
 def old(backend: Backend) -> Backend:
-    """A database of version 1.1, with packages, preferences and totals."""
+    """A database of version 1.0, with packages, preferences and totals."""
     text = 'TEXT COLLATE "C"' if backend.url.startswith("postgresql") else "TEXT"
     if text == "TEXT":
         backend.rows("PRAGMA journal_mode=WAL")
@@ -108,7 +108,7 @@ def test_nothing_is_wrong_afterwards(old: Backend, open_database: OpenDatabase) 
 def test_models_and_migrations_agree(
     backend: Backend, open_database: OpenDatabase, request: pytest.FixtureRequest, start: str
 ) -> None:
-    """The migrations make what the models describe, from nothing and from version 1.1."""
+    """The migrations make what the models describe, from nothing and from version 1.0."""
     if start == "old":
         request.getfixturevalue("old")
     create_schema(backend.config)

@@ -1,4 +1,4 @@
-"""The tables of versions 1.0 and 1.1, unless they are there."""
+"""The tables of version 1.0, unless they are there."""
 
 from alembic import op
 
