@@ -208,8 +208,12 @@ class Installation:
 
     def run(self, command: str, *arguments: str, stdin: str = "") -> str:
         """Run a command to its end, which must be a good one, and return what it printed."""
+        return self.run_python(COMMANDS / command, *arguments, stdin=stdin)
+
+    def run_python(self, *arguments: str | Path, stdin: str = "") -> str:
+        """Run Python to its end, which must be a good one, and return what it printed."""
         return subprocess.run(
-            [sys.executable, COMMANDS / command, *arguments],
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=self.environment,
             input=stdin,
@@ -236,15 +240,17 @@ class Installation:
 
         :param options: of its command line, in place of what its configuration says.
         """
+        return self._gunicorn(
+            "gunicorn", "--config", "configs/gunicorn.conf.py", *options, workers=workers
+        )
+
+    def command(self, *arguments: str) -> Server:
+        """The server of the command ``galaxy-express``, yet to be started."""
+        return self._gunicorn("galaxy_express.ops.command", *arguments)
+
+    def _gunicorn(self, module: str, *arguments: str, workers: int = 2) -> Server:
         port = free_port()
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "--config",
-            "configs/gunicorn.conf.py",
-            *options,
-        ]
+        command = [sys.executable, "-m", module, *arguments]
         environment = self.environment | {
             "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
             "GALAXY_EXPRESS_WORKERS": str(workers),

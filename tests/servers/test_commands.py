@@ -8,7 +8,7 @@ import pytest
 
 from galaxy_express.ops import shell
 from tests.backends import SQLiteBackend
-from tests.servers.running import Installation
+from tests.servers.running import ROOT, Installation
 
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
@@ -33,6 +33,37 @@ def test_scripts_make_and_drop_the_tables(tmp_path: Path) -> None:
     ]
     script("drop_schema")
     assert database.rows(TABLES) == []
+
+
+def galaxy_express(installation: Installation, *arguments: str, stdin: str = "") -> str:
+    """Run the command ``galaxy-express`` with the configuration of an installation."""
+    return installation.run_python(
+        "-m", "galaxy_express.ops.command", *arguments, "--configs=configs", stdin=stdin
+    )
+
+
+def test_one_command_does_all(tmp_path: Path) -> None:
+    """``galaxy-express`` migrates, audits, backs up and opens a shell as make does."""
+    database = SQLiteBackend(tmp_path / "galaxy_express.db")
+    installation = Installation(tmp_path, database)
+    assert galaxy_express(installation, "configs") == "configs\n"
+    galaxy_express(installation, "migrate")
+    assert "Nothing is wrong." in galaxy_express(installation, "audit")
+    galaxy_express(installation, "backup", "copy.db")
+    assert SQLiteBackend(tmp_path / "copy.db").stored() == {}
+    assert "galaxies" in galaxy_express(installation, "shell", stdin="print('gala' + 'xies')")
+
+
+def test_the_configuration_that_ships_is_found(installation: Installation) -> None:
+    """Without ``--configs`` the command uses the configuration files of the checkout."""
+    printed = installation.run_python("-m", "galaxy_express.ops.command", "configs")
+    assert Path(printed.strip()).samefile(ROOT / "configs")
+
+
+def test_one_command_serves(installation: Installation) -> None:
+    """``galaxy-express serve`` is gunicorn with the configuration that is given."""
+    with installation.command("serve", "--configs=configs") as server:
+        assert server.request("GET", "/health").json is True
 
 
 def test_shell_has_the_models_and_a_query(installation: Installation) -> None:
