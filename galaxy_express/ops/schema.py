@@ -25,9 +25,11 @@ def create_schema(app_config: RawConfig) -> None:
     with database_for_script(app_config) as database:
         try:
             with database.migrating() as connection:
-                migrations.upgrade(connection)
+                revision = migrations.upgrade(connection)
         except migrations.NewerDatabase as error:
             raise SystemExit(f"The database {database} was not migrated: {error}") from error
+    if revision is not None:
+        sys.stdout.write(f"The tables of {database} are now those of revision {revision}.\n")
 
 
 def drop_schema(app_config: RawConfig) -> None:

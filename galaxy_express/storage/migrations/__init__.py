@@ -4,6 +4,7 @@ A migration can be run again after it was interrupted at any moment, and while t
 version of the service still writes.
 """
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -15,6 +16,8 @@ from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for
+
+logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every step
 
 #: Alembic's own table, which has the revision of the database.
 VERSION_TABLE = "alembic_version"
@@ -30,20 +33,24 @@ class NewerDatabase(Exception):
         )
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection) -> str | None:
     """Run the migrations that the database lacks, and create tables that were lost.
 
     :param connection: one that nobody else migrates with at the same time.
+    :returns: the new revision; ``None`` if no migration was needed.
     :raises NewerDatabase: if there is nothing that this version could do.
     """
-    if needs_upgrade(connection):
+    needed = needs_upgrade(connection)
+    if needed:
         if connection.dialect.name == "postgresql":
             connection.commit()  # its migrations make transactions of their own
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     metadata_for(connection.dialect.name).create_all(connection)
+    revision = MigrationContext.configure(connection).get_current_revision()
     connection.commit()
+    return revision if needed else None
 
 
 def needs_upgrade(connection: Connection) -> bool:
