@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from webtest import TestApp
 
 from tests.backends import Backend
-from tests.functional.client import ANY, PACKAGE, RECENTLY, UPDATE, post, send_batch, update
+from tests.functional.client import (
+    ANY,
+    PACKAGE,
+    RECENTLY,
+    UPDATE,
+    post,
+    preferences_of,
+    send_batch,
+    update,
+)
 
 TYPES = ["personal", "marketing"]
 TIMESTAMPS = [f"2142-03-01T12:00:0{second}Z" for second in range(3)]
@@ -31,6 +40,15 @@ updates = st.fixed_dictionaries(
         "personal_preference": st.booleans(),
         "marketing_preference": st.booleans(),
     }
+)
+partial_updates = st.builds(
+    lambda timestamp, package_type, wanted: {
+        "timestamp": timestamp,
+        f"{package_type}_preference": wanted,
+    },
+    st.sampled_from(TIMESTAMPS),
+    st.sampled_from(TYPES),
+    st.booleans(),
 )
 # What is done, and with what.
 actions = st.one_of(
@@ -164,8 +182,16 @@ def test_any_sequence_of_requests(
     assert counted == app_backend.stored()
 
 
+def put_or_patch(app: TestApp, body: dict[str, object], recipient_id: str) -> None:
+    """Send an update of all preferences, or of some."""
+    if len(body) == 3:
+        update(app, body, recipient_id)
+    else:
+        app.patch_json(preferences_of(recipient_id), body)
+
+
 @settings(max_examples=40)
-@given(bodies=st.lists(updates, min_size=1, max_size=6), data=st.data())
+@given(bodies=st.lists(updates | partial_updates, min_size=1, max_size=6), data=st.data())
 def test_updates_in_any_order(
     app: TestApp, app_backend: Backend, bodies: list[dict[str, object]], data: st.DataObject
 ) -> None:
@@ -173,9 +199,9 @@ def test_updates_in_any_order(
     app_backend.empty_tables()
     repeats = data.draw(st.lists(st.sampled_from(bodies), max_size=4))
     for body in bodies:
-        update(app, body, "leela")
+        put_or_patch(app, body, "leela")
     for body in data.draw(st.permutations(bodies + repeats)):
-        update(app, body, "fry")
+        put_or_patch(app, body, "fry")
     leela = app.get("/recipients/leela/preferences").json
     fry = app.get("/recipients/fry/preferences").json
     assert fry == leela | {"recipient_id": "fry"}
