@@ -96,25 +96,35 @@ TAMPERED = {
     ),
     "a delivered package that was declined": (
         "UPDATE packages SET declined_at = 0 WHERE package_id = 'a'",
-        "In packages, 1 rows have a time of declining, although they were delivered, one of them"
-        " of package_id 'a'.",
+        (
+            "In packages, 1 rows have a time of declining, although they were delivered, one of them"
+            " of package_id 'a'."
+        ),
     ),
     "an update without its effect": (
-        "INSERT INTO preference_updates"
-        " (sequence, recipient_id, timestamp, received_at, wanted, applied)"
-        " VALUES (1, 'fry', 0, 0, '{\"marketing\": false, \"personal\": true}', true)",
-        "In preference_updates, 2 preferences are newer than the current ones, one of them of"
-        " recipient_id 'fry'.",
+        (
+            "INSERT INTO preference_updates"
+            " (sequence, recipient_id, timestamp, received_at, wanted, applied)"
+            " VALUES (1, 'fry', 0, 0, '{\"marketing\": false, \"personal\": true}', true)"
+        ),
+        (
+            "In preference_updates, 2 preferences are newer than the current ones, one of them of"
+            " recipient_id 'fry'."
+        ),
     ),
     "a preference set back": (
         "UPDATE preferences SET wanted = true",
-        "In preference_updates, 1 preferences are newer than the current ones, one of them of"
-        " recipient_id 'leela'.",
+        (
+            "In preference_updates, 1 preferences are newer than the current ones, one of them of"
+            " recipient_id 'leela'."
+        ),
     ),
     "a drop that nobody asked for": (
         "UPDATE preference_updates SET wanted = '{\"personal\": true}'",
-        "In packages, 1 rows were dropped at the time of an update that did not decline them, one"
-        " of them of package_id 'c'.",
+        (
+            "In packages, 1 rows were dropped at the time of an update that did not decline them, one"
+            " of them of package_id 'c'."
+        ),
     ),
     "a recipient without a name": (
         "UPDATE preferences SET recipient_id = ''",
