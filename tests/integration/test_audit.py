@@ -97,8 +97,8 @@ TAMPERED = {
     "a delivered package that was declined": (
         "UPDATE packages SET declined_at = 0 WHERE package_id = 'a'",
         (
-            "In packages, 1 rows have a time of declining, although they were delivered, one of them"
-            " of package_id 'a'."
+            "In packages, 1 rows have a time of declining, although they were delivered, one of"
+            " them of package_id 'a'."
         ),
     ),
     "an update without its effect": (
@@ -122,8 +122,8 @@ TAMPERED = {
     "a drop that nobody asked for": (
         "UPDATE preference_updates SET wanted = '{\"personal\": true}'",
         (
-            "In packages, 1 rows were dropped at the time of an update that did not decline them, one"
-            " of them of package_id 'c'."
+            "In packages, 1 rows were dropped at the time of an update that did not decline them,"
+            " one of them of package_id 'c'."
         ),
     ),
     "a recipient without a name": (
