@@ -13,6 +13,9 @@ OPERATIONS = {
     "packages-read_package_named_batch": "404",
     "preferences-update_preferences": "200",
     "preferences-read_preferences": "200",
+    "preferences-patch_preferences": "200",
+    "preferences-list_updates": "200",
+    "packages-list_packages": "200",
     "service-read_statistics": "200",
     "service-is_healthy": "200",
 }
@@ -53,7 +56,7 @@ def execute(docs: Window, operation: str) -> str:
 IS_WHOLE = """
 const all = (selector) => [...document.querySelectorAll(`${arguments[0]} ${selector}`)];
 return all("[data-code='405']").some((row) => row.textContent.includes("Allow"))
-  && all(".parameters input").every((field) => field.value);
+  && all(".parameters tr:has(.required) input").every((field) => field.value);
 """
 
 STATUS = """

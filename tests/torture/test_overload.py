@@ -38,13 +38,11 @@ def test_overload(installation: Installation, amount: Amount, report: Report) ->
     assert len(served) + len(refused) == len(crowd)
     assert refused
     assert all(hit.retry_after for hit in refused)
-    # To refuse costs something, and the crowd itself, which is on this machine, does too.
+    assert served
     served_before = sum(hit.status == 201 for hit in before)
-    assert len(served) > served_before / 4
-    # Were all let in, to serve them would take as long.
-    assert _wait(refused) < 1e3 * FAR_MORE / (served_before / amount.seconds)
-    # All come at once, which takes a while, and only later is the service at its usual pace.
+    # Rates are compared when the service has settled, and has the machine to itself.
     if amount.seconds > SETTLED:
+        assert len(served) > served_before / 4  # clients and rejections take their share
         assert _wait(refused) < _wait(served)
     assert {hit.status for hit in after} == {201}
     answered = sum(hit.status == 201 for hit in before + crowd + after)
