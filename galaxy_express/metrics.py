@@ -38,6 +38,16 @@ _DROPPED_LOG_LINES = Counter(
     "galaxy_express_log_lines_dropped_total",
     "Lines of the log that were lost, since its reader stands still or its disk is full",
 )
+_DATABASE_TIMEOUTS = Counter(
+    "galaxy_express_database_timeouts_total",
+    "Waits for PostgreSQL that were given up (connect, statement, commit)",
+    ["operation"],
+)
+_READY = Gauge(
+    "galaxy_express_ready",
+    "1 if the last probe of readiness succeeded in every worker, otherwise 0",
+    multiprocess_mode="livemin",
+)
 
 # Looking labels up costs several times as much as counting.
 _CHECKPOINT_FAILURES = Counter(
@@ -83,6 +93,19 @@ def observe_commit(writes: int, seconds: float, success: bool) -> None:
 def count_checkpoint_failure() -> None:
     """Count a checkpoint of SQLite's log that failed."""
     _CHECKPOINT_FAILURES.inc()
+
+
+def count_database_timeout(operation: str) -> None:
+    """Count a wait for PostgreSQL that was given up.
+
+    :param operation: ``connect``, ``statement`` or ``commit``.
+    """
+    _DATABASE_TIMEOUTS.labels(operation).inc()
+
+
+def set_ready(ready: bool) -> None:
+    """Record the result of a probe of readiness."""
+    _READY.set(ready)
 
 
 def set_queue_length(packages: int) -> None:

@@ -28,6 +28,8 @@ def database_from_config(app_config: RawConfig) -> Database:
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         connect_timeout=settings.connect_timeout,
+        idle_timeout=settings.idle_timeout,
+        connection_age=settings.connection_age,
         pool_size=settings.pool_size,
         application_name=settings.application_name,
     )
