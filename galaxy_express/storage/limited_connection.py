@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import psycopg2
 from gevent.hub import Hub
-from gevent.monkey import get_original
+from gevent.monkey import get_original, is_module_patched
 from gevent.socket import wait_read, wait_write
 from psycopg2.extensions import POLL_OK, POLL_READ, connection, set_wait_callback
 
@@ -56,8 +56,9 @@ def install() -> None:
 
 
 def in_event_loop() -> bool:
-    """Return whether other greenlets can run while this one waits."""
-    return isinstance(gevent.getcurrent().parent, Hub)
+    """Return whether other greenlets are to run while this one waits: in a process that is patched
+    for it, except in worker threads, which have no event loop."""
+    return is_module_patched("threading") and isinstance(gevent.getcurrent().parent, Hub)
 
 
 def _wait(waiting: Any) -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 
-import gevent
 import pytest
 from sqlalchemy.engine import URL, make_url
 
@@ -106,26 +105,12 @@ def test_reads_on_silent_connections(forwarder: Forwarder, open_at: OpenAt) -> N
     read(database)
 
 
-def test_waiting_in_an_event_loop(forwarder: Forwarder, open_at: OpenAt) -> None:
-    """While one greenlet waits for a silent server, others run, and the wait has its end."""
-    database = open_at(forwarder.port)
-    read(database)
-    forwarder.mute_connections()
-    reading = gevent.spawn(fails, lambda: read(database))
-    for turns in range(10):
-        assert not reading.ready(), f"the read was over after {turns} turns"
-        gevent.sleep(0.01)
-    assert "has not answered" in reading.get()
-    assert gevent.spawn(read, database).get() is None
-
-
 def test_connecting_to_a_silent_server(open_at: OpenAt) -> None:
-    """An attempt to connect ends in time, in an event loop and outside of one."""
+    """An attempt to connect ends in time."""
     with silent_port() as port:
         database = open_at(port)
         fails(lambda: read(database))
         fails(lambda: send(DeliveryDesk(database, PACKAGE_TYPES), package()))
-        gevent.spawn(fails, lambda: read(database)).get()
 
 
 def test_a_server_that_falls_silent_while_connecting(forwarder: Forwarder, open_at: OpenAt) -> None:
