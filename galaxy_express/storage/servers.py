@@ -1,11 +1,13 @@
 """The servers of a PostgreSQL database: tried one at a time, each with its share of the time."""
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from socket import SOCK_STREAM
 from typing import Any, NamedTuple
 
 import gevent
+import gevent.socket
 import psycopg2
 from gevent.monkey import get_original
 from psycopg2.extensions import make_dsn
@@ -15,7 +17,9 @@ from galaxy_express.storage.limited_connection import LimitedConnection, in_even
 # For how long a server that takes no writes is good enough, after a search for another.
 _SEARCH_INTERVAL = 5.0
 
-_resolve_in_thread = get_original("socket", "getaddrinfo")
+# gevent's replacements need an event loop, which a worker thread doesn't have.
+_getaddrinfo = get_original("socket", "getaddrinfo")
+_allocate_lock, _start_new_thread = get_original("_thread", ["allocate_lock", "start_new_thread"])
 
 
 class Host(NamedTuple):
@@ -140,14 +144,47 @@ class Servers:
 def _resolve(host: Host, limit: float) -> list[Host]:
     """Find the addresses of a host, so that each is tried, and libpq doesn't block for a name.
 
-    :raises OSError: if there are none.
+    :raises OSError: if there are none, or not in time.
     """
-    if host.hostaddr or not host.host or host.host.startswith(("/", "@")):
+    if host.hostaddr or not host.host or host.host.startswith(("/", "@")) or _is_address(host.host):
         return [host]
-    if in_event_loop():
-        with gevent.Timeout(limit, TimeoutError("the name was not resolved in time")):
-            found = gevent.socket.getaddrinfo(host.host, None, type=socket.SOCK_STREAM)
-    else:
-        found = _resolve_in_thread(host.host, None, type=socket.SOCK_STREAM)
-    addresses = dict.fromkeys(address[0] for *_, address in found)
+    look_up = _look_up_in_loop if in_event_loop() else _look_up_in_thread
+    addresses = dict.fromkeys(address[0] for *_, address in look_up(host.host, limit))
     return [host._replace(hostaddr=address) for address in addresses]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _look_up_in_loop(name: str, limit: float) -> list[Any]:
+    with gevent.Timeout(limit, TimeoutError("the name was not found in time")):
+        found: list[Any] = gevent.socket.getaddrinfo(name, None, type=SOCK_STREAM)
+        return found
+
+
+def _look_up_in_thread(name: str, limit: float) -> list[Any]:
+    # The system's look-up has no limit, so it has a thread of its own, which may be left behind.
+    results: list[Any] = []
+    done = _allocate_lock()
+    done.acquire()
+
+    def look_up() -> None:
+        try:
+            results.append(_getaddrinfo(name, None, type=SOCK_STREAM))
+        except OSError as error:
+            results.append(error)
+        finally:
+            done.release()
+
+    _start_new_thread(look_up, ())
+    if not done.acquire(timeout=max(0.0, limit)):
+        raise TimeoutError("the name was not found in time")
+    (result,) = results
+    if isinstance(result, OSError):
+        raise result
+    return list(result)

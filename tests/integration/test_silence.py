@@ -130,6 +130,16 @@ def test_several_servers(server: URL, open_at: OpenAt) -> None:
         assert time.monotonic() - started < 0.2
 
 
+def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
+    """A name is looked up, and its addresses are tried like servers; one without any is named."""
+    url = server.set(host="localhost").render_as_string(hide_password=False)
+    database = database_from_config({"database.url": url} | HASTY)
+    read(database)
+    database.close()
+    database = database_from_config({"database.url": "postgresql://nowhere.invalid/g"} | HASTY)
+    assert "nowhere.invalid" in fails(lambda: read(database))
+
+
 def count_sleepers(backend: Backend) -> int:
     """How many backends are in a COMMIT that takes long."""
     ((number,),) = backend.rows(
