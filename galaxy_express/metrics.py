@@ -40,13 +40,13 @@ _DROPPED_LOG_LINES = Counter(
 )
 _DATABASE_TIMEOUTS = Counter(
     "galaxy_express_database_timeouts_total",
-    "Waits for PostgreSQL that were given up (connect, statement, commit)",
+    "What PostgreSQL didn't answer in time, and failures to connect",
     ["operation"],
 )
-_READY = Gauge(
-    "galaxy_express_ready",
-    "1 if the last probe of readiness succeeded in every worker, otherwise 0",
-    multiprocess_mode="livemin",
+_UNREADY_WORKERS = Gauge(
+    "galaxy_express_unready_workers",
+    "Workers whose last probe of readiness failed",
+    multiprocess_mode="livesum",
 )
 
 # Looking labels up costs several times as much as counting.
@@ -105,7 +105,7 @@ def count_database_timeout(operation: str) -> None:
 
 def set_ready(ready: bool) -> None:
     """Record the result of a probe of readiness."""
-    _READY.set(ready)
+    _UNREADY_WORKERS.set(not ready)
 
 
 def set_queue_length(packages: int) -> None:

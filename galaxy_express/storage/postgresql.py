@@ -14,7 +14,6 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from galaxy_express import metrics
 from galaxy_express.storage import limited_connection
 from galaxy_express.storage.database import (
     Blocked,
@@ -205,6 +204,8 @@ class PostgreSQLDatabase(Database):
     :param connection_age: how old a connection may become before another takes its place.
     :param pool_size: how many reads may run at the same time.
     :param application_name: the name of this service in ``pg_stat_activity``.
+    :param on_timeout: called when a wait is given up, with what for: ``connect``, ``statement`` or
+        ``commit``.
     """
 
     driver_error = psycopg2.Error
@@ -220,11 +221,13 @@ class PostgreSQLDatabase(Database):
         connection_age: timedelta,
         pool_size: int,
         application_name: str,
+        on_timeout: Callable[[str], None],
     ) -> None:
         limited_connection.install()
         self._url = url
         self._lock_timeout = lock_timeout
         self._limit = statement_timeout.total_seconds() + _GRACE_SECONDS
+        self._on_timeout = on_timeout
         self._age = connection_age.total_seconds()
         # Not all poolers take settings at connect, and some keep none between transactions.
         self._set = (
@@ -288,7 +291,7 @@ class PostgreSQLDatabase(Database):
         try:
             return self._servers.connect(to_write)
         except psycopg2.OperationalError:
-            metrics.count_database_timeout("connect")
+            self._on_timeout("connect")
             raise
 
     def _prepare(self, connection: LimitedConnection) -> bool:
@@ -383,7 +386,7 @@ class PostgreSQLDatabase(Database):
     def _translate(self, error: Any) -> Exception:
         if isinstance(error, TimedOut):
             is_commit = isinstance(error, CommitTimedOut)
-            metrics.count_database_timeout("commit" if is_commit else "statement")
+            self._on_timeout("commit" if is_commit else "statement")
         if isinstance(error, TimedOut) or error.pgcode == _READ_ONLY:
             # The server may be gone, or a standby by now: nothing is to be read from it.
             self._useless_before = monotonic()

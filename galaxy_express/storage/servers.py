@@ -16,6 +16,9 @@ from galaxy_express.storage.limited_connection import LimitedConnection, in_even
 
 # For how long a server that takes no writes is good enough, after a search for another.
 _SEARCH_INTERVAL = 5.0
+# How much of the time to connect may be spent on each further server, once there is one that takes
+# no writes: it may have been promoted by then.
+_SEARCH_SHARE = 0.2
 
 # gevent's replacements need an event loop, which a worker thread doesn't have.
 _getaddrinfo = get_original("socket", "getaddrinfo")
@@ -79,6 +82,8 @@ class Servers:
         fallback: LimitedConnection | None = None
         errors: list[psycopg2.OperationalError] = []
         for address, limit in self._addresses(errors):
+            if fallback is not None:
+                limit = min(limit, self._limit * _SEARCH_SHARE)
             try:
                 connection, takes_writes = self._open(address, limit)
             except psycopg2.OperationalError as error:

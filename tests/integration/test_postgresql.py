@@ -2,7 +2,7 @@
 
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from random import Random
 
@@ -286,12 +286,14 @@ def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Datab
             with database.transaction() as connection:
                 connection.execute("SET LOCAL deadlock_timeout = '10ms'")
                 connection.execute(PREFERENCE_OF_B)
-                threads.submit(other.execute, PREFERENCE_OF_B)
+                winning.append(threads.submit(other.execute, PREFERENCE_OF_B))
                 backend.wait_for_blocked_write()
                 connection.execute(PREFERENCE_OF_A)
 
+        winning: list[Future[None]] = []
         with pytest.raises(TransactionConflict):
             lose()
+        winning[0].result()
 
 
 def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:

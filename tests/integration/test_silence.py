@@ -58,11 +58,14 @@ def open_at(server: URL) -> Iterator[OpenAt]:
     """Open the database through ports of this machine, tried in their order."""
     databases = []
 
-    def open_(*ports: int | None, **settings: str) -> Database:
+    def open_(
+        *ports: int | None, on_timeout: Callable[[str], None] = lambda _: None, **settings: str
+    ) -> Database:
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         user = f"{server.username}:{server.password or ''}"
         url = f"postgresql://{user}@{hosts}/{server.database}"
-        database = database_from_config({"database.url": url} | HASTY | settings)
+        config = {"database.url": url} | HASTY | settings
+        database = database_from_config(config, on_timeout)
         databases.append(database)
         return database
 
@@ -88,11 +91,13 @@ def fails(action: Callable[[], object], seconds: float = BOUNDED) -> str:
 
 def test_writes_on_a_silent_connection(forwarder: Forwarder, open_at: OpenAt) -> None:
     """A write on a connection that fell silent fails in time, and the next has a new one."""
-    desk = DeliveryDesk(open_at(forwarder.port), PACKAGE_TYPES)
+    given_up: list[str] = []
+    desk = DeliveryDesk(open_at(forwarder.port, on_timeout=given_up.append), PACKAGE_TYPES)
     send(desk, package("a"))
     forwarder.mute_connections()
     assert "has not answered" in fails(lambda: send(desk, package("b")))
     assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+    assert given_up == ["statement"]
 
 
 def test_reads_on_silent_connections(forwarder: Forwarder, open_at: OpenAt) -> None:
