@@ -21,8 +21,9 @@ from galaxy_express.storage.database import Blocked, Connection, Database, Datab
 
 logger = logging.getLogger(__name__)
 
-# How long a group waits for a lock, while all others wait for the group.
-BRIEFLY = timedelta(milliseconds=50)
+# How long a group waits for a lock, while all others wait for the group: at first, and again.
+FIRST_WAIT = timedelta(milliseconds=50)
+NEXT_WAIT = timedelta(milliseconds=20)
 
 
 class DeskClient:
@@ -144,7 +145,7 @@ class DeskContextFactory(ContextFactory):
         self._database = database
         self._checkpoints = Checkpoints(database)
         self._queue: GroupCommit[WriteRequest] = GroupCommit(
-            lambda requests: desk.commit(requests, min(BRIEFLY, lock_timeout)),
+            lambda requests: desk.commit(requests, min(FIRST_WAIT, lock_timeout)),
             shared_errors=DatabaseUnavailable,
             max_group=settings.max_group,
             max_queued=settings.max_queued,
@@ -152,6 +153,7 @@ class DeskContextFactory(ContextFactory):
             on_commit=self._checkpoints.note_commit,
             blocked_errors=Blocked,
             keys=_keys,
+            commit_again=lambda requests: desk.commit(requests, min(NEXT_WAIT, lock_timeout)),
             patience=lock_timeout,
         )
 

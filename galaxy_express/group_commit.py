@@ -49,7 +49,7 @@ class _Group(Generic[AnyWrite]):
 
     :ivar moved: the writes that were moved to other groups, of those whose waiters don't know yet.
     :ivar keys: what the writes are set aside for; empty if they aren't.
-    :ivar blocked: the error of the last try, if they are set aside.
+    :ivar blocked: the error of the last try, if it met a lock.
     :ivar pause: how many seconds pass before the next try.
     """
 
@@ -109,6 +109,8 @@ class GroupCommit(Generic[AnyWrite]):
         lock on what one of the writes needs.
     :param keys: names what a write may be blocked for; the next writes of a key that is blocked
         are set aside at once.
+    :param commit_again: the same as ``commit``, for writes that met a lock before; it should wait
+        for locks for a shorter time.
     :param patience: how long a write that is blocked is tried again.
     """
 
@@ -123,9 +125,11 @@ class GroupCommit(Generic[AnyWrite]):
         on_commit: Callable[[], None],
         blocked_errors: type[Exception] | tuple[type[Exception], ...] = (),
         keys: Callable[[AnyWrite], Collection[Hashable]] = lambda _: (),
+        commit_again: Callable[[Sequence[AnyWrite]], None] | None = None,
         patience: timedelta = timedelta(0),
     ) -> None:
         self._commit = commit
+        self._commit_again = commit_again or commit
         self._shared_errors = shared_errors
         self._blocked_errors = blocked_errors
         self._keys = keys
@@ -293,7 +297,8 @@ class GroupCommit(Generic[AnyWrite]):
             )
             self._on_commit()
 
-        self._thread.submit(lambda: self._commit_in_parts(writes), finish)
+        commit = self._commit if group.blocked is None else self._commit_again
+        self._thread.submit(lambda: self._commit_in_parts(writes, commit), finish)
 
     def _part(
         self, group: _Group[AnyWrite], blocked: list[tuple[Sequence[AnyWrite], Exception]]
@@ -306,6 +311,7 @@ class GroupCommit(Generic[AnyWrite]):
             middle = len(writes) // 2
             for half in (writes[:middle], writes[middle:]):
                 part: _Group[AnyWrite] = _Group()
+                part.blocked = error
                 group.move(half, part)
                 self._try_again(part, at=0)
 
@@ -354,10 +360,12 @@ class GroupCommit(Generic[AnyWrite]):
     def _try_again(self, group: _Group[AnyWrite], at: float) -> None:
         heappush(self._retries, (at, next(self._retry_numbers), group))
 
-    def _commit_in_parts(self, writes: Sequence[AnyWrite]) -> _Result[AnyWrite]:
+    def _commit_in_parts(
+        self, writes: Sequence[AnyWrite], commit: Callable[[Sequence[AnyWrite]], None]
+    ) -> _Result[AnyWrite]:
         """Commit writes together if possible; return what became of those that were not."""
         try:
-            self._commit(writes)
+            commit(writes)
         except self._blocked_errors as error:
             return _Result({}, [(writes, error)])
         except self._shared_errors as error:
@@ -366,8 +374,8 @@ class GroupCommit(Generic[AnyWrite]):
             if len(writes) == 1:
                 return _Result({writes[0]: error}, [])
             middle = len(writes) // 2
-            first = self._commit_in_parts(writes[:middle])
-            second = self._commit_in_parts(writes[middle:])
+            first = self._commit_in_parts(writes[:middle], commit)
+            second = self._commit_in_parts(writes[middle:], commit)
             return _Result(first.errors | second.errors, first.blocked + second.blocked)
         return _Result({}, [])
 
