@@ -23,8 +23,6 @@ setup(
         # PostgreSQL's driver, the one that SQLAlchemy 1.4 and gevent work best with; this
         # build brings its own libpq and needs no compiler.
         "psycopg2-binary>=2.9.10",
-        # Lets that driver wait without stopping the event loop.
-        "psycogreen>=1.0.2",
         # Validation of what comes in, and JSON for what goes out.
         "pydantic>=2.10",
         # Typed dictionaries that pydantic can describe before Python 3.12.

@@ -8,6 +8,7 @@ from baseplate.lib.config import RawConfig
 from pyramid.config import Configurator
 from pyramid.router import Router
 
+from galaxy_express import metrics
 from galaxy_express.desk_client import DeskContextFactory
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
@@ -49,7 +50,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     routes = configurator.get_routes_mapper().get_routes()
     check_endpoints(app_config, [route.name for route in routes])
 
-    database = database_from_config(app_config)
+    database = database_from_config(app_config, metrics.count_database_timeout)
     desk = DeskContextFactory(app_config, database, package_types)
     baseplate.add_to_context("database", DatabaseContextFactory(database))
     baseplate.add_to_context("desk", desk)

@@ -8,7 +8,7 @@ import random
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from galaxy_express.delivery import (
     REJECTED,
@@ -33,7 +33,7 @@ from galaxy_express.preferences import (
     is_repeat,
 )
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import Connection, Database, TransactionConflict
+from galaxy_express.storage.database import Blocked, Connection, Database, TransactionConflict
 
 # Enough that two writers rarely share a shard; few enough that summing over them is cheap.
 SHARDS = 64
@@ -41,6 +41,13 @@ SHARDS = 64
 # A retry means that the conflicting transaction committed, so some transaction always makes
 # progress.
 ATTEMPTS = 10
+
+# If as many shards are locked, then probably all are.
+SHARD_ATTEMPTS = 3
+
+
+class _ShardBlocked(Blocked):
+    """Another transaction holds a lock on the counters of this writer's shard."""
 
 
 @dataclass(eq=False, slots=True)
@@ -87,23 +94,32 @@ class DeliveryDesk:
         self._package_types = package_types
         self._shard = random.randrange(SHARDS)
 
-    def commit(self, requests: Sequence[WriteRequest]) -> None:
+    def commit(
+        self, requests: Sequence[WriteRequest], lock_timeout: timedelta | None = None
+    ) -> None:
         """Perform all requests, as if one after another, in one transaction.
 
         Each request then has its result.
 
+        :param lock_timeout: how long to wait for a lock of another transaction, if not as long as
+            the database's setting has it.
         :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.storage.database.Blocked: another transaction has a lock.
         """
-        for _ in range(ATTEMPTS - 1):
+        for attempt in range(1, ATTEMPTS):
             try:
-                return self._transact(requests)
+                return self._transact(requests, lock_timeout)
+            except _ShardBlocked:
+                self._shard = random.randrange(SHARDS)
+                if attempt >= SHARD_ATTEMPTS:
+                    raise
             except TransactionConflict:
                 continue
-        return self._transact(requests)
+        return self._transact(requests, lock_timeout)
 
-    def _transact(self, requests: Sequence[WriteRequest]) -> None:
+    def _transact(self, requests: Sequence[WriteRequest], lock_timeout: timedelta | None) -> None:
         sends = [request for request in requests if isinstance(request, SendRequest)]
-        with self._database.transaction() as connection:
+        with self._database.transaction(lock_timeout) as connection:
             now = from_microseconds(connection.read_clock())
             recipients = _Recipients(connection, requests)
             decisions: dict[str, Decision] = {}
@@ -127,7 +143,10 @@ class DeliveryDesk:
                 send.outcomes = [_claim(package, decisions, unclaimed) for package in send.packages]
             if rejected := sum(map(_count_rejected, sends)):
                 totals[REJECTED] = rejected
-            queries.add_to_totals(connection, self._shard, totals)
+            try:
+                queries.add_to_totals(connection, self._shard, totals)
+            except Blocked as error:
+                raise _ShardBlocked(str(error)) from error
 
     def _decide(self, package: Package, recipients: "_Recipients", now: datetime) -> Decision:
         preference = recipients.preference(package.recipient_id, package.package_type)

@@ -1,7 +1,8 @@
 """The delivery desk as a request reaches it: the queue before it, spans, and counts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from datetime import timedelta
 
 from baseplate import Span
 from baseplate.clients import ContextFactory
@@ -13,12 +14,16 @@ from galaxy_express.desk import DeliveryDesk, SendRequest, UpdateRequest, WriteR
 from galaxy_express.group_commit import GroupCommit
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
-from galaxy_express.settings import DeskSettings, read_section
+from galaxy_express.settings import DatabaseSettings, DeskSettings, read_section
 from galaxy_express.storage import queries
 from galaxy_express.storage.checkpoints import Checkpoints
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Blocked, Connection, Database, DatabaseUnavailable
 
 logger = logging.getLogger(__name__)
+
+# How long a group waits for a lock, while all others wait for the group: at first, and again.
+FIRST_WAIT = timedelta(milliseconds=50)
+NEXT_WAIT = timedelta(milliseconds=20)
 
 
 class DeskClient:
@@ -76,6 +81,17 @@ class DeskClient:
             self._submit(SendRequest(rejected=1))
             metrics.count_rejected(1)
 
+    def check(self, connection: Connection) -> None:
+        """Check that writes can be recorded, as far as is known without writing.
+
+        :param connection: a connection to read from.
+        :raises galaxy_express.storage.database.DatabaseUnavailable: if they can't.
+        :raises galaxy_express.group_commit.Overloaded: if a commit takes too long.
+        """
+        queries.check_schema(connection)
+        self._database.check_commits(connection)
+        self._queue.check()
+
     def _submit(self, request: SendRequest) -> list[SendOutcome]:
         self._queue.submit(request)
         return request.outcomes
@@ -90,6 +106,13 @@ class DeskClient:
             self._queue.submit(request)
             metrics.count_preference_update(request.result.applied)
             return request.result
+
+
+def _keys(request: WriteRequest) -> Sequence[Hashable]:
+    """What a request writes to, and may be blocked for."""
+    if isinstance(request, UpdateRequest):
+        return [("recipient", request.update.recipient_id)]
+    return [("package", package.package_id) for package in request.packages]
 
 
 def _count(package: Package, outcome: SendOutcome) -> None:
@@ -117,15 +140,21 @@ class DeskContextFactory(ContextFactory):
         self, app_config: config.RawConfig, database: Database, package_types: PackageTypeRegistry
     ) -> None:
         settings = read_section(app_config, "desk", DeskSettings)
+        lock_timeout = read_section(app_config, "database", DatabaseSettings).lock_timeout
+        desk = DeliveryDesk(database, package_types)
         self._database = database
         self._checkpoints = Checkpoints(database)
         self._queue: GroupCommit[WriteRequest] = GroupCommit(
-            DeliveryDesk(database, package_types).commit,
+            lambda requests: desk.commit(requests, min(FIRST_WAIT, lock_timeout)),
             shared_errors=DatabaseUnavailable,
             max_group=settings.max_group,
             max_queued=settings.max_queued,
             timeout=settings.timeout,
             on_commit=self._checkpoints.note_commit,
+            blocked_errors=Blocked,
+            keys=_keys,
+            commit_again=lambda requests: desk.commit(requests, min(NEXT_WAIT, lock_timeout)),
+            patience=lock_timeout,
         )
 
     def make_object_for_context(self, name: str, span: Span) -> DeskClient:

@@ -6,14 +6,19 @@ commit, those that it answers may write again at once, so the next commit begins
 loop has received what has arrived by then: otherwise a few writes would be committed alone, and
 most would wait for that. (DeWitt et al., "Implementation Techniques for Main Memory Database
 Systems", 1984.)
+
+A group that meets a lock of another transaction is split, until what is blocked is alone. That is
+set aside and tried again between other groups, so that nothing else waits for the lock.
 """
 
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from datetime import timedelta
-from typing import Generic, Protocol, TypeVar
+from heapq import heappop, heappush
+from itertools import count
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -32,21 +37,59 @@ class Write(Hashable, Protocol):
 
 AnyWrite = TypeVar("AnyWrite", bound=Write)
 
+# How many seconds pass between two tries of what is blocked.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 1.0
+
 
 class Overloaded(Exception):
     """Too many writes are waiting, or this one waited too long."""
 
 
 class _Group(Generic[AnyWrite]):
-    """Writes that share a commit, and the event that their waiters wait for."""
+    """Writes that share a commit, and the event that their waiters wait for.
 
-    __slots__ = ("done", "errors", "size", "writes")
+    :ivar moved: the writes that were moved to other groups, of those whose waiters don't know yet.
+    :ivar keys: what the writes are set aside for; empty if they aren't.
+    :ivar blocked: the error of the last try, if it met a lock.
+    :ivar pause: how many seconds pass before the next try.
+    """
+
+    __slots__ = ("blocked", "done", "errors", "keys", "moved", "pause", "size", "writes")
 
     def __init__(self) -> None:
         self.writes: dict[AnyWrite, None] = {}  # an ordered set
         self.size = 0
         self.errors: dict[AnyWrite, BaseException] = {}
         self.done = Event()
+        self.moved: dict[AnyWrite, _Group[AnyWrite]] = {}
+        self.keys: Collection[Hashable] = ()
+        self.blocked: Exception | None = None
+        self.pause = _FIRST_PAUSE
+
+    def add(self, write: AnyWrite) -> None:
+        """Add a write."""
+        self.writes[write] = None
+        self.size += write.size
+
+    def move(self, writes: Sequence[AnyWrite], other: "_Group[AnyWrite]") -> None:
+        """Move those of the writes that were not abandoned to another group."""
+        for write in writes:
+            if write in self.writes:
+                del self.writes[write]
+                other.add(write)
+                self.moved[write] = other
+
+
+class _Result(NamedTuple, Generic[AnyWrite]):
+    """What became of a group.
+
+    :param errors: those of the writes that failed.
+    :param blocked: the writes that met a lock, in the parts in which they were tried.
+    """
+
+    errors: dict[AnyWrite, BaseException]
+    blocked: list[tuple[Sequence[AnyWrite], Exception]]
 
 
 class GroupCommit(Generic[AnyWrite]):
@@ -64,6 +107,13 @@ class GroupCommit(Generic[AnyWrite]):
     :param max_queued: the total size of the writes that may wait, unless nothing else waits.
     :param timeout: how long a write may take from submission to result.
     :param on_commit: called in the event loop after each commit. It must not block.
+    :param blocked_errors: the exceptions of ``commit`` that mean that another transaction holds a
+        lock on what one of the writes needs.
+    :param keys: names what a write may be blocked for; the next writes of a key that is blocked
+        are set aside at once.
+    :param commit_again: the same as ``commit``, for writes that met a lock before; it should wait
+        for locks for a shorter time.
+    :param patience: how long a write that is blocked is tried again.
     """
 
     def __init__(
@@ -75,20 +125,37 @@ class GroupCommit(Generic[AnyWrite]):
         max_queued: int,
         timeout: timedelta,
         on_commit: Callable[[], None],
+        blocked_errors: type[Exception] | tuple[type[Exception], ...] = (),
+        keys: Callable[[AnyWrite], Collection[Hashable]] = lambda _: (),
+        commit_again: Callable[[Sequence[AnyWrite]], None] | None = None,
+        patience: timedelta = timedelta(0),
     ) -> None:
         self._commit = commit
+        self._commit_again = commit_again or commit
         self._shared_errors = shared_errors
+        self._blocked_errors = blocked_errors
+        self._keys = keys
+        self._patience = patience.total_seconds()
         self._max_group = max_group
         self._max_queued = max_queued
         self._timeout = timeout.total_seconds()
         self._on_commit = on_commit
         self._queue: deque[_Group[AnyWrite]] = deque()
-        self._queued = 0
+        self._unfinished = 0
+        # The size of the group under way: the others wait. If it is blocked, it stays that one.
+        self._under_way = 0
+        # Groups that are to be tried again: when, in which order if at once, and the group.
+        self._retries: list[tuple[float, int, _Group[AnyWrite]]] = []
+        self._retry_numbers = count()
+        self._retries_next = True
+        self._aside: dict[Hashable, _Group[AnyWrite]] = {}
+        self._waking: gevent.Greenlet | None = None
         self._thread = WorkerThread()
         self._loop = gevent.get_hub().loop
         # Its priority is below that of sockets, so it fires after what has arrived is received.
         self._turn = self._loop.timer(0, priority=-1)
         self._committing = False
+        self._started: float | None = None
 
     def submit(self, write: AnyWrite) -> None:
         """Wait until the write is committed; its result is then on the write.
@@ -97,72 +164,228 @@ class GroupCommit(Generic[AnyWrite]):
             is running by then, the outcome is unknown.
         :raises Exception: what ``commit`` raised; the write was not recorded.
         """
-        if self._queue and self._queued + write.size > self._max_queued:
+        waiting = self._count_waiting()
+        if waiting and waiting + write.size > self._max_queued:
             raise Overloaded("too many writes are waiting")
-        group = self._group_for(write.size)
-        group.writes[write] = None
-        group.size += write.size
-        self._queued += write.size
+        group = self._group_for(write)
+        group.add(write)
+        self._unfinished += write.size
         if self._committing:
-            metrics.set_queue_length(self._queued)
-        else:
+            metrics.set_queue_length(self._count_waiting())
+        elif not group.keys:
             self._committing = True
             self._loop.run_callback(self._commit_next)
-        try:
-            if not group.done.wait(self._timeout):
-                raise Overloaded("the write took too long")
-        finally:
-            del group.writes[write]  # if it was abandoned, leave it out of the commit
+        group = self._wait(group, write)
         if error := group.errors.pop(write, None):
             raise error
 
+    def check(self) -> None:
+        """Check that no commit has been under way for longer than a write may take.
+
+        :raises Overloaded: if one has.
+        """
+        if self._started is not None and time.perf_counter() - self._started > self._timeout:
+            raise Overloaded("a commit takes too long")
+
     def close(self) -> None:
         """End the worker thread after its current commit."""
+        if self._waking is not None:
+            self._waking.kill(block=False)
         self._thread.close()
 
-    def _group_for(self, size: int) -> _Group[AnyWrite]:
-        if not self._queue or self._queue[-1].size + size > self._max_group:
+    def _wait(self, group: _Group[AnyWrite], write: AnyWrite) -> _Group[AnyWrite]:
+        """Wait until a write is done, in whichever group it is by then; return that group."""
+        deadline = time.monotonic() + self._timeout
+        is_aside = False
+        try:
+            while True:
+                if group.keys and not is_aside:
+                    is_aside = True
+                    deadline = min(deadline, time.monotonic() + self._patience)
+                if not group.done.wait(max(0.0, deadline - time.monotonic())):
+                    raise _copy(group.blocked) or Overloaded("the write took too long")
+                if write not in group.moved:
+                    return group
+                group = group.moved.pop(write)
+        finally:
+            while write in group.moved:
+                group = group.moved.pop(write)
+            if not group.done.is_set():  # it was abandoned: leave it out of the commit
+                self._unfinished -= write.size
+                del group.writes[write]
+                if not group.writes:
+                    self._forget(group)
+
+    def _count_waiting(self) -> int:
+        return max(0, self._unfinished - self._under_way)
+
+    def _group_for(self, write: AnyWrite) -> _Group[AnyWrite]:
+        if aside := self._find_aside(write):
+            if aside.writes and aside.size + write.size > self._max_group:
+                raise _copy(aside.blocked) or Overloaded("too many writes are blocked")
+            return aside
+        if not self._queue or self._queue[-1].size + write.size > self._max_group:
             self._queue.append(_Group())
         return self._queue[-1]
 
+    def _find_aside(self, write: AnyWrite) -> _Group[AnyWrite] | None:
+        """Find what was set aside for a key of this write."""
+        if not self._aside:
+            return None
+        return next(filter(None, map(self._aside.get, self._keys(write))), None)
+
+    def _leave_out_blocked(self, group: _Group[AnyWrite]) -> None:
+        """Set aside what is known to be blocked by now."""
+        if not group.keys and self._aside:
+            for write in list(group.writes):
+                if aside := self._find_aside(write):
+                    group.move([write], aside)
+
     def _commit_next(self) -> None:
-        while self._queue:
-            group = self._queue.popleft()
-            self._queued -= group.size
+        while group := self._next_group():
+            self._leave_out_blocked(group)
             if group.writes:
                 self._commit_group(group)
                 return
+            group.done.set()
+            self._forget(group)
         self._committing = False
+        if self._retries:
+            self._wake_at(self._retries[0][0])
+
+    def _next_group(self) -> _Group[AnyWrite] | None:
+        """Take the next group: in turn from the queue, and from those to be tried again."""
+        is_due = bool(self._retries) and self._retries[0][0] <= time.monotonic()
+        if is_due and (self._retries_next or not self._queue):
+            self._retries_next = False
+            return heappop(self._retries)[2]
+        self._retries_next = True
+        return self._queue.popleft() if self._queue else None
+
+    def _wake_at(self, moment: float) -> None:
+        if self._waking is not None:
+            self._waking.kill(block=False)
+        self._waking = gevent.spawn_later(max(0.0, moment - time.monotonic()), self._wake)
+
+    def _wake(self) -> None:
+        self._waking = None
+        if not self._committing:
+            self._committing = True
+            self._commit_next()
 
     def _commit_group(self, group: _Group[AnyWrite]) -> None:
         writes = list(group.writes)
-        started = time.perf_counter()
+        self._started = started = time.perf_counter()
+        if not self._retries:
+            self._under_way = group.size
+        successor = self._succeed(group) if group.keys else None
 
-        def finish(errors: dict[AnyWrite, BaseException] | BaseException) -> None:
+        def finish(result: _Result[AnyWrite] | BaseException) -> None:
+            self._started = None
             seconds = time.perf_counter() - started
-            if isinstance(errors, BaseException):
-                errors = _for_each(writes, errors)
-            group.errors = errors
+            if isinstance(result, BaseException):
+                result = _Result(_for_each(writes, result), [])
+            group.errors = result.errors
+            if successor is None:
+                self._part(group, result.blocked)
+            else:
+                self._continue(group, successor, result.blocked)
             group.done.set()
+            self._unfinished -= sum(write.size for write in group.writes)
+            if not self._retries:
+                self._under_way = 0
             self._turn.start(self._commit_next)
-            metrics.set_queue_length(self._queued)
-            metrics.observe_commit(len(writes), seconds, success=not errors)
+            metrics.set_queue_length(self._count_waiting())
+            metrics.observe_commit(
+                len(writes), seconds, success=not (result.errors or result.blocked)
+            )
             self._on_commit()
 
-        self._thread.submit(lambda: self._commit_in_parts(writes), finish)
+        commit = self._commit if group.blocked is None else self._commit_again
+        self._thread.submit(lambda: self._commit_in_parts(writes, commit), finish)
 
-    def _commit_in_parts(self, writes: Sequence[AnyWrite]) -> dict[AnyWrite, BaseException]:
-        """Commit writes together if possible; return the errors of those that failed."""
+    def _part(
+        self, group: _Group[AnyWrite], blocked: list[tuple[Sequence[AnyWrite], Exception]]
+    ) -> None:
+        """Split what is blocked, and try it again at once; set a write aside that is alone."""
+        for writes, error in blocked:
+            if len(writes) == 1:
+                group.move(writes, self._aside_for(writes[0], error))
+                continue
+            middle = len(writes) // 2
+            for half in (writes[:middle], writes[middle:]):
+                part: _Group[AnyWrite] = _Group()
+                part.blocked = error
+                group.move(half, part)
+                self._try_again(part, at=0)
+
+    def _aside_for(self, write: AnyWrite, error: Exception) -> _Group[AnyWrite]:
+        """The group of those that are blocked for what blocks this write."""
+        aside = self._find_aside(write)
+        if aside is None:
+            aside = self._set_aside(self._keys(write) or [write])
+            self._try_again(aside, at=time.monotonic() + aside.pause)
+        aside.blocked = error
+        return aside
+
+    def _set_aside(self, keys: Collection[Hashable]) -> _Group[AnyWrite]:
+        aside: _Group[AnyWrite] = _Group()
+        aside.keys = keys
+        self._aside.update(dict.fromkeys(keys, aside))
+        return aside
+
+    def _succeed(self, group: _Group[AnyWrite]) -> _Group[AnyWrite]:
+        """Make the group for the writes that are set aside while this one is tried again."""
+        successor = self._set_aside(group.keys)
+        successor.blocked = group.blocked
+        successor.pause = min(group.pause * 2, _LONGEST_PAUSE)
+        return successor
+
+    def _continue(
+        self,
+        group: _Group[AnyWrite],
+        successor: _Group[AnyWrite],
+        blocked: list[tuple[Sequence[AnyWrite], Exception]],
+    ) -> None:
+        """Go on with what was set aside, after it was tried again."""
+        for writes, error in blocked:
+            group.move(writes, successor)
+            successor.blocked = error
+        if successor.writes:
+            self._try_again(successor, at=time.monotonic() + successor.pause if blocked else 0)
+        if not (successor.writes and blocked):
+            self._forget(successor)
+
+    def _forget(self, aside: _Group[AnyWrite]) -> None:
+        for key in aside.keys:
+            if self._aside.get(key) is aside:
+                del self._aside[key]
+
+    def _try_again(self, group: _Group[AnyWrite], at: float) -> None:
+        heappush(self._retries, (at, next(self._retry_numbers), group))
+
+    def _commit_in_parts(
+        self, writes: Sequence[AnyWrite], commit: Callable[[Sequence[AnyWrite]], None]
+    ) -> _Result[AnyWrite]:
+        """Commit writes together if possible; return what became of those that were not."""
         try:
-            self._commit(writes)
+            commit(writes)
+        except self._blocked_errors as error:
+            return _Result({}, [(writes, error)])
         except self._shared_errors as error:
-            return _for_each(writes, error)
+            return _Result(_for_each(writes, error), [])
         except Exception as error:  # of one write or of several: find which
             if len(writes) == 1:
-                return {writes[0]: error}
+                return _Result({writes[0]: error}, [])
             middle = len(writes) // 2
-            return self._commit_in_parts(writes[:middle]) | self._commit_in_parts(writes[middle:])
-        return {}
+            first = self._commit_in_parts(writes[:middle], commit)
+            second = self._commit_in_parts(writes[middle:], commit)
+            return _Result(first.errors | second.errors, first.blocked + second.blocked)
+        return _Result({}, [])
+
+
+def _copy(error: Exception | None) -> Exception | None:
+    return error and copy.copy(error)
 
 
 def _for_each(writes: Sequence[AnyWrite], error: BaseException) -> dict[AnyWrite, BaseException]:

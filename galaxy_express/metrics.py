@@ -38,6 +38,16 @@ _DROPPED_LOG_LINES = Counter(
     "galaxy_express_log_lines_dropped_total",
     "Lines of the log that were lost, since its reader stands still or its disk is full",
 )
+_DATABASE_TIMEOUTS = Counter(
+    "galaxy_express_database_timeouts_total",
+    "What PostgreSQL didn't answer in time, and failures to connect",
+    ["operation"],
+)
+_UNREADY_WORKERS = Gauge(
+    "galaxy_express_unready_workers",
+    "Workers whose last probe of readiness failed",
+    multiprocess_mode="livesum",
+)
 
 # Looking labels up costs several times as much as counting.
 _CHECKPOINT_FAILURES = Counter(
@@ -83,6 +93,19 @@ def observe_commit(writes: int, seconds: float, success: bool) -> None:
 def count_checkpoint_failure() -> None:
     """Count a checkpoint of SQLite's log that failed."""
     _CHECKPOINT_FAILURES.inc()
+
+
+def count_database_timeout(operation: str) -> None:
+    """Count a wait for PostgreSQL that was given up.
+
+    :param operation: ``connect``, ``statement`` or ``commit``.
+    """
+    _DATABASE_TIMEOUTS.labels(operation).inc()
+
+
+def set_ready(ready: bool) -> None:
+    """Record the result of a probe of readiness."""
+    _UNREADY_WORKERS.set(not ready)
 
 
 def set_queue_length(packages: int) -> None:

@@ -67,6 +67,17 @@ def long_duration(text: str) -> timedelta:
     return value
 
 
+def seconds_or_more(text: str) -> timedelta:
+    """A length of time such as "1 minute", of at least a second.
+
+    :raises ValueError: for anything else.
+    """
+    value = duration(text)
+    if value < timedelta(seconds=1):
+        raise ValueError(f"must be at least 1 second, not {text!r}")
+    return value
+
+
 def path_prefix(text: str) -> str:
     """The beginning of a URL's path, such as "/express".
 
@@ -88,6 +99,10 @@ class DatabaseSettings:
     lock_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
     statement_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
     connect_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
+    idle_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
+    connection_age: timedelta = field(
+        default=timedelta(minutes=1), metadata={"parse": seconds_or_more}
+    )
     pool_size: int = field(default=10, metadata={"parse": positive_integer})
     application_name: str = field(default="galaxy_express", metadata={"parse": config.String})
 

@@ -101,7 +101,7 @@ def audit(database: Database) -> Audit:
 
     :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be read.
     """
-    with database.snapshot() as connection:
+    with database.snapshot(unlimited=True) as connection:
         missing = models.missing_tables(connection)
         if missing:
             return Audit({}, 0, [f"There is no table {name}." for name in missing])

@@ -28,7 +28,7 @@ def setup(env: dict[str, Any], banner: dict[str, str]) -> None:
 def _query(context: Any) -> Any:
     def query(statement: Any) -> list[Any]:
         """Run a SELECT and return its rows."""
-        with context.database.snapshot() as connection:
+        with context.database.snapshot(unlimited=True) as connection:
             return list(connection.execute(statement))
 
     return query

@@ -20,7 +20,6 @@ from baseplate import server
 from baseplate.lib.config import ConfigurationError, EndpointConfiguration
 from baseplate.server import prometheus
 from baseplate.server.monkey import patch_stdlib_queues
-from psycogreen.gevent import patch_psycopg
 
 from galaxy_express.serving import metrics_exporter
 
@@ -31,7 +30,6 @@ def main() -> None:
     :raises SystemExit: in one sentence, if the configuration is invalid.
     """
     patch_stdlib_queues()
-    patch_psycopg()
     prometheus.start_prometheus_exporter = start_exporter
     try:
         server.load_app_and_run_server()

@@ -7,7 +7,6 @@ import sys
 from baseplate import server
 from baseplate.lib.config import ConfigurationError, RawConfig
 from gunicorn.errors import AppImportError
-from psycogreen.gevent import patch_psycopg
 from pyramid.router import Router
 
 from galaxy_express import make_wsgi_app
@@ -40,8 +39,8 @@ def make_app(app_config: RawConfig) -> Router:
 def application(config_path: str) -> Router:
     """Make the WSGI application of a configuration file.
 
-    It does what ``baseplate-serve`` does before it makes the application: logging, metrics
-    and the driver of PostgreSQL are set up.
+    It does what ``baseplate-serve`` does before it makes the application: logging and metrics are
+    set up.
 
     :param config_path: the path of a file like ``configs/production.ini``.
     :raises gunicorn.errors.AppImportError: for a file that can't be read, or a setting that is
@@ -63,5 +62,4 @@ def _set_up(config_path: str) -> Router:
         config = server.read_config(config_file, server_name=None, app_name="main")
     server.configure_logging(config, debug=False)
     export_metrics()
-    patch_psycopg()
     return server.make_app(config.app)

@@ -1,5 +1,6 @@
 """From the settings ``database.*`` to a database."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from baseplate.lib.config import ConfigurationError, RawConfig
@@ -11,9 +12,13 @@ from galaxy_express.storage.sqlite import SQLiteDatabase
 from galaxy_express.storage.url import database_url
 
 
-def database_from_config(app_config: RawConfig) -> Database:
+def database_from_config(
+    app_config: RawConfig, on_timeout: Callable[[str], None] = lambda _: None
+) -> Database:
     """Make the database that the keys ``database.*`` describe. It doesn't connect yet.
 
+    :param on_timeout: called when a wait for PostgreSQL is given up, with what for: ``connect``,
+        ``statement`` or ``commit``.
     :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
     """
     settings = read_section(app_config, "database", DatabaseSettings)
@@ -28,6 +33,9 @@ def database_from_config(app_config: RawConfig) -> Database:
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         connect_timeout=settings.connect_timeout,
+        idle_timeout=settings.idle_timeout,
+        connection_age=settings.connection_age,
         pool_size=settings.pool_size,
         application_name=settings.application_name,
+        on_timeout=on_timeout,
     )

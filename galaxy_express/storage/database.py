@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy.engine
@@ -41,6 +42,10 @@ class SchemaMismatch(DatabaseUnavailable):
 
 class TransactionConflict(DatabaseUnavailable):
     """The transaction met another one, was rolled back, and may be run again at once."""
+
+
+class Blocked(DatabaseUnavailable):
+    """Another transaction holds a lock on what this one needs; it was rolled back."""
 
 
 def in_a_line(error: Exception) -> str:
@@ -149,6 +154,7 @@ class Connection(ABC):
 
         :raises TransactionConflict: if a row was left unchanged, because of a write that this
             transaction could not see when it decided to make its own.
+        :raises Blocked: if another transaction kept a row locked for too long.
         """
 
     @abstractmethod
@@ -156,8 +162,11 @@ class Connection(ABC):
         """Hold an exclusive lock on each name until the transaction ends."""
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """A transaction: committed to disk at the end, rolled back after an exception."""
+    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
+        """A transaction: committed to disk at the end, rolled back after an exception.
+
+        :param lock_timeout: see :py:meth:`Database.transaction`.
+        """
         self._begin()
         try:
             yield
@@ -180,6 +189,10 @@ class Connection(ABC):
     @abstractmethod
     def is_current(self) -> bool:
         """Return whether it still leads to the database, as far as is known without asking."""
+
+    def outlives(self, error: Exception) -> bool:
+        """Return whether the connection can be used after an error of the driver."""
+        return False
 
     def close(self) -> None:
         """Close the connection for good. An open transaction is rolled back."""
@@ -205,6 +218,11 @@ class PersistentConnection:
         if self._connection is None:
             self._connection = self._connect()
         return self._connection
+
+    def note_error(self, error: Exception) -> None:
+        """Close the connection, unless it can be used after this error."""
+        if self._connection is not None and not self._connection.outlives(error):
+            self.close()
 
     def close(self) -> None:
         """Close the connection. The next use opens another."""
@@ -233,16 +251,26 @@ class Database(ABC):
         """
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[Connection]:
         """A transaction: committed to disk at the end, rolled back after an exception.
 
+        :param lock_timeout: how long each statement may wait for a lock, if not as long as the
+            database's own setting has it. Databases with a single lock ignore it.
         :raises DatabaseUnavailable: if nothing was recorded, or the outcome is unknown.
         :raises TransactionConflict: if the whole transaction may be run again.
+        :raises Blocked: if another transaction kept something locked for too long.
         """
         with self._translating_errors(self._write_connection):
             connection = self._write_connection.get()
-            with connection.transaction():
+            with connection.transaction(lock_timeout):
                 yield connection
+
+    def check_commits(self, connection: Connection) -> None:  # noqa: B027 - not all can hang
+        """Check that commits are answered, as far as is known.
+
+        :param connection: a connection to read from.
+        :raises DatabaseUnavailable: if they aren't.
+        """
 
     @abstractmethod
     def schema_transaction(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
@@ -260,10 +288,13 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+    def snapshot(
+        self, unlimited: bool = False
+    ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """A connection to examine the database with. It shows the database as it is at one
         moment, and doesn't block writers.
 
+        :param unlimited: whether a statement may take as long as it needs.
         :raises DatabaseUnavailable: if it can't be read.
         """
 
@@ -295,7 +326,7 @@ class Database(ABC):
             yield
         except (self.driver_error, exc.DBAPIError) as error:
             for connection in kept:
-                connection.close()
+                connection.note_error(error)
             raise self._translate(getattr(error, "orig", error)) from error
         except OSError as error:  # an error of a file, or a timeout
             raise DatabaseUnavailable(str(error)) from error
@@ -318,9 +349,11 @@ class TracedDatabase:
         ):
             yield connection
 
-    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+    def snapshot(
+        self, unlimited: bool = False
+    ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
-        return self._database.snapshot()
+        return self._database.snapshot(unlimited)
 
 
 class DatabaseContextFactory(ContextFactory):

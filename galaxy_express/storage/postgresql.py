@@ -1,19 +1,23 @@
 """PostgreSQL: any number of machines."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from select import POLLIN, poll
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import psycopg2
 import sqlalchemy.engine
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
+from galaxy_express.storage import limited_connection
 from galaxy_express.storage.database import (
+    Blocked,
     Connection,
     Database,
     DatabaseUnavailable,
@@ -25,10 +29,45 @@ from galaxy_express.storage.database import (
     in_a_line,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
+from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
+from galaxy_express.storage.servers import Servers
+from galaxy_express.storage.unanswered import UnansweredCommits
+from galaxy_express.storage.url import describe_postgresql, postgresql_parameters
+
+# Beyond PostgreSQL's own timeout, for its error to arrive.
+_GRACE_SECONDS = 0.5
+
+
+class CommitTimedOut(TimedOut):
+    """A COMMIT got no answer in time: the outcome is unknown.
+
+    :param backend: the process id of the server's backend.
+    """
+
+    def __init__(self, error: TimedOut, backend: int) -> None:
+        super().__init__(f"COMMIT: {error}")
+        self.backend = backend
 
 
 class PostgreSQLConnection(Connection):
-    """A connection to PostgreSQL."""
+    """A connection to PostgreSQL.
+
+    :param raw: the driver's connection, which must not begin transactions by itself.
+    :param begin: makes the statements that begin a transaction, with a lock timeout if it isn't
+        the usual one.
+    :param is_current: see :py:meth:`Connection.is_current`.
+    """
+
+    def __init__(
+        self,
+        raw: Any,
+        begin: Callable[[timedelta | None], str],
+        is_current: Callable[[LimitedConnection], bool],
+    ) -> None:
+        super().__init__(raw)
+        self._begin_statements = begin
+        self._is_current = is_current
+        self._last_time = 0
 
     # One array per column, so that a statement is the same for any number of rows.
     statements = Statements(
@@ -141,10 +180,6 @@ class PostgreSQLConnection(Connection):
         ),
     )
 
-    def __init__(self, raw: Any) -> None:
-        super().__init__(raw)
-        self._last_time = 0
-
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
         return self.select(sql, (list(keys),))
@@ -173,13 +208,41 @@ class PostgreSQLConnection(Connection):
 
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
-        if len(self.select(sql, _columns(rows))) < len(rows):
+        try:
+            written = self.select(sql, _columns(rows))
+        except LockNotAvailable as error:
+            raise Blocked(in_a_line(error)) from error
+        if len(written) < len(rows):
             raise TransactionConflict("another transaction wrote to a row first")
 
     def lock(self, names: Iterable[str]) -> None:
         """See :py:meth:`Connection.lock`."""
         # Rows that don't exist yet can't be locked, but the hashes of their names can, in order.
         self.execute(_LOCK_NAMES, (list(names),))
+
+    @contextmanager
+    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
+        """See :py:meth:`Connection.transaction`."""
+        # Its settings are its own, so that they hold behind a pooler, too. It is one round trip.
+        ((backend,),) = self.select(self._begin_statements(lock_timeout))
+        try:
+            yield
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            self.execute("COMMIT")
+        except TimedOut as error:
+            raise CommitTimedOut(error, backend) from error
+        # PostgreSQL ends a transaction that has failed without an error.
+        if self._cursor.statusmessage != "COMMIT":
+            raise DatabaseUnavailable("the transaction was rolled back")
+
+    def _roll_back(self) -> None:
+        try:
+            self.execute("ROLLBACK")
+        except psycopg2.Error:  # it is lost, and the server rolls back
+            self._raw.dbapi_connection.close()
 
     def _begin(self) -> None:
         """See :py:meth:`Connection._begin`."""
@@ -193,14 +256,12 @@ class PostgreSQLConnection(Connection):
             raise DatabaseUnavailable(f"this role is not allowed to {forbidden}")
 
     def is_current(self) -> bool:
-        """Return whether the server has sent nothing: unasked, it only announces a disconnect."""
-        return _is_silent(self._raw)
+        """See :py:meth:`Connection.is_current`."""
+        return self._is_current(self._raw.dbapi_connection)
 
-
-def _is_silent(connection: Any) -> bool:
-    incoming = poll()
-    incoming.register(connection.fileno(), POLLIN)
-    return not incoming.poll(0)
+    def outlives(self, error: Any) -> bool:
+        """See :py:meth:`Connection.outlives`."""
+        return error.pgcode in _HARMLESS and not self._raw.dbapi_connection.closed
 
 
 def _columns(rows: Iterable[Row]) -> list[list[Any]]:
@@ -238,10 +299,14 @@ class PostgreSQLDatabase(Database):
 
     :param url: an SQLAlchemy URL.
     :param lock_timeout: how long a statement may wait for a lock.
-    :param statement_timeout: how long a statement may take in all.
+    :param statement_timeout: how long a statement may take in all; a COMMIT, too.
     :param connect_timeout: how long connecting may take, and waiting for a free connection.
+    :param idle_timeout: how long a transaction may stand still before the server ends it.
+    :param connection_age: how old a connection may become before another takes its place.
     :param pool_size: how many reads may run at the same time.
     :param application_name: the name of this service in ``pg_stat_activity``.
+    :param on_timeout: called when a wait is given up, with what for: ``connect``, ``statement`` or
+        ``commit``.
     """
 
     driver_error = psycopg2.Error
@@ -253,42 +318,108 @@ class PostgreSQLDatabase(Database):
         lock_timeout: timedelta,
         statement_timeout: timedelta,
         connect_timeout: timedelta,
+        idle_timeout: timedelta,
+        connection_age: timedelta,
         pool_size: int,
         application_name: str,
+        on_timeout: Callable[[str], None],
     ) -> None:
-        def milliseconds(span: timedelta) -> int:
-            return max(1, span // timedelta(milliseconds=1))
+        limited_connection.install()
+        self._url = url
+        self._lock_timeout = lock_timeout
+        self._limit = statement_timeout.total_seconds() + _GRACE_SECONDS
+        self._on_timeout = on_timeout
+        self._age = connection_age.total_seconds()
+        # Not all poolers take settings at connect, and some keep none between transactions.
+        self._set = (
+            "SET {local} synchronous_commit = on;"  # an answer means that it is on disk
+            " SET {local} lock_timeout = {lock_timeout};"
+            f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)};"
+        )
+        self._set_idle_timeout = (
+            f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(idle_timeout)};"
+        )
+        # When connections to the server turned out to be useless; older ones aren't used again.
+        self._useless_before = 0.0
+        self._unanswered = UnansweredCommits()
+        self._servers = Servers(
+            {
+                "application_name": application_name,
+                "client_encoding": "UTF8",
+                "connect_timeout": max(1, round(connect_timeout.total_seconds())),
+                # A machine that is gone is found by the kernel, even where there is no limit.
+                "tcp_user_timeout": _milliseconds(statement_timeout),
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                **postgresql_parameters(url),
+            },
+            connect_timeout.total_seconds(),
+            self._prepare,
+        )
 
-        def make_engine(**options: Any) -> Engine:
+        def make_engine(to_write: bool, **options: Any) -> Engine:
             return create_engine(
-                url,
+                "postgresql+psycopg2://",
                 future=True,
-                connect_args={
-                    "application_name": application_name,
-                    "connect_timeout": max(1, round(connect_timeout.total_seconds())),
-                    # Ends waiting for a machine that has gone without a word.
-                    "tcp_user_timeout": milliseconds(statement_timeout),
-                    # An answer means that it is on disk, whatever the server's default.
-                    "options": "-c synchronous_commit=on"
-                    f" -c lock_timeout={milliseconds(lock_timeout)}"
-                    f" -c statement_timeout={milliseconds(statement_timeout)}",
-                },
+                creator=partial(self._connect, to_write),
+                isolation_level="AUTOCOMMIT",
+                use_native_hstore=False,  # or each connection begins with a query for it
                 **options,
             )
 
-        self._url = url
-        self._reader = make_engine(
-            isolation_level="AUTOCOMMIT",
-            pool_size=pool_size,
-            max_overflow=0,
-        )
+        self._reader = make_engine(False, pool_size=pool_size, max_overflow=0)
         self._readers = FairSemaphore(pool_size, connect_timeout.total_seconds())
-        event.listen(self._reader, "checkout", _check_connection)
-        self._writer = make_engine(isolation_level="READ COMMITTED", poolclass=NullPool)
-        super().__init__(lambda: PostgreSQLConnection(self._writer.raw_connection()))
+        event.listen(self._reader, "checkout", self._check_connection)
+        self._writer = make_engine(True, poolclass=NullPool)
+        super().__init__(lambda: self._wrap(self._writer.raw_connection()))
 
     def __str__(self) -> str:
-        return repr(self._url.set(query={}))  # with *** for the password
+        return describe_postgresql(self._url)
+
+    def _wrap(self, raw: Any) -> PostgreSQLConnection:
+        return PostgreSQLConnection(raw, self._begin_statements, self._is_current)
+
+    def _begin_statements(self, lock_timeout: timedelta | None) -> str:
+        timeout = _milliseconds(lock_timeout or self._lock_timeout)
+        settings = self._set.format(local="LOCAL", lock_timeout=timeout)
+        return (
+            f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings} {self._set_idle_timeout}"
+            " SELECT pg_backend_pid()"
+        )
+
+    def _connect(self, to_write: bool) -> LimitedConnection:
+        try:
+            return self._servers.connect(to_write)
+        except psycopg2.OperationalError:
+            self._on_timeout("connect")
+            raise
+
+    def _prepare(self, connection: LimitedConnection) -> bool:
+        connection.autocommit = True
+        settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
+        with connection.cursor() as cursor:
+            cursor.execute(settings + _DESCRIBE_SERVER)
+            encoding, is_standby, read_only = cursor.fetchone()
+        if encoding != "UTF8":
+            raise DatabaseUnavailable(
+                f"the database's encoding is {encoding}, which can't hold every text: create it"
+                " with ENCODING 'UTF8'"
+            )
+        connection.limit = self._limit
+        return not is_standby and read_only == "off"
+
+    def _is_current(self, connection: LimitedConnection) -> bool:
+        return (
+            connection.born > max(self._useless_before, monotonic() - self._age)
+            and not connection.closed
+            and connection.is_silent()
+        )
+
+    def _check_connection(self, connection: Any, record: Any, proxy: Any) -> None:
+        # The pool makes another one then.
+        if not self._is_current(connection):
+            raise exc.DisconnectionError("the connection is old, or the server has ended it")
 
     @contextmanager
     def read_connection(self) -> Iterator[Connection]:
@@ -296,25 +427,47 @@ class PostgreSQLDatabase(Database):
         with self._translating_errors(), self._readers.acquire():
             raw = self._reader.raw_connection()
             try:
-                yield PostgreSQLConnection(raw)
-            except psycopg2.Error:
-                raw.invalidate()
+                yield self._wrap(raw)
+            except BaseException as error:
+                if isinstance(error, psycopg2.Error) or raw.dbapi_connection.closed:
+                    raw.invalidate()
                 raise
             finally:
                 raw.close()
 
     @contextmanager
+    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[Connection]:
+        """See :py:meth:`Database.transaction`."""
+        try:
+            with super().transaction(lock_timeout) as connection:
+                if self._unanswered.must_wait(connection):
+                    raise DatabaseUnavailable("the last COMMIT got no answer")
+                yield connection
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, CommitTimedOut):
+                self._unanswered.note(error.__cause__.backend)
+            raise
+        self._unanswered.clear()
+
+    def check_commits(self, connection: Connection) -> None:
+        """See :py:meth:`Database.check_commits`."""
+        if self._unanswered.is_in_vain(connection):
+            raise DatabaseUnavailable("commits get no answer, perhaps for want of a standby")
+
+    @contextmanager
     def schema_transaction(self) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.schema_transaction`."""
-        with self._translating_errors(), self._writer.begin() as connection:
+        with self._administering("READ COMMITTED") as connection, connection.begin():
             yield connection
 
     @contextmanager
     def migrating(self) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.migrating`."""
-        with self._translating_errors(), self._writer.connect() as connection:
+        with self._administering("READ COMMITTED") as connection:
+            connection.connection.dbapi_connection.limit = None
             connection.exec_driver_sql("SET lock_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
             # Who waits for a lock in a statement would be waited for by CREATE INDEX CONCURRENTLY.
             while not connection.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
                 connection.rollback()
@@ -322,15 +475,23 @@ class PostgreSQLDatabase(Database):
             yield connection
 
     @contextmanager
-    def snapshot(self) -> Iterator[sqlalchemy.engine.Connection]:
+    def snapshot(self, unlimited: bool = False) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
-        with self._translating_errors(), self._writer.connect() as connection:
-            connection.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
+        with self._administering("REPEATABLE READ", postgresql_readonly=True) as connection:
+            if unlimited:
+                connection.connection.dbapi_connection.limit = None
             with connection.begin():
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                if unlimited:
+                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 yield connection
+
+    @contextmanager
+    def _administering(
+        self, isolation_level: str, **options: Any
+    ) -> Iterator[sqlalchemy.engine.Connection]:
+        with self._translating_errors(), self._writer.connect() as connection:
+            connection.execution_options(isolation_level=isolation_level, **options)
+            yield connection
 
     def close(self) -> None:
         """See :py:meth:`Database.close`."""
@@ -338,8 +499,16 @@ class PostgreSQLDatabase(Database):
         self._reader.dispose()
 
     def _translate(self, error: Any) -> Exception:
+        if isinstance(error, TimedOut):
+            is_commit = isinstance(error, CommitTimedOut)
+            self._on_timeout("commit" if is_commit else "statement")
+        if isinstance(error, TimedOut) or error.pgcode == _READ_ONLY:
+            # The server may be gone, or a standby by now: nothing is to be read from it.
+            self._useless_before = monotonic()
         if error.pgcode in _MAY_BE_RUN_AGAIN:
             return TransactionConflict(in_a_line(error))
+        if error.pgcode == _LOCKED:
+            return Blocked(in_a_line(error))
         if error.pgcode in _MISSING:
             return SchemaMismatch(in_a_line(error))
         if error.pgcode == _INSUFFICIENT_PRIVILEGE or isinstance(
@@ -350,16 +519,22 @@ class PostgreSQLDatabase(Database):
         return translated
 
 
-def _check_connection(connection: Any, record: Any, proxy: Any) -> None:
-    # The pool makes another one then.
-    if not _is_silent(connection):
-        raise exc.DisconnectionError("the server has ended the connection")
+def _milliseconds(span: timedelta) -> int:
+    return max(1, span // timedelta(milliseconds=1))
 
 
 # SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
 _INSUFFICIENT_PRIVILEGE = "42501"
 _MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
+_LOCKED = "55P03"
+_READ_ONLY = "25006"
+_HARMLESS = {*_MAY_BE_RUN_AGAIN, _LOCKED}
+
+_DESCRIBE_SERVER = """
+SELECT current_setting('server_encoding'), pg_is_in_recovery(),
+       current_setting('transaction_read_only')
+"""
 
 _CHECK_WRITABLE = """
 SELECT current_setting('transaction_read_only'),

@@ -198,7 +198,7 @@ class SQLiteConnection(Connection):
         """See :py:meth:`Connection.lock`. A transaction has all of SQLite's locks already."""
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
         # Processes take turns by a lock on a file beside the database. SQLite alone would poll,
         # ever more slowly, while the process that has the lock takes it again. The data is still
@@ -320,7 +320,9 @@ class SQLiteDatabase(Database):
         """See :py:meth:`Database.migrating`. All migrations are one transaction."""
         return self.schema_transaction()
 
-    def snapshot(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
+    def snapshot(
+        self, unlimited: bool = False
+    ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
         return self._administering("ro", "BEGIN")
 

@@ -1,9 +1,14 @@
 """The setting ``database.url``: which database, and how to reach it."""
 
+import re
+from typing import Any
+
 import psycopg2
 from psycopg2.extensions import make_dsn
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
+
+from galaxy_express.storage.servers import split_hosts
 
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg2")
 
@@ -15,6 +20,16 @@ _SETTINGS = {
     "options": "database.lock_timeout and database.statement_timeout",
 }
 
+# What would have no effect on servers that are tried one at a time, or on text that is UTF-8.
+_WITHOUT_EFFECT = {
+    "client_encoding": "the service speaks UTF-8",
+    "load_balance_hosts": "the hosts are tried in their order",
+}
+
+# postgresql://user:password@a:1,b:2/name, which is a URL to PostgreSQL and not to SQLAlchemy.
+_SEVERAL_HOSTS = re.compile(r"(postgresql(?:\+\w+)?://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)")
+_HOST = re.compile(r"(\[[^\]]+\]|[^\[\]:]*)(?::(\d*))?")
+
 
 def database_url(text: str) -> URL:
     """Parse a URL of SQLite or PostgreSQL.
@@ -23,8 +38,9 @@ def database_url(text: str) -> URL:
     """
     if text.startswith("$"):
         raise ValueError(f"the environment variable {text} is not set")
+    several = _SEVERAL_HOSTS.fullmatch(text)
     try:
-        url = make_url(text)
+        url = make_url(several[1] + several[3] if several else text)
     except (exc.ArgumentError, ValueError):
         raise ValueError("not a URL such as sqlite:///galaxy_express.db") from None
     if url.drivername not in _DRIVERS:
@@ -32,8 +48,27 @@ def database_url(text: str) -> URL:
     if url.get_backend_name() == "sqlite":
         _check_sqlite(url)
     else:
+        if several:
+            url = _add_hosts(url, several[2])
         _check_postgresql(url)
     return url
+
+
+def postgresql_parameters(url: URL) -> dict[str, Any]:
+    """Return what a URL of PostgreSQL says, as parameters of libpq."""
+    _, parameters = url.get_dialect()().create_connect_args(url)
+    return dict(parameters)
+
+
+def describe_postgresql(url: URL) -> str:
+    """Return a URL of PostgreSQL for a log: without the password and the other parameters."""
+    parameters = postgresql_parameters(url)
+    hosts = split_hosts({name: parameters.get(name, "") for name in ("host", "port", "hostaddr")})
+    named = ",".join(
+        (host.host or host.hostaddr) + (f":{host.port}" if host.port else "") for host in hosts
+    )
+    user = f"{url.username}{':***' if url.password else ''}@" if url.username else ""
+    return f"{url.drivername}://{user}{named}/{url.database or ''}"
 
 
 def _check_sqlite(url: URL) -> None:
@@ -45,6 +80,17 @@ def _check_sqlite(url: URL) -> None:
         raise ValueError(f"{', '.join(url.query)} after ? in the URL has no effect with SQLite")
 
 
+def _add_hosts(url: URL, text: str) -> URL:
+    matches = [_HOST.fullmatch(item) for item in text.split(",")]
+    if "host" in url.query or "port" in url.query:
+        raise ValueError("host is in the URL twice, before and after ?")
+    if not all(match and match[1] for match in matches):
+        raise ValueError(f"{text} is no list of hosts such as a:5432,b:5432")
+    hosts = ",".join(match[1].strip("[]") for match in matches if match)
+    ports = ",".join(match[2] or "" for match in matches if match)
+    return url.update_query_dict({"host": hosts, "port": ports})
+
+
 def _check_postgresql(url: URL) -> None:
     before = {
         "user": url.username,
@@ -54,12 +100,19 @@ def _check_postgresql(url: URL) -> None:
         "dbname": url.database,
         "database": url.database,
     }
-    for name in url.query:
+    for name, value in url.query.items():
         if name in _SETTINGS:
             raise ValueError(f"{name} in the URL has no effect: use {_SETTINGS[name]}")
+        if name in _WITHOUT_EFFECT:
+            raise ValueError(f"{name} in the URL has no effect: {_WITHOUT_EFFECT[name]}")
+        if (name, value) == ("target_session_attrs", "prefer-standby"):
+            raise ValueError("prefer-standby in the URL has no effect: the service writes")
+        if isinstance(value, tuple) and name != "host":
+            raise ValueError(f"{name} is in the URL twice")
         if before.get(name) is not None:
             raise ValueError(f"{name} is in the URL twice, before and after ?")
         try:
             make_dsn(**{name: "0"})
         except psycopg2.ProgrammingError:
             raise ValueError(f"PostgreSQL has no parameter {name}, which is in the URL") from None
+    split_hosts(postgresql_parameters(url))

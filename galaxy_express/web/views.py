@@ -10,6 +10,7 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
+from galaxy_express import metrics
 from galaxy_express.delivery import Conflict, Package
 from galaxy_express.preferences import PreferenceUpdate
 from galaxy_express.storage import queries
@@ -133,8 +134,13 @@ class GalaxyExpressService:
         if _health_probe(request) == IsHealthyProbe.READINESS:
             if SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN:
                 return unavailable("the service is shutting down")
-            with request.database.read_connection() as connection:
-                queries.check_schema(connection)
+            try:
+                with request.database.read_connection() as connection:
+                    request.desk.check(connection)
+            except Exception:
+                metrics.set_ready(False)
+                raise
+            metrics.set_ready(True)
         return json_response(True)
 
 

@@ -5,7 +5,8 @@ from baseplate.lib.config import ConfigurationError
 from sqlalchemy.engine import make_url
 
 from galaxy_express import make_wsgi_app
-from galaxy_express.storage.url import database_url
+from galaxy_express.storage.servers import split_hosts
+from galaxy_express.storage.url import database_url, describe_postgresql, postgresql_parameters
 
 DATABASE = {"database.url": "sqlite:///galaxy_express.db"}
 
@@ -21,6 +22,8 @@ DURATIONS = [
     "database.lock_timeout",
     "database.statement_timeout",
     "database.connect_timeout",
+    "database.idle_timeout",
+    "database.connection_age",
     "desk.timeout",
     "server_timeout.default",
     "server_timeout.by_endpoint./health",
@@ -65,6 +68,15 @@ def test_a_wrong_database_is_named(url: str) -> None:
         ("postgresql://h/g?dbname=i", "dbname is in the URL twice"),
         ("postgresql://h/g?sslmod=require", "no parameter sslmod"),
         ("postgresql://h:port/g", "not a URL"),
+        ("postgresql://a:1,b:port/g", "no list of hosts"),
+        ("postgresql://a,/g", "no list of hosts"),
+        ("postgresql://a,b/g?host=c", "host is in the URL twice"),
+        ("postgresql:///g?host=a,b&port=1,2,3", "2 hosts, and 3 of port"),
+        ("postgresql:///g?host=a,b&hostaddr=127.0.0.1,::1,::2", "of host"),
+        ("postgresql://h/g?sslmode=require&sslmode=disable", "sslmode is in the URL twice"),
+        ("postgresql://h/g?client_encoding=LATIN1", "client_encoding in the URL has no effect"),
+        ("postgresql://a,b/g?load_balance_hosts=random", "load_balance_hosts in the URL"),
+        ("postgresql://a,b/g?target_session_attrs=prefer-standby", "prefer-standby in the URL"),
     ],
 )
 def test_what_a_database_would_ignore_is_named(url: str, named: str) -> None:
@@ -84,6 +96,36 @@ def test_what_a_database_would_ignore_is_named(url: str, named: str) -> None:
 def test_what_a_database_takes_is_accepted(url: str) -> None:
     """A URL may say what the driver of the database understands."""
     assert database_url(url) == make_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://fry:p@a:1,b:2/g", [("a", "1"), ("b", "2")]),
+        ("postgresql+psycopg2://a,[::1]:2/g?sslmode=require", [("a", ""), ("::1", "2")]),
+        ("postgresql:///g?host=a,b&port=1,2", [("a", "1"), ("b", "2")]),
+        ("postgresql:///g?host=a,b&port=1", [("a", "1"), ("b", "1")]),
+        ("postgresql:///g?host=a:1&host=b:2", [("a", "1"), ("b", "2")]),
+        ("postgresql://h:5/g", [("h", "5")]),
+        ("postgresql:///g", [("", "")]),
+    ],
+)
+def test_several_hosts(url: str, hosts: list[tuple[str, str]]) -> None:
+    """The hosts of a database are read in each form that PostgreSQL and SQLAlchemy know."""
+    parameters = postgresql_parameters(database_url(url))
+    assert [host[:2] for host in split_hosts(parameters)] == hosts
+    assert parameters["database"] == "g"
+
+
+def test_hosts_are_named_without_the_password() -> None:
+    """The log names all hosts of a database, and no secret."""
+    described = describe_postgresql(database_url("postgresql://fry:secret@a:1,b/g?sslkey=k"))
+    assert described == "postgresql://fry:***@a:1,b/g"
+
+
+def test_an_age_is_at_least_a_second() -> None:
+    """A connection can't be older than it may become when it is made."""
+    assert "at least 1 second" in wrong("database.connection_age", "10 milliseconds")
 
 
 @pytest.mark.parametrize("key", DURATIONS)

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from baseplate.server import SERVER_STATE, ServerLifecycle
+from prometheus_client import REGISTRY
 from webtest import TestApp
 
 from galaxy_express.models import create_schema, drop_schema
@@ -51,6 +52,7 @@ def test_readiness_asks_the_database(app_without_tables: TestApp) -> None:
             "detail": "the database is not set up (make migratedb); a retry is safe",
         }
         assert answer.headers["Retry-After"] == "1"
+        assert REGISTRY.get_sample_value("galaxy_express_unready_workers") == 1
 
 
 def test_liveness_asks_nothing(app_without_tables: TestApp) -> None:
@@ -64,6 +66,7 @@ def test_a_schema_made_later_is_enough(backend: Backend, app_without_tables: Tes
     app_without_tables.get("/health", status=503)
     create_schema(backend.config)
     assert app_without_tables.get("/health").json is True
+    assert REGISTRY.get_sample_value("galaxy_express_unready_workers") == 0
 
 
 def test_a_service_that_shuts_down_is_not_ready(

@@ -1,18 +1,16 @@
 """The database fails: nothing is recorded, and work goes on when it is back."""
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
-from galaxy_express.delivery import REJECTED
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend
-from tests.conftest import DATABASES, OpenDatabase
+from tests.conftest import OpenDatabase
 from tests.integration.values import in_words, package, say, send, update
 
 IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
@@ -87,20 +85,6 @@ def test_a_lock_is_not_waited_for_without_end(
             say(impatient_desk, update(personal=False))
     assert backend.stored() == backend.counted() == {}
     assert [in_words(outcome) for outcome in send(impatient_desk, package())] == ["delivered"]
-
-
-# Processes that share a file wait for each other's turn in the thread that commits, while
-# each request ends by the desk's timeout.
-@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
-def test_another_instance_is_not_waited_for_without_end(
-    database: Database, impatient_desk: DeliveryDesk
-) -> None:
-    """Waiting for an instance of the service that hangs times out."""
-    with ThreadPoolExecutor(1) as threads, database.transaction() as connection:
-        queries.add_to_totals(connection, impatient_desk._shard, {REJECTED: 1})
-        waiting = threads.submit(send, impatient_desk, rejected=1)
-        with pytest.raises(DatabaseUnavailable):
-            waiting.result(timeout=5)
 
 
 def test_a_database_that_takes_no_writes(

@@ -1,8 +1,9 @@
 """The feed: whoever follows it sees every decision exactly once, whoever commits meanwhile."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from galaxy_express.desk import DeliveryDesk
 from galaxy_express.ops.backup import back_up
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import Database
+from galaxy_express.storage.database import Connection, Database
 from galaxy_express.storage.queries import PageRequest
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import DATABASES, OpenDatabase
@@ -71,8 +72,8 @@ class LateCommit:
         transaction = database.transaction
 
         @contextmanager
-        def late_transaction():  # type: ignore[no-untyped-def]
-            with transaction() as connection:
+        def late_transaction(lock_timeout: timedelta | None = None) -> Iterator[Connection]:
+            with transaction(lock_timeout) as connection:
                 yield connection
                 self.has_written.set()
                 assert self.may_end.wait(10)

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from random import Random
 
@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
+from galaxy_express.delivery import REJECTED
 from galaxy_express.desk import ATTEMPTS, DeliveryDesk, SendRequest
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
@@ -17,6 +18,7 @@ from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPref
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import (
+    Blocked,
     Database,
     DatabaseUnavailable,
     TransactionConflict,
@@ -197,6 +199,32 @@ def test_updates_of_one_recipient_take_turns(
         assert answered.result() == answer
 
 
+def test_a_desk_whose_counters_are_locked_takes_others(
+    database: Database, open_database: OpenDatabase
+) -> None:
+    """Who finds the counters of its shard locked, by an instance that hangs, adds to another's."""
+    desk = DeliveryDesk(open_database({"database.lock_timeout": "50 milliseconds"}), PACKAGE_TYPES)
+    with database.transaction() as connection:
+        queries.add_to_totals(connection, desk._shard, {REJECTED: 1})
+        send(desk, rejected=1)
+    with database.read_connection() as connection:
+        assert queries.read_totals(connection) == {REJECTED: 2}
+
+
+def test_when_all_counters_are_locked(
+    backend: Backend, database: Database, open_database: OpenDatabase
+) -> None:
+    """Where no shard is free, the attempts have an end."""
+    desk = DeliveryDesk(open_database({"database.lock_timeout": "50 milliseconds"}), PACKAGE_TYPES)
+    with backend.transaction() as other:
+        other.execute("LOCK TABLE counters IN EXCLUSIVE MODE")
+        started = time.monotonic()
+        with pytest.raises(Blocked):
+            send(desk, rejected=1)
+        assert time.monotonic() - started < 2
+    assert backend.counted() == {}
+
+
 def waiting(backend: Backend) -> int:
     """How many transactions wait for a lock."""
     ((number,),) = backend.rows(
@@ -258,12 +286,14 @@ def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Datab
             with database.transaction() as connection:
                 connection.execute("SET LOCAL deadlock_timeout = '10ms'")
                 connection.execute(PREFERENCE_OF_B)
-                threads.submit(other.execute, PREFERENCE_OF_B)
+                winning.append(threads.submit(other.execute, PREFERENCE_OF_B))
                 backend.wait_for_blocked_write()
                 connection.execute(PREFERENCE_OF_A)
 
+        winning: list[Future[None]] = []
         with pytest.raises(TransactionConflict):
             lose()
+        winning[0].result()
 
 
 def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:

@@ -18,7 +18,7 @@ def find_binaries() -> Path | None:
         return None
     found = shutil.which("initdb")
     # Debian keeps them off the PATH, in a folder for each version.
-    folders = [Path(found).parent] if found else Path("/usr/lib/postgresql").glob("*/bin")
+    folders = [Path(found).resolve().parent] if found else Path("/usr/lib/postgresql").glob("*/bin")
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
@@ -31,31 +31,54 @@ class Cluster:
 
     :param binaries: see :py:func:`find_binaries`.
     :param folder: an empty folder, owned by the user who runs the server.
+    :param primary: the server to follow, for a standby.
     """
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, primary: "Cluster | None" = None) -> None:
         self._binaries = binaries
         self._folder = folder
         self._data = folder / "data"
-        self._port = free_port()
-        self._run(
-            "initdb",
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-            "--no-locale",
-            "--no-sync",
-        )
+        self.port = free_port()
+        if primary is None:
+            self._run(
+                "initdb",
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+            )
+        else:
+            source = f"--dbname={primary.url}"
+            self._run("pg_basebackup", source, "--write-recovery-conf", "--checkpoint=fast")
 
     @property
     def url(self) -> str:
         """The URL of one of its databases."""
-        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @contextmanager
+    def standby(self) -> Iterator["Cluster"]:
+        """A running server that follows this one, and is removed at the end."""
+        with tempfile.TemporaryDirectory(prefix="galaxy_express_standby_") as folder:
+            if os.geteuid() == 0:
+                shutil.chown(folder, _USER)
+            follower = Cluster(self._binaries, Path(folder), self)
+            follower.start()
+            try:
+                yield follower
+            finally:
+                if follower.is_running():
+                    follower.stop()
+
+    def promote(self) -> None:
+        """Make a primary of a standby."""
+        self._run("pg_ctl", "promote", "--wait")
 
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
         settings = {
-            "port": self._port,
+            "port": self.port,
             "unix_socket_directories": self._folder,
             "listen_addresses": "127.0.0.1",
             "max_connections": 300,  # tests run in parallel, each with several pools

@@ -41,6 +41,15 @@ def free_port() -> int:
             return port
 
 
+def is_listening(port: int) -> bool:
+    """Whether somebody accepts connections to a port of the loopback interface."""
+    try:
+        with socket.create_connection(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
 def wait_until(condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:
     """Wait for a condition to hold.
 

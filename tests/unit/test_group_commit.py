@@ -26,11 +26,16 @@ class Away(Exception):
     """The ledger can't be reached, whatever is to be written."""
 
 
+class Locked(Exception):
+    """Another transaction holds a lock."""
+
+
 class Ledger:
     """Where writes are committed. It can be paused, and it can fail.
 
     :ivar groups: the texts that were committed, by transaction.
     :ivar attempts: the texts that were to be committed, by transaction.
+    :ivar locked: the texts that another transaction keeps from being committed.
     :ivar poison: the texts that can't be committed.
     :ivar error: what is raised for these.
     :ivar noted: how many transactions had succeeded at each call of ``note``.
@@ -40,6 +45,7 @@ class Ledger:
         self.groups: list[list[str]] = []
         self.attempts: list[list[str]] = []
         self.noted: list[int] = []
+        self.locked: set[str] = set()
         self.poison: set[str] = set()
         self.error: BaseException = ArithmeticError("poison")
         self._may_go_on = threading.Event()
@@ -50,6 +56,8 @@ class Ledger:
         texts = [write.text for write in writes]
         self.attempts.append(texts)
         self._may_go_on.wait()
+        if self.locked.intersection(texts):
+            raise Locked("locked")
         if self.poison.intersection(texts):
             raise self.error
         self.groups.append(texts)
@@ -83,7 +91,9 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
     """Make queues, and close them after the test."""
     queues = []
 
-    def make(max_group: int = 10, max_queued: int = 10, timeout: float = 30) -> GroupCommit[Write]:
+    def make(
+        max_group: int = 10, max_queued: int = 10, timeout: float = 30, patience: float = 30
+    ) -> GroupCommit[Write]:
         queue: GroupCommit[Write] = GroupCommit(
             ledger.commit,
             shared_errors=Away,
@@ -91,6 +101,9 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
             max_queued=max_queued,
             timeout=timedelta(seconds=timeout),
             on_commit=ledger.note,
+            blocked_errors=Locked,
+            keys=lambda write: [write.text],
+            patience=timedelta(seconds=patience),
         )
         queues.append(queue)
         return queue
@@ -359,3 +372,76 @@ def test_closing_waits_for_the_running_commit(make_queue: MakeQueue, ledger: Led
     threading.Timer(0.05, ledger.go_on).start()
     queue.close()
     assert ledger.groups == [["busy"]]
+
+
+# Locks of other transactions
+
+
+def test_only_what_is_blocked_waits(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """The others of a group that meets a lock are committed, and so is the rest when it is free."""
+    queue = make_queue()
+    ledger.locked = {"c"}
+    waiting = submit(queue, *"abcdefg")
+    wait_until(lambda: sum(waiter.ready() for waiter in waiting) == 6)
+    assert sorted(chain(*ledger.groups)) == list("abdefg")
+    assert not waiting[2].ready()
+    ledger.locked = set()
+    assert [waiter.get(timeout=10) for waiter in waiting] == list("ABCDEFG")
+    assert sorted(chain(*ledger.groups)) == list("abcdefg")
+
+
+def test_writes_of_a_blocked_key_are_set_aside(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """What is known to be blocked joins no group, and all of it is committed at once."""
+    queue = make_queue()
+    ledger.locked = {"a"}
+    first = submit(queue, "a")
+    wait_until(lambda: len(ledger.attempts) > 0)
+    wait_until(lambda: bool(queue._aside))
+    others = submit(queue, "a", "b", "a", "c")
+    wait_until(lambda: others[1].ready() and others[3].ready())
+    assert not any("a" in attempt and set(attempt) != {"a"} for attempt in ledger.attempts)
+    ledger.locked = set()
+    assert [waiter.get(timeout=10) for waiter in (*first, others[0], others[2])] == ["A"] * 3
+    wait_until(lambda: not queue._aside)
+    assert commit(queue, "a") == "A"
+
+
+def test_patience_has_an_end(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """A write that stays blocked fails with the error of its lock, and leaves nothing behind."""
+    queue = make_queue(patience=0.2, max_queued=2)
+    ledger.locked = {"a"}
+    waiters = submit(queue, "a", "b")
+    gevent.joinall(waiters, timeout=10)
+    assert isinstance(waiters[0].exception, Locked)
+    assert waiters[1].value == "B"
+    assert not queue._aside
+    for text in "cdef":
+        assert commit(queue, text) == text.upper()
+
+
+def test_blocked_writes_fill_the_queue(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """What is blocked counts as waiting, but for the group that met the lock first."""
+    queue = make_queue(max_queued=2)
+    ledger.locked = {"a", "b", "c"}
+    waiters = submit(queue, "a")
+    wait_until(lambda: bool(queue._aside))
+    waiters += submit(queue, "b", "c")
+    with pytest.raises(Overloaded):
+        commit(queue, "d")
+    ledger.locked = set()
+    assert [waiter.get(timeout=10) for waiter in waiters] == ["A", "B", "C"]
+    assert commit(queue, "d") == "D"
+
+
+def test_a_commit_that_takes_too_long_is_seen(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """A check fails while a commit is under way for longer than a write may take."""
+    queue = make_queue(timeout=0.05)
+    queue.check()
+    ledger.hold()
+    with pytest.raises(Overloaded):
+        commit(queue, "a")
+    with pytest.raises(Overloaded):
+        queue.check()
+    ledger.go_on()
+    wait_until(lambda: queue._started is None)
+    queue.check()

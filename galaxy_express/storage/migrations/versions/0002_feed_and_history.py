@@ -90,8 +90,7 @@ BEGIN
         PERFORM set_config('galaxy_express.drawing', 'yes', true);
         -- The numbers follow the clock. After an older backup was restored, they would otherwise
         -- be those that clients have already read.
-        IF now - last > 1000000 THEN
-            PERFORM pg_advisory_xact_lock(2, 0);
+        IF now - last > 1000000 AND pg_try_advisory_xact_lock(2, 0) THEN
             SELECT last_value INTO last FROM galaxy_express_sequence;
             IF now - last > 1000000 THEN
                 PERFORM setval('galaxy_express_sequence', now);

@@ -1,0 +1,112 @@
+"""Another transaction holds a lock: only what needs it waits."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent
+import pytest
+from webtest import TestApp
+
+from galaxy_express.models import create_schema
+from tests.backends import Backend, PostgreSQLBackend
+from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, MakeApp
+from tests.functional.client import ANY, UPDATE, send, send_batch, totals, update
+
+if SKIP_POSTGRESQL:
+    pytest.skip(NO_POSTGRESQL, allow_module_level=True)
+
+INSERT = "INSERT INTO packages VALUES (%s, 'zap', 'leela', 'personal', 0, 'dropped')"
+CLIENTS = 3
+SOON = 1.0
+
+
+@pytest.fixture
+def backend(postgresql: PostgreSQLBackend) -> Backend:
+    """PostgreSQL, whose locks are on rows."""
+    create_schema(postgresql.config)
+    return postgresql
+
+
+@pytest.fixture
+def app(make_app: MakeApp, backend: Backend) -> TestApp:
+    """The application, which waits for a lock for a second."""
+    return make_app({"database.lock_timeout": "1 second"})
+
+
+@contextmanager
+def resending(app: TestApp, *package_ids: str) -> Iterator[list[int]]:
+    """Clients that send packages again until they are decided; the statuses of the answers."""
+    statuses: list[int] = []
+
+    def resend(package_id: str) -> None:
+        while not statuses or statuses[-1] not in (200, 201):
+            statuses.append(send(app, ANY, package_id=package_id).status_int)
+
+    clients = [gevent.spawn(resend, each) for each in package_ids for _ in range(CLIENTS)]
+    yield statuses
+    gevent.joinall(clients, timeout=10, raise_error=True)
+
+
+def fresh_packages_are_decided(app: TestApp, seconds: float) -> None:
+    """Send new packages for some seconds, each of which is decided soon."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        started = time.monotonic()
+        sent = [gevent.spawn(send, app, package_id=f"{started}-{number}") for number in range(10)]
+        gevent.joinall(sent, raise_error=True)
+        assert time.monotonic() - started < SOON
+
+
+@pytest.mark.parametrize("blocked", [["a"], ["a", "b", "c", "d"]])
+def test_a_package_of_an_open_transaction(
+    backend: Backend, app: TestApp, blocked: list[str]
+) -> None:
+    """While others resend packages that are locked, new ones are decided soon; the locked ones are
+    503 until the lock is gone."""
+    with backend.transaction("ROLLBACK") as other:
+        for package_id in blocked:
+            other.execute(INSERT, [package_id])
+        with resending(app, *blocked) as statuses:
+            fresh_packages_are_decided(app, 1.5)
+            assert set(statuses) <= {503}
+            other.execute("ROLLBACK")
+    assert backend.stored() == backend.counted()
+    assert all(send(app, 200, package_id=each) for each in blocked)
+
+
+def test_a_batch_of_an_open_transaction(backend: Backend, app: TestApp) -> None:
+    """A batch with a package that is locked waits, and no other does."""
+    with backend.transaction() as other:
+        other.execute(INSERT, ["a"])
+        package = {"recipient_id": "leela", "sender_id": "zap", "package_type": "personal"}
+        batch = [
+            package | {"package_id": each, "timestamp": "2142-03-01T12:00:00Z"} for each in "abc"
+        ]
+        waiting = gevent.spawn(send_batch, app, *batch)
+        fresh_packages_are_decided(app, 0.3)
+        assert not waiting.ready()
+    results = waiting.get(timeout=10).json
+    assert [result["replayed"] for result in results] == [True, False, False]
+
+
+def test_a_recipient_of_an_open_transaction(backend: Backend, app: TestApp) -> None:
+    """An update of a recipient who is locked waits, and no other write does."""
+    with backend.transaction("ROLLBACK") as other:
+        other.execute("SELECT pg_advisory_xact_lock(1, hashtext('leela'))")
+        waiting = gevent.spawn(update, app, UPDATE, "leela", 200)
+        fresh_packages_are_decided(app, 0.3)
+        assert update(app, UPDATE, "fry", 200).json["applied"]
+        assert not waiting.ready()
+    assert waiting.get(timeout=10).json["applied"]
+
+
+def test_counters_of_an_open_transaction(backend: Backend, app: TestApp) -> None:
+    """While the counters of a worker are locked, it adds to others."""
+    send(app, package_id="first")
+    with backend.transaction("ROLLBACK") as other:
+        other.execute("UPDATE counters SET value = value")
+        fresh_packages_are_decided(app, 0.3)
+    delivered, _, _ = totals(app)
+    assert delivered > 10
+    assert backend.stored() == backend.counted()

@@ -1,0 +1,224 @@
+"""PostgreSQL falls silent: every wait has an end, and work goes on elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy.engine import URL, make_url
+
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.storage import queries
+from galaxy_express.storage.connect import database_from_config
+from galaxy_express.storage.database import Database, DatabaseUnavailable
+from tests.backends import Backend, PostgreSQLBackend
+from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
+from tests.integration.values import in_words, package, send
+from tests.servers.forwarder import Forwarder, forwarding, silent_port
+
+if SKIP_POSTGRESQL:
+    pytest.skip(NO_POSTGRESQL, allow_module_level=True)
+
+HASTY = {
+    "database.lock_timeout": "100 milliseconds",
+    "database.statement_timeout": "300 milliseconds",
+    "database.connect_timeout": "600 milliseconds",
+}
+# Seconds. The timeouts, the grace for PostgreSQL's own, and what a busy machine needs.
+BOUNDED = 2.5
+
+OpenAt = Callable[..., Database]
+
+
+@pytest.fixture
+def backend(postgresql: PostgreSQLBackend) -> Backend:
+    """PostgreSQL, with empty tables."""
+    create_schema(postgresql.config)
+    return postgresql
+
+
+@pytest.fixture
+def server(backend: Backend) -> URL:
+    """The URL of the database."""
+    return make_url(backend.url)
+
+
+@pytest.fixture
+def forwarder(server: URL) -> Iterator[Forwarder]:
+    """A forwarder to the server."""
+    if server.host not in ("127.0.0.1", "localhost"):
+        pytest.skip("the server is not on this machine")
+    with forwarding(server.port or 5432) as forwarder:
+        yield forwarder
+
+
+@pytest.fixture
+def open_at(server: URL) -> Iterator[OpenAt]:
+    """Open the database through ports of this machine, tried in their order."""
+    databases = []
+
+    def open_(
+        *ports: int | None, on_timeout: Callable[[str], None] = lambda _: None, **settings: str
+    ) -> Database:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        user = f"{server.username}:{server.password or ''}"
+        url = f"postgresql://{user}@{hosts}/{server.database}"
+        config = {"database.url": url} | HASTY | settings
+        database = database_from_config(config, on_timeout)
+        databases.append(database)
+        return database
+
+    yield open_
+    for database in databases:
+        database.close()
+
+
+def read(database: Database) -> None:
+    """Read something."""
+    with database.read_connection() as connection:
+        queries.find_decision(connection, "pkg-1")
+
+
+def fails(action: Callable[[], object], seconds: float = BOUNDED) -> str:
+    """Do what can't be done, and return why, which is known in time."""
+    started = time.monotonic()
+    with pytest.raises(DatabaseUnavailable) as raised:
+        action()
+    assert time.monotonic() - started < seconds
+    return str(raised.value)
+
+
+def test_writes_on_a_silent_connection(forwarder: Forwarder, open_at: OpenAt) -> None:
+    """A write on a connection that fell silent fails in time, and the next has a new one."""
+    given_up: list[str] = []
+    desk = DeliveryDesk(open_at(forwarder.port, on_timeout=given_up.append), PACKAGE_TYPES)
+    send(desk, package("a"))
+    forwarder.mute_connections()
+    assert "has not answered" in fails(lambda: send(desk, package("b")))
+    assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+    assert given_up == ["statement"]
+
+
+def test_reads_on_silent_connections(forwarder: Forwarder, open_at: OpenAt) -> None:
+    """Of several connections that fell silent, one makes a read fail, and none a second."""
+    database = open_at(forwarder.port)
+    with database.read_connection(), database.read_connection(), database.read_connection():
+        pass
+    forwarder.mute_connections()
+    fails(lambda: read(database))
+    read(database)
+
+
+def test_connecting_to_a_silent_server(open_at: OpenAt) -> None:
+    """An attempt to connect ends in time."""
+    with silent_port() as port:
+        database = open_at(port)
+        fails(lambda: read(database))
+        fails(lambda: send(DeliveryDesk(database, PACKAGE_TYPES), package()))
+
+
+def test_a_server_that_falls_silent_while_connecting(forwarder: Forwarder, open_at: OpenAt) -> None:
+    """What sets a new connection up has the same end as connecting."""
+    forwarder.mute_at(b"synchronous_commit")
+    database = open_at(forwarder.port)
+    fails(lambda: read(database))
+
+
+def test_several_servers(server: URL, open_at: OpenAt) -> None:
+    """Those that are silent are passed over, and the one that answered is asked first then."""
+    with silent_port() as first, silent_port() as second:
+        database = open_at(first, second, server.port)
+        read(database)
+        started = time.monotonic()
+        send(DeliveryDesk(database, PACKAGE_TYPES), package())
+        assert time.monotonic() - started < 0.2
+
+
+def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
+    """A name is looked up, and its addresses are tried like servers; one without any is named."""
+    url = server.set(host="localhost").render_as_string(hide_password=False)
+    database = database_from_config({"database.url": url} | HASTY)
+    read(database)
+    database.close()
+    database = database_from_config({"database.url": "postgresql://nowhere.invalid/g"} | HASTY)
+    assert "nowhere.invalid" in fails(lambda: read(database))
+
+
+def count_sleepers(backend: Backend) -> int:
+    """How many backends are in a COMMIT that takes long."""
+    ((number,),) = backend.rows(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event = 'PgSleep'"
+    )
+    return int(number)
+
+
+def test_commits_without_an_answer(backend: Backend, server: URL, open_at: OpenAt) -> None:
+    """After a COMMIT that got no answer the next try waits a while, unless the server has ended
+    the first one; meanwhile the database isn't ready."""
+    backend.rows(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
+    )
+    backend.rows(
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON packages"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"
+    )
+    database = open_at(server.port)
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+    assert "COMMIT" in fails(lambda: send(desk, package("a")))
+    assert "got no answer" in fails(lambda: send(desk, package("b")), 0.5)
+    assert count_sleepers(backend) == 1
+    with database.read_connection() as connection, pytest.raises(DatabaseUnavailable):
+        database.check_commits(connection)
+
+    def is_tried_again() -> bool:
+        fails(lambda: send(desk, package("b")))
+        return count_sleepers(backend) == 2
+
+    deadline = time.monotonic() + 5
+    while not is_tried_again():
+        assert time.monotonic() < deadline
+    backend.rows(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    )
+    with backend.cursor() as cursor:
+        cursor.execute("DROP TRIGGER wait ON packages")
+    assert [in_words(outcome) for outcome in send(desk, package("c"))] == ["delivered"]
+    with database.read_connection() as connection:
+        database.check_commits(connection)
+
+
+def test_connections_are_replaced_by_age(backend: Backend, server: URL, open_at: OpenAt) -> None:
+    """No connection is kept for longer than its age, so that an address may move."""
+    database = open_at(server.port, **{"database.connection_age": "1 second"})
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+
+    def backends() -> tuple[int, int]:
+        pids = []
+        for opened in (database.read_connection(), database.transaction()):
+            with opened as connection:
+                ((pid,),) = connection.select("SELECT pg_backend_pid()")
+                pids.append(pid)
+        return pids[0], pids[1]
+
+    send(desk, package())
+    before = backends()
+    assert backends() == before
+    time.sleep(1.1)
+    assert not set(before) & set(backends())
+
+
+def test_readers_follow_the_writer(open_at: OpenAt, forwarder: Forwarder) -> None:
+    """When writes find that a server has become read-only, reads leave it, too."""
+    database = open_at(forwarder.port)
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+    read(database)
+    accepted = forwarder.accepted
+    with database.transaction() as connection:
+        connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    fails(lambda: send(desk, package()))
+    read(database)
+    assert forwarder.accepted == accepted + 2
+    send(desk, package())

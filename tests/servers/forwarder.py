@@ -1,0 +1,107 @@
+"""A forwarder between the service and a server, which can fall silent in several ways."""
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.servers.running import free_port
+
+
+class Forwarder:
+    """Forwards TCP connections.
+
+    :ivar port: where it listens.
+    :ivar accepted: how many connections were made to it.
+    :ivar target: the port to which it forwards new connections.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = free_port()
+        self.accepted = 0
+        self._muted_before = 0
+        self._mutes_new = False
+        self._mutes_at: bytes | None = None
+        # The ends of connections, each with its peer, its number, and whether it is the client's.
+        self._ends: dict[socket.socket, tuple[socket.socket, int, bool]] = {}
+        self._silent: set[int] = set()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._stop, self._stopped = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def mute_connections(self) -> None:
+        """Swallow all answers on the connections that there are."""
+        self._muted_before = self.accepted
+
+    def mute_everything(self, muted: bool = True) -> None:
+        """Swallow all answers on new connections, too."""
+        self.mute_connections()
+        self._mutes_new = muted
+
+    def mute_at(self, words: bytes | None) -> None:
+        """Swallow all answers on a connection from when a client says these words."""
+        self._mutes_at = words
+
+    def close(self) -> None:
+        """Close everything."""
+        self._stop.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._listener, self._stopped, *self._ends], [], [])
+            if self._stopped in ready:
+                break
+            if self._listener in ready:
+                self._accept()
+            for end in ready:
+                if end in self._ends:
+                    self._pass_on(end, *self._ends[end])
+        for each in (*self._ends, self._listener, self._stopped):
+            each.close()
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        server = socket.create_connection(("127.0.0.1", self.target))
+        self.accepted += 1
+        self._ends[client] = server, self.accepted, True
+        self._ends[server] = client, self.accepted, False
+
+    def _pass_on(self, end: socket.socket, peer: socket.socket, number: int, says: bool) -> None:
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data = end.recv(65536)
+        if says and self._mutes_at and self._mutes_at in data:
+            self._silent.add(number)
+        is_muted = number <= self._muted_before or self._mutes_new or number in self._silent
+        if is_muted and not says:
+            if not data:
+                del self._ends[end]
+            return
+        with contextlib.suppress(ConnectionError):
+            peer.sendall(data)
+        if not data:
+            for each in (end, peer):
+                self._ends.pop(each, None)
+                each.close()
+
+
+@contextmanager
+def forwarding(target: int) -> Iterator[Forwarder]:
+    """Forward connections to a port, until left."""
+    forwarder = Forwarder(target)
+    try:
+        yield forwarder
+    finally:
+        forwarder.close()
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that accepts connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
+        yield listener.getsockname()[1]

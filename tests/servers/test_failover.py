@@ -1,0 +1,161 @@
+"""A PostgreSQL server falls silent, or another takes its place."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import create_schema
+from galaxy_express.package_types import PACKAGE_TYPES
+from galaxy_express.storage import queries
+from galaxy_express.storage.connect import database_from_config
+from galaxy_express.storage.database import Database, DatabaseUnavailable
+from tests.backends import PostgreSQLBackend
+from tests.conftest import skip_or_fail
+from tests.integration.values import in_words
+from tests.integration.values import package as parcel
+from tests.integration.values import send as decide
+from tests.servers.forwarder import forwarding, silent_port
+from tests.servers.postgresql import Cluster, cluster, find_binaries
+from tests.servers.running import Installation, wait_until
+from tests.servers.speaking import package
+
+HASTY = {
+    "database.statement_timeout": "500 milliseconds",
+    "database.connect_timeout": "1 second",
+}
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server that nobody else uses."""
+    binaries = find_binaries()
+    if binaries is None:
+        skip_or_fail("PostgreSQL's server isn't installed")
+    with cluster(binaries) as own:
+        yield own
+
+
+OpenAt = Callable[..., Database]
+
+
+@pytest.fixture
+def open_at() -> Iterator[OpenAt]:
+    """Open a database of servers on this machine, tried in their order."""
+    databases = []
+
+    def open_(*ports: int) -> Database:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        url = f"postgresql://postgres@{hosts}/postgres"
+        databases.append(database_from_config({"database.url": url} | HASTY))
+        return databases[-1]
+
+    yield open_
+    for database in databases:
+        database.close()
+
+
+def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) -> None:
+    """The service starts beside a server that says nothing, uses the one that does, and loses no
+    more than a request where that one's connections fall silent."""
+    with silent_port() as silent, forwarding(own_cluster.port) as forwarder:
+        installation = Installation(tmp_path, PostgreSQLBackend(own_cluster.url, "postgres"))
+        installation.create_schema()
+        installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = (
+            f"postgresql://postgres@127.0.0.1:{silent},127.0.0.1:{forwarder.port}/postgres"
+        )
+        for key, value in HASTY.items():
+            installation.configure(key, value)
+        with installation.gunicorn(workers=1) as server, ThreadPoolExecutor() as threads:
+            wait_until(lambda: server.is_healthy("readiness"), "the service is ready")
+            assert server.request("POST", "/packages", package()).status == 201
+
+            forwarder.mute_connections()
+            waiting = threads.submit(server.request, "POST", "/packages", package())
+            while not waiting.done():
+                started = time.monotonic()
+                assert server.is_healthy("liveness")
+                assert time.monotonic() - started < 0.4, "the event loop stood still"
+            assert waiting.result().status == 503
+            wait_until(
+                lambda: server.request("POST", "/packages", package()).status == 201,
+                "packages are decided again",
+                within=3,
+            )
+            assert server.is_healthy("readiness")
+
+            forwarder.mute_everything()
+            wait_until(lambda: not server.is_healthy("readiness"), "the service isn't ready")
+            assert server.is_healthy("liveness")
+            assert "has not answered" in server.log
+
+
+def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """Of two servers the primary is used, whichever is named first; when the other one is promoted
+    it is used, and what was answered before is answered again."""
+    create_schema({"database.url": own_cluster.url})
+    with own_cluster.standby() as standby, forwarding(own_cluster.port) as forwarder:
+        database = open_at(standby.port, forwarder.port)
+        desk = DeliveryDesk(database, PACKAGE_TYPES)
+        (first,) = decide(desk, parcel("a"))
+        assert in_words(first) == "delivered"
+        wait_until(lambda: _has(standby, "a"), "the standby has the package")
+
+        # The primary freezes: its connections are open, and say nothing.
+        forwarder.mute_everything()
+        with pytest.raises(DatabaseUnavailable):
+            decide(desk, parcel("b"))
+        with pytest.raises(DatabaseUnavailable, match="read-only"):
+            decide(desk, parcel("b"))
+        with database.read_connection() as connection:
+            assert queries.find_decision(connection, "a") is not None
+        standby.promote()
+        started = time.monotonic()
+        wait_until(lambda: _is_decided(desk, "b"), "packages are decided again", within=5)
+        assert time.monotonic() - started < 3
+        assert [in_words(outcome) for outcome in decide(desk, parcel("a"))] == ["delivered again"]
+
+
+def _has(server: Cluster, package_id: str) -> bool:
+    backend = PostgreSQLBackend(server.url, "postgres")
+    return bool(backend.rows(f"SELECT 1 FROM packages WHERE package_id = '{package_id}'"))  # noqa: S608
+
+
+def _is_decided(desk: DeliveryDesk, package_id: str) -> bool:
+    try:
+        return bool(decide(desk, parcel(package_id)))
+    except DatabaseUnavailable:
+        return False
+
+
+def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """While commits wait for a standby that is away the service isn't ready, and few backends are
+    left waiting; when no standby is required any more it goes on at once."""
+    create_schema({"database.url": own_cluster.url})
+    backend = PostgreSQLBackend(own_cluster.url, "postgres")
+    database = open_at(own_cluster.port)
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+    decide(desk, parcel("a"))
+
+    backend.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    backend.rows("SELECT pg_reload_conf()")
+    wait_until(lambda: not _is_decided(desk, "b"), "commits wait")
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        assert not _is_decided(desk, "c")
+        with database.read_connection() as connection, pytest.raises(DatabaseUnavailable):
+            database.check_commits(connection)
+    ((number,),) = backend.rows(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    )
+    assert number <= 3
+
+    backend.rows("ALTER SYSTEM RESET synchronous_standby_names")
+    backend.rows("SELECT pg_reload_conf()")
+    wait_until(lambda: _is_decided(desk, "c"), "packages are decided again", within=1)
+    with database.read_connection() as connection:
+        database.check_commits(connection)
+    assert backend.stored() == backend.counted()
