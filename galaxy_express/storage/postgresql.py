@@ -21,15 +21,14 @@ from galaxy_express.storage.database import (
     Connection,
     Database,
     DatabaseUnavailable,
-    Pages,
     Row,
     SchemaMismatch,
-    Statements,
     TransactionConflict,
     in_a_line,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
+from galaxy_express.storage.postgresql_statements import STATEMENTS
 from galaxy_express.storage.servers import Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
 from galaxy_express.storage.url import describe_postgresql, postgresql_parameters
@@ -58,6 +57,8 @@ class PostgreSQLConnection(Connection):
     :param is_current: see :py:meth:`Connection.is_current`.
     """
 
+    statements = STATEMENTS
+
     def __init__(
         self,
         raw: Any,
@@ -68,117 +69,6 @@ class PostgreSQLConnection(Connection):
         self._begin_statements = begin
         self._is_current = is_current
         self._last_time = 0
-
-    # One array per column, so that a statement is the same for any number of rows.
-    statements = Statements(
-        find_decision="""
-            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,
-                   decided_at, declined_at
-            FROM packages WHERE package_id = %s
-        """,
-        find_decisions="""
-            SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,
-                   decided_at, declined_at
-            FROM packages WHERE package_id = ANY(%s::text[])
-        """,
-        find_preferences="""
-            SELECT recipient_id, package_type, wanted, timestamp
-            FROM preferences WHERE recipient_id = ANY(%s::text[])
-        """,
-        insert_packages="""
-            WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
-            INSERT INTO packages
-                (package_id, sender_id, recipient_id, package_type, timestamp, status,
-                 decided_at, declined_at, sequence)
-            SELECT package_id, sender_id, recipient_id, package_type, sent_at, status,
-                   decided_at, declined_at, numbers[place]
-            FROM drawn, unnest(
-                %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[],
-                %s::bigint[], %s::bigint[], %s::integer[]
-            ) AS row (package_id, sender_id, recipient_id, package_type, sent_at, status,
-                      decided_at, declined_at, place)
-            ON CONFLICT DO NOTHING
-            RETURNING package_id
-        """,
-        insert_updates="""
-            WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
-            INSERT INTO preference_updates
-                (recipient_id, timestamp, received_at, wanted, applied, sequence)
-            SELECT recipient_id, made_at, received_at, wanted, applied, numbers[place]
-            FROM drawn, unnest(
-                %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::boolean[], %s::integer[]
-            ) AS row (recipient_id, made_at, received_at, wanted, applied, place)
-        """,
-        # The condition is that of Preference.supersedes.
-        upsert_preferences="""
-            INSERT INTO preferences (recipient_id, package_type, wanted, timestamp)
-            SELECT * FROM unnest(%s::text[], %s::text[], %s::boolean[], %s::bigint[])
-            ON CONFLICT (recipient_id, package_type) DO UPDATE
-            SET wanted = excluded.wanted, timestamp = excluded.timestamp
-            WHERE excluded.timestamp > preferences.timestamp
-               OR excluded.timestamp = preferences.timestamp
-                  AND preferences.wanted AND NOT excluded.wanted
-            RETURNING recipient_id
-        """,
-        upsert_counters="""
-            INSERT INTO counters (shard, outcome, package_type, value)
-            SELECT * FROM unnest(%s::smallint[], %s::text[], %s::text[], %s::bigint[])
-            ON CONFLICT (shard, outcome, package_type) DO UPDATE
-            SET value = counters.value + excluded.value
-            RETURNING shard
-        """,
-        delete_preferences="DELETE FROM preferences WHERE recipient_id = %s",
-        delete_updates="DELETE FROM preference_updates WHERE recipient_id = %s",
-        page_of_all=Pages(
-            ascending="""
-                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
-                       status, decided_at, declined_at
-                FROM packages WHERE sequence > %(after)s AND sequence <= %(settled)s
-                ORDER BY sequence LIMIT %(limit)s
-            """,
-            descending="""
-                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
-                       status, decided_at, declined_at
-                FROM packages WHERE sequence < %(after)s
-                ORDER BY sequence DESC LIMIT %(limit)s
-            """,
-        ),
-        # The recipient is a part of the order, so that only the index of both can give it. With
-        # an equality the planner may read the index of the sequence instead, and filter.
-        page_of_recipient=Pages(
-            ascending="""
-                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
-                       status, decided_at, declined_at
-                FROM packages
-                WHERE (recipient_id, sequence) > (%(recipient_id)s, %(after)s)
-                  AND (recipient_id, sequence) <= (%(recipient_id)s, %(settled)s)
-                ORDER BY packages.recipient_id, sequence LIMIT %(limit)s
-            """,
-            descending="""
-                SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
-                       status, decided_at, declined_at
-                FROM packages
-                WHERE (recipient_id, sequence) < (%(recipient_id)s, %(after)s)
-                  AND (recipient_id, sequence) >= (%(recipient_id)s, 0)
-                ORDER BY packages.recipient_id DESC, sequence DESC LIMIT %(limit)s
-            """,
-        ),
-        page_of_updates=Pages(
-            ascending="""
-                SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
-                FROM preference_updates
-                WHERE recipient_id = %(recipient_id)s
-                  AND sequence > %(after)s AND sequence <= %(settled)s
-                ORDER BY sequence LIMIT %(limit)s
-            """,
-            descending="""
-                SELECT sequence, recipient_id, timestamp, received_at, wanted, applied
-                FROM preference_updates
-                WHERE recipient_id = %(recipient_id)s AND sequence < %(after)s
-                ORDER BY sequence DESC LIMIT %(limit)s
-            """,
-        ),
-    )
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
