@@ -211,7 +211,8 @@ export function noteNewest(decidedAt) {
 function newest() {
   if (state.newest) return `The last was decided on ${inSeconds(state.newest)}.`;
   const { delivered, dropped } = state.opened;
-  return `Decided before this page was opened: ${whole.format(delivered + dropped)}.`;
+  const decided = delivered + dropped;
+  return decided ? `Decided before this page was opened: ${whole.format(decided)}.` : "None before.";
 }
 
 /** The next round number whose half is round, too. */
