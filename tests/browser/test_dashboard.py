@@ -251,13 +251,16 @@ def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
         put_preferences(dashboard.server, f"2026-03-01T12:{minute:02}:00Z", marketing=minute == 5)
     put_preferences(dashboard.server, "2025-03-01T12:00:00Z", marketing=True)
     dashboard.look_up("leela", "last updated 2026-03-01 12:11:00 UTC.")
-    updates = lambda: [item.text for item in dashboard.find_all("#history li")]  # noqa: E731
-    wait_until(lambda: len(updates()) == 10, "a page of the history is shown")
-    assert updates()[0].startswith("personal wanted, marketing wanted\n2025-03-01 12:00:00 UTC")
-    assert updates()[0].endswith("Not applied: it was older.")
-    assert updates()[1].startswith("personal wanted, marketing declined\n2026-03-01 12:11:00 UTC")
+    wait_until(lambda: len(dashboard.texts("#history li")) == 10, "a page of the history is shown")
+    assert dashboard.texts("#history li")[0].startswith(
+        "personal wanted, marketing wanted\n2025-03-01 12:00:00 UTC"
+    )
+    assert dashboard.texts("#history li")[0].endswith("Not applied: it was older.")
+    assert dashboard.texts("#history li")[1].startswith(
+        "personal wanted, marketing declined\n2026-03-01 12:11:00 UTC"
+    )
     dashboard.click("#history button")
-    wait_until(lambda: len(updates()) == 13, "the whole history is shown")
+    wait_until(lambda: len(dashboard.texts("#history li")) == 13, "the whole history is shown")
     assert not dashboard.find("#history button").is_displayed()
 
 
@@ -269,11 +272,10 @@ def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
     dashboard.fill("#list-recipient_id", "o'neill/&?")
     dashboard.find("#list-recipient_id").send_keys(Keys.ENTER)
     dashboard.wait_for_text("#list .outcome", "Packages for o'neill/&?, newest first.")
-    ids = lambda: [link.text for link in dashboard.find_all("#list-packages .link")]  # noqa: E731
-    assert ids() == [f"p-{number}" for number in range(11, 1, -1)]
+    assert dashboard.texts("#list-packages .link") == [f"p-{number}" for number in range(11, 1, -1)]
     dashboard.click("#list-packages .plain")
-    wait_until(lambda: len(ids()) == 12, "all are listed")
-    assert ids()[-1] == "p-0"
+    wait_until(lambda: len(dashboard.texts("#list-packages .link")) == 12, "all are listed")
+    assert dashboard.texts("#list-packages .link")[-1] == "p-0"
     assert not dashboard.find("#list-packages .plain").is_displayed()
     dashboard.click("#list-packages .link")
     dashboard.wait_for_text("#find .outcome", "Delivered.")
@@ -282,19 +284,18 @@ def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
     dashboard.fill("#list-recipient_id", "nobody")
     dashboard.click("#list button:not([type])")
     dashboard.wait_for_text("#list .outcome", "No packages for nobody.")
-    assert ids() == []
+    assert dashboard.texts("#list-packages .link") == []
 
 
 def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
     """New decisions appear on top without reloading, each once, and old ones leave."""
-    ids = lambda: [link.text for link in dashboard.find_all("#latest .link")]  # noqa: E731
     for number in range(3):
         send(dashboard.server, package_id=f"p-{number}")
-    wait_until(lambda: ids() == ["p-2", "p-1", "p-0"], "three are shown")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["p-2", "p-1", "p-0"], "three are shown")
     for number in range(3, 12):
         send(dashboard.server, package_id=f"p-{number}")
     newest = [f"p-{number}" for number in range(11, 1, -1)]
-    wait_until(lambda: ids() == newest, "the ten newest are shown")
+    wait_until(lambda: dashboard.texts("#latest .link") == newest, "the ten newest are shown")
 
 
 def test_the_version_is_shown(dashboard: Dashboard) -> None:
