@@ -195,6 +195,42 @@ class Traffic:
         return self._new_package() | self._rng.choice(invalid_fields)
 
 
+class Feed:
+    """What is decided for one recipient from now on, in the order of the decisions."""
+
+    def __init__(self, service: Service, recipient_id: str) -> None:
+        self._service = service
+        self._path = f"/packages?order=asc&limit=1000&recipient_id={quote(recipient_id, safe='')}"
+        self._after = ""
+        self.read()
+
+    def read(self) -> list[Json]:
+        """Follow the feed to its end.
+
+        :returns: the decisions since the last call.
+        """
+        decisions: list[Json] = []
+        while True:
+            page = self._service.request("GET", self._path + self._after)
+            self._after = f"&after={page['next']}"
+            decisions += page["packages"]
+            if not page["packages"]:
+                return decisions
+
+
+def _describe(decisions: list[Json]) -> Iterator[str]:
+    dropped = [decision for decision in decisions if decision["status"] == "dropped"]
+    yield (
+        f"The feeds of the demo's recipients show {len(decisions):,} new decisions, "
+        f"{len(dropped):,} of them to drop a package."
+    )
+    for decision in dropped[-1:]:
+        yield (
+            f"The last: {decision['package_id']} was dropped, since {decision['recipient_id']} "
+            f"declined {decision['package_type']} on {decision['declined_at']}."
+        )
+
+
 def _report(statistics: Json) -> Iterator[str]:
     yield f"{'type':<20} {'delivered':>12} {'dropped':>12}"
     for name, totals in statistics["by_type"].items():
@@ -242,6 +278,7 @@ def main() -> None:
 
     service = Service(arguments.service)
     traffic = Traffic(service, random.Random())
+    feeds = [Feed(service, recipient_id) for recipient_id in _PEOPLE]
     submitted = 0
     start = time.monotonic()
     with suppress(KeyboardInterrupt):
@@ -253,8 +290,10 @@ def main() -> None:
             time.sleep(max(0, due - time.monotonic()))
     if sys.stderr.isatty():
         sys.stderr.write("\n")
+    decisions = [decision for feed in feeds for decision in feed.read()]
     statistics = service.request("GET", "/statistics")
-    sys.stdout.write("\n".join([f"Submitted {submitted:,} packages.", *_report(statistics), ""]))
+    lines = [f"Submitted {submitted:,} packages.", *_describe(decisions), *_report(statistics), ""]
+    sys.stdout.write("\n".join(lines))
 
 
 if __name__ == "__main__":

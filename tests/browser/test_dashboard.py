@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from galaxy_express import __version__
 from tests.browser.window import Dashboard, Window
 from tests.servers.running import Installation, Server, wait_until
 from tests.servers.speaking import package
@@ -38,28 +39,44 @@ def count(installation: Installation, rejected: int, **types: int) -> None:
 
 
 def test_nothing_was_sent_yet(dashboard: Dashboard) -> None:
-    """An empty dashboard has zeroes, a row for each type, a hint how to get data, and says
-    since when nothing was sent."""
+    """An empty dashboard has zeroes, a row for each type, and hints how to get data."""
     dashboard.wait_for_totals("0", "0", "0")
     assert "make demo" in dashboard.text("#empty")
     assert dashboard.rows == {"marketing": ["0", "0", "—"], "personal": ["0", "0", "—"]}
-    dashboard.wait_for_text("#chart-summary", "No packages since ")
-    assert re.search(r"since \d\d:\d\d:\d\d\.", dashboard.text("#chart-summary"))
+    dashboard.wait_for_text("#chart-summary", "No packages in five minutes.")
+    dashboard.wait_for_text("#latest-none", "No packages were decided yet.")
     assert dashboard.complaints() == []
-    send(dashboard.server)
+    command = dashboard.text("#empty-curl")
+    subprocess.run(["bash", "-c", f"{command} --silent --fail"], capture_output=True, check=True)
     dashboard.wait_for_totals("1", "0", "0")
     assert not dashboard.find("#empty").is_displayed()
 
 
 def test_the_chart_begins_with_what_is_known(window: Window, server: Server) -> None:
-    """The chart says how many packages were decided before the page was opened."""
-    for _ in range(3):
+    """The chart shows packages that were decided before the page was opened."""
+    for _ in range(30):
         send(server)
+    time.sleep(3)  # the chart has a bar for every two seconds
     dashboard = Dashboard(window, server)
-    known = "Decided before this page was opened: 3."
-    dashboard.wait_for_text("#chart-summary", known)
-    dashboard.wait_for_text("#chart-summary", "No packages since ")
-    assert known in dashboard.text("#chart-summary")
+    wait_until(lambda: is_drawn(dashboard, "delivered"), "what was delivered is drawn")
+    dashboard.wait_for_text("#chart-summary", "The busiest moment had ")
+    rate = re.search(r"had ([\d.]+) a second", dashboard.text("#chart-summary"))
+    assert rate
+    assert 5 <= float(rate[1]) <= 15
+
+
+def test_a_quiet_chart_says_when_the_last_package_was_decided(
+    window: Window, server: Server, installation_of_session: Installation
+) -> None:
+    """If nothing was decided in five minutes, the chart says when the last decision was."""
+    send(server)
+    with installation_of_session.database.transaction() as cursor:
+        cursor.execute("UPDATE packages SET decided_at = 1767225600000000")  # 2026-01-01
+    dashboard = Dashboard(window, server)
+    dashboard.wait_for_text(
+        "#chart-summary",
+        "No packages in five minutes. The last was decided on 2026-01-01 00:00:00 UTC.",
+    )
 
 
 def put_preferences(server: Server, timestamp: str, marketing: bool) -> None:
@@ -136,7 +153,7 @@ def test_few_can_be_seen_among_many(
     dashboard: Dashboard, installation_of_session: Installation
 ) -> None:
     """One rejected request is drawn a pixel high, whatever the scale."""
-    dashboard.wait_for_text("#chart-summary", "No packages since")
+    dashboard.wait_for_text("#chart-summary", "No packages in five minutes")
     count(installation_of_session, personal=1_000_000, rejected=1)
     wait_until(lambda: is_drawn(dashboard, "rejected"), "what was rejected is drawn")
     assert dashboard.run(HEIGHT, "#chart .rejected") == pytest.approx(1, abs=0.01)
@@ -189,7 +206,7 @@ def test_preferences_are_updated(dashboard: Dashboard) -> None:
     )
     dashboard.choose("#send-package_type", "marketing")
     assert '"recipient_declined"' in dashboard.submit(
-        "send", "Dropped: scruffy did not want marketing packages."
+        "send", "Dropped: scruffy declined marketing on 20"
     )
     dashboard.wait_for_totals("0", "1", "0")
 
@@ -209,11 +226,81 @@ def test_preferences_are_shown_before_they_can_be_changed(window: Window, server
         "#prefer-recipient_id-hint", "Nothing is stored: these are the defaults"
     )
 
-    dashboard.look_up("leela", "Stored preferences, last updated 2026-03-01T12:00:00Z.")
+    dashboard.look_up("leela", "Stored preferences, last updated 2026-03-01 12:00:00 UTC.")
     declined = {"personal_preference": "true", "marketing_preference": "false"}
     assert dashboard.preferences == declined
-    dashboard.submit("prefer", "Applied")
+    dashboard.submit("prefer", "Choose what to change.")
     assert dashboard.preferences == declined
+
+
+def test_only_what_was_touched_is_changed(dashboard: Dashboard) -> None:
+    """An update of a form that was filled before another client's update doesn't undo that."""
+    dashboard.look_up("leela", "Nothing is stored")
+    put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
+    dashboard.click("#prefer input[name=personal_preference][value=false]")
+    dashboard.submit("prefer", "Applied")
+    assert dashboard.preferences == {
+        "personal_preference": "false",
+        "marketing_preference": "false",
+    }
+
+
+def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
+    """The updates of a recipient are listed, newest first, and more on demand."""
+    for minute in range(12):
+        put_preferences(dashboard.server, f"2026-03-01T12:{minute:02}:00Z", marketing=minute == 5)
+    put_preferences(dashboard.server, "2025-03-01T12:00:00Z", marketing=True)
+    dashboard.look_up("leela", "last updated 2026-03-01 12:11:00 UTC.")
+    wait_until(lambda: len(dashboard.texts("#history li")) == 10, "a page of the history is shown")
+    assert dashboard.texts("#history li")[0].startswith(
+        "personal wanted, marketing wanted\n2025-03-01 12:00:00 UTC"
+    )
+    assert dashboard.texts("#history li")[0].endswith("Not applied: it was older.")
+    assert dashboard.texts("#history li")[1].startswith(
+        "personal wanted, marketing declined\n2026-03-01 12:11:00 UTC"
+    )
+    dashboard.click("#history button")
+    wait_until(lambda: len(dashboard.texts("#history li")) == 13, "the whole history is shown")
+    assert not dashboard.find("#history button").is_displayed()
+
+
+def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
+    """A recipient's packages are listed, newest first, and more on demand; each can be found."""
+    for number in range(12):
+        send(dashboard.server, package_id=f"p-{number}", recipient_id="o'neill/&?")
+    send(dashboard.server, package_id="other")
+    dashboard.fill("#list-recipient_id", "o'neill/&?")
+    dashboard.find("#list-recipient_id").send_keys(Keys.ENTER)
+    dashboard.wait_for_text("#list .outcome", "Packages for o'neill/&?, newest first.")
+    assert dashboard.texts("#list-packages .link") == [f"p-{number}" for number in range(11, 1, -1)]
+    dashboard.click("#list-packages .plain")
+    wait_until(lambda: len(dashboard.texts("#list-packages .link")) == 12, "all are listed")
+    assert dashboard.texts("#list-packages .link")[-1] == "p-0"
+    assert not dashboard.find("#list-packages .plain").is_displayed()
+    dashboard.click("#list-packages .link")
+    dashboard.wait_for_text("#find .outcome", "Delivered.")
+    assert dashboard.find("#find-package_id").get_attribute("value") == "p-11"
+
+    dashboard.fill("#list-recipient_id", "nobody")
+    dashboard.click("#list button:not([type])")
+    dashboard.wait_for_text("#list .outcome", "No packages for nobody.")
+    assert dashboard.texts("#list-packages .link") == []
+
+
+def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
+    """New decisions appear on top without reloading, each once, and old ones leave."""
+    for number in range(3):
+        send(dashboard.server, package_id=f"p-{number}")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["p-2", "p-1", "p-0"], "three are shown")
+    for number in range(3, 12):
+        send(dashboard.server, package_id=f"p-{number}")
+    newest = [f"p-{number}" for number in range(11, 1, -1)]
+    wait_until(lambda: dashboard.texts("#latest .link") == newest, "the ten newest are shown")
+
+
+def test_the_version_is_shown(dashboard: Dashboard) -> None:
+    """The page says which version of the service runs."""
+    dashboard.wait_for_text("#version", f"Version {__version__}")
 
 
 def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) -> None:
@@ -235,7 +322,7 @@ def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) ->
 def test_a_stored_timestamp_in_the_future_is_explained(dashboard: Dashboard) -> None:
     """The form says why an update with the present time changes nothing."""
     put_preferences(dashboard.server, "2142-03-01T12:00:00Z", marketing=False)
-    dashboard.look_up("leela", "last updated 2142-03-01T12:00:00Z.")
+    dashboard.look_up("leela", "last updated 2142-03-01 12:00:00 UTC.")
     assert "only a later timestamp changes anything" in dashboard.text("#prefer-timestamp-hint")
 
 
@@ -246,7 +333,7 @@ def test_a_package_is_found(dashboard: Dashboard) -> None:
     send(dashboard.server, package_id="<i>2", package_type="marketing", recipient_id="leela")
     for package_id, outcome in (
         ("a/b 1", "Delivered."),
-        ("<i>2", "Dropped: leela did not want marketing packages."),
+        ("<i>2", "Dropped: leela declined marketing on 2026-03-01 12:00:00 UTC."),
     ):
         dashboard.fill("#find-package_id", package_id)
         dashboard.find("#find-package_id").send_keys(Keys.ENTER)
@@ -293,7 +380,17 @@ def test_axe_finds_no_violation(dashboard: Dashboard, scheme: str, width: int) -
     dashboard.wait_for_text("#find .outcome", "Delivered.")
     dashboard.find("#send-sender_id").clear()
     dashboard.submit("send", "Rejected")
+    dashboard.click("#prefer input[name=marketing_preference][value=false]")
     dashboard.submit("prefer", "Applied")
+    dashboard.choose("#send-package_type", "marketing")
+    dashboard.fill("#send-sender_id", "zap")
+    dashboard.click("#new-id")
+    dashboard.submit("send", "Dropped")
+    dashboard.fill("#list-recipient_id", "scruffy")
+    dashboard.click("#list button:not([type])")
+    dashboard.wait_for_text("#list .outcome", "Packages for scruffy")
+    wait_until(lambda: len(dashboard.find_all("#history li")) == 1, "the history is shown")
+    wait_until(lambda: len(dashboard.find_all("#latest li")) == 2, "the latest are shown")
     assert dashboard.violations() == []
 
 
@@ -342,6 +439,7 @@ def test_the_command_shown_does_what_the_button_does(dashboard: Dashboard, form:
     dashboard.fill(f"#{form}-recipient_id", "o'neill/$HOME `x` \\ ü")
     if form == "prefer":
         wait_until(dashboard.find("#prefer button").is_enabled, "the preferences are shown")
+        dashboard.click("#prefer input[name=marketing_preference][value=false]")
     command = dashboard.text(f"#{form} .request")
     printed = subprocess.run(
         ["bash", "-c", f"{command} --silent"], capture_output=True, check=True, text=True
@@ -453,7 +551,7 @@ def test_all_can_be_done_by_keyboard(dashboard: Dashboard) -> None:
     """Tab goes through all controls in order, each shows that it has the focus, and Enter
     sends what is written."""
     for name in (
-        *("package_id", "Find"),
+        *("package_id", "Find", "recipient_id", "List"),
         *("sender_id", "recipient_id", "package_id", "package_type", "timestamp"),
         *("Send", "New id"),
         *("recipient_id", "wanted", "wanted", "timestamp", "Update"),
@@ -469,10 +567,16 @@ def test_all_can_be_done_by_keyboard(dashboard: Dashboard) -> None:
 def test_all_controls_have_names(dashboard: Dashboard) -> None:
     """A screen reader can tell what each field, button, picture and group is for."""
     for element in dashboard.find_all(
-        "input, select, button, a, fieldset, form, table, section, [role=img]"
+        "input, select, button:not([hidden]), a, fieldset, form, table, section, [role=img]"
     ):
         assert element.accessible_name, element.get_attribute("outerHTML")
-    for live in ("#state", "#find .outcome", "#send .outcome", "#prefer .outcome"):
+    for live in (
+        "#state",
+        "#find .outcome",
+        "#list .outcome",
+        "#send .outcome",
+        "#prefer .outcome",
+    ):
         assert dashboard.find(live).get_attribute("role") == "status"
 
 

@@ -75,6 +75,10 @@ class Window:
         """The visible text of an element."""
         return self.find(selector).text
 
+    def texts(self, selector: str) -> list[str]:
+        """The visible texts of all elements of a CSS selector."""
+        return [element.text for element in self.find_all(selector)]
+
     def wait_for_text(self, selector: str, text: str) -> None:
         """Wait until an element contains a text."""
         wait_until(lambda: text in self.text(selector), f"{selector} says {text!r}")

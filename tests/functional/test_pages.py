@@ -12,7 +12,10 @@ TEXT = {
     "/docs": "text/html",
     "/openapi.json": "application/json",
     "/static/dashboard.css": "text/css",
-    "/static/dashboard.js": "text/javascript",
+    **{
+        f"/static/{name}.js": "text/javascript"
+        for name in ("common", "dashboard", "forms", "packages", "totals")
+    },
     "/static/docs.js": "text/javascript",
     "/static/icon.svg": "image/svg+xml",
     "/static/swagger-ui.css": "text/css",

@@ -79,6 +79,24 @@ def test_the_demo_fills_the_service(
     assert figures[-2:] == [after["packages_dropped"], after["requests_rejected"]]
 
 
+def test_the_demo_prints_what_the_feeds_show(
+    running: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints how many decisions were taken since it began: those that the totals gained."""
+    for _ in range(2):
+        before = running.request("GET", "/statistics").json
+        demo(monkeypatch, url(running.port), "--packages", "300", "--seconds", "1")
+        after = running.request("GET", "/statistics").json
+        delivered, dropped = (
+            after[f"packages_{status}"] - before[f"packages_{status}"]
+            for status in ("delivered", "dropped")
+        )
+        assert (
+            f"show {delivered + dropped:,} new decisions, {dropped:,} of them to drop a package."
+            in capsys.readouterr().out
+        )
+
+
 def test_the_demo_uses_the_present_time(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

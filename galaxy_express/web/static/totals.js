@@ -1,0 +1,246 @@
+// The totals and their rates, and whether the service can be reached.
+
+import { ask, find, inSeconds, make, quote, say, timeOfDay } from "./common.js";
+
+export const POLL = 2000; // milliseconds between two polls
+const WINDOW = 300; // seconds that the chart shows
+const RECENT = 10; // seconds over which the current rate is measured: over fewer, it flickers
+const PAST_PAGES = 5; // pages of packages from which the chart begins
+
+const KINDS = ["delivered", "dropped", "rejected"];
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const brief = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const steady = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const perSecond = (rate) => `${(rate > 0 && rate < 100 ? steady : whole).format(rate)} a second`;
+
+// ---- The totals
+
+const state = { samples: [], opened: null, lost: null, updated: null, past: false, newest: null };
+
+export function showState(health, statistics) {
+  const pill = find("state");
+  const failed = [health, statistics].find((answer) => answer && !answer.response.ok);
+  if (health && statistics) state.lost = null;
+  else state.lost ??= new Date();
+  if (state.lost) {
+    pill.dataset.state = "unreachable";
+    say(pill, `Unreachable since ${timeOfDay(state.lost)}. Trying again.`);
+  } else {
+    pill.dataset.state = failed ? "unavailable" : "ready";
+    say(pill, failed ? `Not in service: ${failed.body.detail}.` : "In service");
+  }
+  document.body.classList.toggle("stale", pill.dataset.state !== "ready");
+}
+
+/** Whether the figures are out of date. */
+export const isStale = () => document.body.classList.contains("stale");
+
+export function showTotals(totals) {
+  const sample = {
+    time: performance.now() / 1000,
+    delivered: totals.packages_delivered,
+    dropped: totals.packages_dropped,
+    rejected: totals.requests_rejected,
+  };
+  state.opened ??= sample;
+  showHint(KINDS.some((kind) => sample[kind] > 0));
+  remember(sample);
+  for (const kind of KINDS) say(find(kind), whole.format(sample[kind]));
+  const lengths = KINDS.map((kind) => find(kind).textContent.length);
+  find("totals").style.setProperty("--characters", Math.max(...lengths));
+  showTypes(totals.by_type);
+  state.updated = timeOfDay(new Date());
+  say(find("updated"), `updated ${state.updated}`);
+}
+
+/** Say how to get data, unless there are some. */
+function showHint(hidden) {
+  find("empty").hidden = hidden;
+  const body = {
+    timestamp: "2142-03-01T12:00:00Z",
+    sender_id: "zap",
+    recipient_id: "leela",
+    package_id: "pkg-1",
+    package_type: "personal",
+  };
+  const url = new URL("packages", document.baseURI).href;
+  say(find("empty-curl"), `curl ${quote(url)} -d ${quote(JSON.stringify(body))}`);
+}
+
+function remember(sample) {
+  const { samples } = state;
+  const last = samples.at(-1);
+  if (last && KINDS.some((kind) => sample[kind] < last[kind])) samples.length = 0; // the tables were emptied
+  if (samples.length && sample.time - last.time < POLL / 2000) {
+    // Over so short a time, a single package would look like a high rate.
+    if (samples.length > 1) samples[samples.length - 1] = sample;
+  } else {
+    samples.push(sample);
+  }
+  // One sample before the window is kept, since the first interval begins there.
+  while (samples.length > 2 && samples[1].time < sample.time - WINDOW) samples.shift();
+}
+
+function showTypes(byType) {
+  const table = find("types");
+  for (const [name, { delivered, dropped }] of Object.entries(byType)) {
+    const row = table.querySelector(`[data-type="${name}"]`) ?? table.appendChild(typeRow(name));
+    const all = delivered + dropped;
+    const share = all && (delivered / all) * 100;
+    say(row.cells[1], whole.format(delivered));
+    say(row.cells[2], whole.format(dropped));
+    say(row.querySelector("span"), all ? `${share.toFixed(1)} %` : "—");
+    row.querySelector("i").classList.toggle("none", !all);
+    row.querySelector("b").style.width = `${share}%`;
+  }
+}
+
+function typeRow(name) {
+  const bar = make("i", { ariaHidden: "true" }, make("b"));
+  const row = make("tr", {},
+    make("th", { scope: "row" }, name),
+    make("td"),
+    make("td"),
+    make("td", {}, make("div", { className: "share" }, bar, make("span"))));
+  row.dataset.type = name;
+  return row;
+}
+
+
+// ---- The rate over the last minutes
+
+/** Read when the newest packages were decided, and begin the rate with them. */
+export async function loadPast() {
+  if (state.past || !state.samples.length) return;
+  const [first] = state.samples;
+  const from = first.time - WINDOW;
+  const times = []; // when packages were decided, newest first
+  let known = from;
+  let after = "";
+  for (let page = 1; page <= PAST_PAGES; page += 1) {
+    const answer = await ask(`packages?limit=1000${after}`);
+    if (!answer?.response.ok) return;
+    // The clock of the service may differ from that of the browser.
+    const now = Date.parse(answer.response.headers.get("Date")) || Date.now();
+    const shift = performance.now() / 1000 - now / 1000;
+    const { packages, next } = answer.body;
+    for (const { decided_at, status } of packages) {
+      if (decided_at) times.push({ time: Date.parse(decided_at) / 1000 + shift, status });
+    }
+    const oldest = times.at(-1)?.time ?? from;
+    if (next === null || oldest <= from || !packages.at(-1).decided_at) break;
+    if (page === PAST_PAGES) known = oldest;
+    after = `&after=${next}`;
+  }
+  state.past = true;
+  if (first !== state.samples[0]) return; // the tables were emptied
+  const past = [];
+  const { delivered, dropped } = first;
+  const sample = { ...first };
+  let i = 0;
+  for (let time = first.time - POLL / 1000; time >= known; time -= POLL / 1000) {
+    for (; i < times.length && times[i].time > time; i += 1) sample[times[i].status] -= 1;
+    // Packages that were decided after the first totals were read are not in them.
+    past.unshift({
+      ...sample,
+      delivered: Math.min(sample.delivered, delivered),
+      dropped: Math.min(sample.dropped, dropped),
+      time,
+      past: true,
+    });
+  }
+  state.samples.unshift(...past);
+  showRates();
+}
+
+/** The interval between two samples, and the rate of each kind per second. */
+function between(before, sample) {
+  const interval = { from: before.time, to: sample.time, all: 0 };
+  for (const kind of KINDS) {
+    interval[kind] = (sample[kind] - before[kind]) / (sample.time - before.time);
+    interval.all += interval[kind];
+  }
+  return interval;
+}
+
+/** The latest rates, or null if they are unknown. */
+function recent(state) {
+  const samples = state.samples.filter(({ past }) => !past); // it has no rejected requests
+  if (isStale() || samples.length < 2) return null;
+  const [before, last] = samples.slice(-2);
+  const first = samples.find((sample) => sample.time > last.time - RECENT - 1);
+  return between(first === last ? before : first, last);
+}
+
+export function showRates() {
+  const { samples, updated } = state;
+  const drawn = samples.slice(1).map((sample, i) => between(samples[i], sample));
+  const latest = recent(state);
+  const otherwise = isStale() && updated ? `as of ${updated}` : "\u00a0";
+  for (const kind of KINDS) say(find(`${kind}-rate`), latest ? perSecond(latest[kind]) : otherwise);
+
+  const peak = Math.max(0, ...drawn.map((interval) => interval.all));
+  const top = roundUp(peak);
+  say(find("chart-top"), `${brief.format(top)} /s`);
+  say(find("chart-half"), `${brief.format(top / 2)} /s`);
+  draw(drawn, top);
+  say(find("chart-summary"), summary(drawn, latest, peak));
+}
+
+function summary(drawn, latest, peak) {
+  if (!drawn.length) return "Measuring.";
+  const known = performance.now() / 1000 - drawn[0].from;
+  const since = known < WINDOW - POLL / 500 ? ` since ${before(known)}` : "";
+  const rejected = ` Rejected requests are shown since ${before(sinceOpened())}.`;
+  const suffix = sinceOpened() < WINDOW ? rejected : "";
+  if (peak === 0) return `No packages${since || " in five minutes"}. ${newest()}${suffix}`;
+  const now = latest ? `Now ${perSecond(latest.all)}; the` : "The";
+  return `${now} busiest moment${since} had ${perSecond(peak)}.${suffix}`;
+}
+
+const before = (seconds) => timeOfDay(new Date(Date.now() - seconds * 1000));
+const sinceOpened = () => performance.now() / 1000 - state.opened.time;
+
+/** Remember when the newest package was decided. */
+export function noteNewest(decidedAt) {
+  state.newest = decidedAt;
+}
+
+/** When the newest package was decided, as far as it is known. */
+function newest() {
+  if (state.newest) return `The last was decided on ${inSeconds(state.newest)}.`;
+  const { delivered, dropped } = state.opened;
+  const decided = delivered + dropped;
+  return decided ? `Decided before this page was opened: ${whole.format(decided)}.` : "None before.";
+}
+
+/** The next round number whose half is round, too. */
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+  return [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10]
+    .map((factor) => factor * power)
+    .find((step) => step >= value);
+}
+
+/** Draw each interval as a stacked bar. */
+function draw(drawn, top) {
+  const chart = find("chart");
+  const now = performance.now() / 1000;
+  const [width, height] = [chart.clientWidth, chart.clientHeight];
+  chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const paths = Object.fromEntries(KINDS.map((kind) => [kind, ""]));
+  for (const interval of drawn) {
+    const left = Math.max(0, ((interval.from - now) / WINDOW + 1) * width);
+    const right = ((interval.to - now) / WINDOW + 1) * width;
+    const gap = right - left > 3 ? 1 : 0;
+    let base = height;
+    for (const kind of KINDS) {
+      // Even a small number is visible.
+      const tall = interval[kind] && Math.max(1, (interval[kind] / top) * height);
+      if (tall) paths[kind] += `M${left} ${base}V${base - tall}H${right - gap}V${base}z`;
+      base -= tall;
+    }
+  }
+  for (const kind of KINDS) chart.querySelector(`.${kind}`).setAttribute("d", paths[kind]);
+}
