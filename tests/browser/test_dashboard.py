@@ -310,7 +310,8 @@ def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) ->
         "const recipient = document.getElementById('prefer-recipient_id');"
         "recipient.value = 'leela';"
         "recipient.dispatchEvent(new Event('input', {bubbles: true}));"
-        "const controls = [...document.querySelectorAll('#prefer [type=radio], #prefer button')];"
+        "const fields = '#prefer [type=radio], #prefer .actions button';"
+        "const controls = [...document.querySelectorAll(fields)];"
         "return [controls.map(({disabled}) => disabled), controls.some(({checked}) => checked)]"
     )
     assert disabled == [True] * 5
