@@ -40,7 +40,7 @@ ENV VENV=/opt/venv \
     PYTEST_ADDOPTS="-o cache_dir=/tmp/pytest" \
     PYTHONPYCACHEPREFIX=/tmp/pycache \
     RUFF_CACHE_DIR=/tmp/ruff
-# Prometheus's metrics, which start anew with the server.
+# Prometheus metrics, which are reset when the server starts.
 EXPOSE 6060
 CMD ["sh", "-c", "PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) exec baseplate-serve --bind 0.0.0.0:9090 --reload configs/development.ini"]
 

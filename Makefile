@@ -89,7 +89,7 @@ dropdb: install ## Drop the tables, and everything in them (FORCE=1 without aski
 
 resetdb: dropdb migratedb ## Start again with empty tables.
 
-backupdb: install ## Copy the SQLite database beside a live service (TO=backup.db).
+backupdb: install ## Copy the SQLite database while the service runs (TO=backup.db).
 	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.backup:back_up '$(TO)'
 
 auditdb: install ## Recount the totals, compare them with the counters, and look for damage.

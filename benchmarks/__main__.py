@@ -2,7 +2,7 @@
 
 Each round measures every line once, every other round in the opposite order, and compares
 the statistics with the database and with the answers. Another revision is measured line by
-line in turn with the present one.
+line, alternating with the current one.
 """
 
 import sys
@@ -70,7 +70,7 @@ READS = (LIVENESS, STATISTICS, READ_PACKAGE, READ_PREFERENCES)
 class BenchSettings(Settings):
     """The options of the command line.
 
-    :param against: another revision to measure in turn with the present one.
+    :param against: another revision to measure, alternating with the current one.
     """
 
     against: str | None

@@ -36,7 +36,7 @@ _QUEUED_PACKAGES = Gauge(
 )
 _DROPPED_LOG_LINES = Counter(
     "galaxy_express_log_lines_dropped_total",
-    "Lines of the log that were lost, since its reader stands still or its disk is full",
+    "Log lines dropped because nothing reads the log or its disk is full",
 )
 _DATABASE_TIMEOUTS = Counter(
     "galaxy_express_database_timeouts_total",

@@ -44,7 +44,7 @@ def _is_timestamp(column: Any) -> Any:
     return column.between(models.to_microseconds(first), models.to_microseconds(last))
 
 
-# The invariants of each row, beside the constraints of the tables.
+# The invariants of each row, in addition to the table constraints.
 _RULES = {
     "have a status that is neither delivered nor dropped": (
         _packages,

@@ -1,4 +1,4 @@
-"""A backup of an SQLite database, made beside a live service."""
+"""A backup of an SQLite database, made while the service runs."""
 
 import sqlite3
 import sys

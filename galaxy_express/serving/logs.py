@@ -1,6 +1,6 @@
 """The log: lines with their time, which are written without blocking.
 
-If the reader of the log stands still, or its disk is full, lines are dropped and counted.
+If nothing reads the log, or its disk is full, lines are dropped and counted.
 gunicorn's master imports this module before it forks, so it imports nothing that gevent patches.
 """
 

@@ -41,7 +41,7 @@ class SchemaMismatch(DatabaseUnavailable):
 
 
 class TransactionConflict(DatabaseUnavailable):
-    """The transaction met another one, was rolled back, and may be run again at once."""
+    """The transaction conflicted with another, was rolled back, and can be retried at once."""
 
 
 class Blocked(DatabaseUnavailable):

@@ -34,7 +34,7 @@ _HOST = re.compile(r"(\[[^\]]+\]|[^\[\]:]*)(?::(\d*))?")
 def database_url(text: str) -> URL:
     """Parse a URL of SQLite or PostgreSQL.
 
-    :raises ValueError: for anything else, and for what it says that would have no effect.
+    :raises ValueError: for anything else, and for parts that would have no effect.
     """
     if text.startswith("$"):
         raise ValueError(f"the environment variable {text} is not set")

@@ -41,7 +41,7 @@ class InstrumentedConfigurator(BaseplateConfigurator):
     """Baseplate's integration into Pyramid, with a tween of our own.
 
     Trace headers and edge contexts of requests are ignored, as they are by Baseplate's
-    integration unless it is told to trust them.
+    integration unless it is configured to trust them.
     """
 
     def includeme(self, config: Configurator) -> None:

@@ -57,7 +57,7 @@ MAX_POINTER = 255
 
 
 class _UpdateContext(NamedTuple):
-    """What an update is validated against, beside the models."""
+    """What an update is validated against, in addition to the models."""
 
     recipient_id: str
     max_ahead: timedelta | None
