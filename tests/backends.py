@@ -28,8 +28,13 @@ class Backend(ABC):
 
     @property
     def config(self) -> dict[str, str]:
-        """The least configuration that the service needs."""
-        return {"database.url": self.url}
+        """A configuration of the service, with more patience than by default: on a busy machine
+        the server may answer late."""
+        return {
+            "database.url": self.url,
+            "database.connect_timeout": "60 seconds",
+            "database.statement_timeout": "60 seconds",
+        }
 
     @abstractmethod
     def cursor(self) -> AbstractContextManager[Any]:
