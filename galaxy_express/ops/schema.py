@@ -1,16 +1,17 @@
 """The schema, as commands for operators."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from baseplate.lib.config import ConfigurationError, RawConfig
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for, missing_tables, packages
-from galaxy_express.storage import migrations
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 
@@ -22,6 +23,7 @@ def create_schema(app_config: RawConfig) -> None:
     :raises SystemExit: with a sentence, if a setting is wrong, the database unavailable, or
         newer than this version.
     """
+    migrations = _import_migrations()
     with database_for_script(app_config) as database:
         try:
             with database.migrating() as connection:
@@ -49,8 +51,16 @@ def drop_schema(app_config: RawConfig) -> None:
         if os.environ.get("FORCE") != "1":
             _confirm(what, stored, is_production="configs/production.ini" in sys.argv)
         metadata_for(connection.dialect.name).drop_all(connection)
-        migrations.forget(connection)
+        _import_migrations().forget(connection)
     sys.stdout.write(f"Dropped the tables of {what}.\n")
+
+
+def _import_migrations() -> ModuleType:
+    # Alembic logs each of its parts when it is imported.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from galaxy_express.storage import migrations
+
+    return migrations
 
 
 def _count_packages(connection: Connection) -> int:

@@ -4,7 +4,6 @@ A migration can be run again after it was interrupted at any moment, and while t
 version of the service still writes.
 """
 
-import logging
 from pathlib import Path
 
 from alembic import command
@@ -16,8 +15,6 @@ from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for
-
-logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every step
 
 #: Alembic's own table, which has the revision of the database.
 VERSION_TABLE = "alembic_version"
