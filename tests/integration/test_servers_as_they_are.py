@@ -64,6 +64,11 @@ def test_behind_a_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None
             with database.read_connection() as connection:
                 queries.check_schema(connection)
                 assert queries.find_decision(connection, "a") is not None
+            # Another client of the pooler, which may be given the same connection to the server.
+            with PostgreSQLBackend(
+                url.render_as_string(False), str(url.database)
+            ).cursor() as other:
+                other.execute("SET synchronous_commit = off; SET lock_timeout = 0")
             with database.transaction() as connection:
                 for name, value in (
                     ("synchronous_commit", "on"),
