@@ -4,10 +4,14 @@ import contextlib
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.servers.running import free_port
+
+# Seconds. Who waits without end for one that is silent shall fail, and not hang.
+LONGEST = 40.0
 
 
 class Forwarder:
@@ -52,9 +56,10 @@ class Forwarder:
         self._thread.join()
 
     def _run(self) -> None:
+        latest = time.monotonic() + LONGEST
         while True:
-            ready, _, _ = select.select([self._listener, self._stopped, *self._ends], [], [])
-            if self._stopped in ready:
+            ready, _, _ = select.select([self._listener, self._stopped, *self._ends], [], [], 1)
+            if self._stopped in ready or time.monotonic() > latest:
                 break
             if self._listener in ready:
                 self._accept()
@@ -104,4 +109,9 @@ def forwarding(target: int) -> Iterator[Forwarder]:
 def silent_port() -> Iterator[int]:
     """A port that accepts connections, and says nothing."""
     with socket.create_server(("127.0.0.1", free_port())) as listener:
-        yield listener.getsockname()[1]
+        end = threading.Timer(LONGEST, listener.close)
+        end.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            end.cancel()
