@@ -22,7 +22,7 @@ from tests.torture.resources import open_files, resident_megabytes
 CLIENTS = 32
 SAMPLES = 40
 
-# Megabytes. SQLite starts to checkpoint the log at 84.
+# Megabytes. SQLite runs a blocking checkpoint at 84.
 LARGEST_LOG = 150
 
 
