@@ -1,1 +1,1 @@
-"""Real servers, as processes of their own, spoken to over real sockets."""
+"""Tests against real server processes, over real sockets."""

@@ -1,4 +1,4 @@
-"""Fixtures: the service, ready to be served or being served."""
+"""Fixtures: an installation of the service, and running servers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from tests.backends import SQLiteBackend
 from tests.servers.running import Installation, Server
 
-# For failures in there to tell what was compared.
+# So that its assertions show the compared values.
 pytest.register_assert_rewrite("tests.servers.load")
 
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
-    """The service, with an SQLite database whose tables are made."""
+    """The service, with an SQLite database whose tables exist."""
     return _install(tmp_path)
 
 
@@ -22,7 +22,7 @@ def installation(tmp_path: Path) -> Installation:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Each server in turn, for all tests that only speak to one."""
+    """Each server in turn, shared by all tests that only send requests."""
     with _install(tmp_path_factory.mktemp(request.param)).server(request.param) as server:
         yield server
 

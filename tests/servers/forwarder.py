@@ -1,4 +1,4 @@
-"""A forwarder between the service and a server, which can fall silent in several ways."""
+"""A forwarder between the service and a server, which can drop answers in several ways."""
 
 import contextlib
 import select
@@ -17,9 +17,9 @@ LONGEST = 40.0
 class Forwarder:
     """Forwards TCP connections.
 
-    :ivar port: where it listens.
-    :ivar accepted: how many connections were made to it.
-    :ivar target: the port to which it forwards new connections.
+    :ivar port: the port it listens on.
+    :ivar accepted: the number of connections accepted so far.
+    :ivar target: the port that new connections are forwarded to.
     """
 
     def __init__(self, target: int) -> None:
@@ -29,7 +29,7 @@ class Forwarder:
         self._muted_before = 0
         self._mutes_new = False
         self._mutes_at: bytes | None = None
-        # The ends of connections, each with its peer, its number, and whether it is the client's.
+        # Each socket's peer, connection number, and whether it is the client's side.
         self._ends: dict[socket.socket, tuple[socket.socket, int, bool]] = {}
         self._silent: set[int] = set()
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -38,20 +38,20 @@ class Forwarder:
         self._thread.start()
 
     def mute_connections(self) -> None:
-        """Swallow all answers on the connections that there are."""
+        """Drop all answers on the existing connections."""
         self._muted_before = self.accepted
 
     def mute_everything(self, muted: bool = True) -> None:
-        """Swallow all answers on new connections, too."""
+        """Drop all answers on existing and on new connections."""
         self.mute_connections()
         self._mutes_new = muted
 
     def mute_at(self, words: bytes | None) -> None:
-        """Swallow all answers on a connection from when a client says these words."""
+        """Drop all answers on a connection once its client has sent these bytes."""
         self._mutes_at = words
 
     def close(self) -> None:
-        """Close everything."""
+        """Close the listener and all connections."""
         self._stop.close()
         self._thread.join()
 
@@ -97,7 +97,7 @@ class Forwarder:
 
 @contextmanager
 def forwarding(target: int) -> Iterator[Forwarder]:
-    """Forward connections to a port, until left."""
+    """Forward connections to a port while the context is active."""
     forwarder = Forwarder(target)
     try:
         yield forwarder
@@ -107,7 +107,7 @@ def forwarding(target: int) -> Iterator[Forwarder]:
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """A port that accepts connections, and says nothing."""
+    """A port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", free_port())) as listener:
         end = threading.Timer(LONGEST, listener.close)
         end.start()

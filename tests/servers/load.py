@@ -1,4 +1,4 @@
-"""Load from many clients, and the proof that what they were answered is what is recorded."""
+"""Concurrent load, and an audit that the answers match what is recorded."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ RECIPIENTS = 7
 class Job:
     """A request to send.
 
-    :param wanted: the statuses that it may be answered with when nothing is wrong.
+    :param wanted: the statuses that are expected.
     """
 
     method: str
@@ -45,11 +45,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request that was sent, and what came of it.
+    """A request that was sent, and its outcome.
 
     :param answer: ``None`` if there was none.
     :param tries: how often it was sent.
-    :param seconds: how long that took.
+    :param seconds: how long it took, over all tries.
     """
 
     job: Job
@@ -59,17 +59,17 @@ class Exchange:
 
     @property
     def is_done(self) -> bool:
-        """Whether it was answered as it should be."""
+        """Whether the answer has an expected status."""
         return self.answer is not None and self.answer.status in self.job.wanted
 
     @property
     def is_refused(self) -> bool:
-        """Whether it was rejected, as it should be."""
+        """Whether it was rejected, as expected."""
         return self.is_done and self.answer is not None and self.answer.status >= 400
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether it was answered that it can be sent again later."""
+        """Whether the answer is a 503 problem with ``Retry-After``."""
         return (
             self.answer is not None
             and self.answer.status == 503
@@ -79,7 +79,7 @@ class Exchange:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
-        """The decisions that the answer tells."""
+        """The decisions in the answer."""
         if self.answer is None or self.answer.status >= 400 or self.job.method != "POST":
             return []
         decided = self.answer.json
@@ -87,24 +87,24 @@ class Exchange:
 
 
 def send(parcel: dict[str, str]) -> Job:
-    """Send a package, or send it again."""
+    """Send a package, for the first time or again."""
     return Job("POST", "/packages", parcel, frozenset({200, 201}))
 
 
 def claim(parcel: dict[str, str]) -> Job:
-    """Send a package whose id another one may have."""
+    """Send a package whose id may belong to another package."""
     return Job("POST", "/packages", parcel, frozenset({200, 201, 409}))
 
 
 def send_batch(packages: list[dict[str, str]]) -> Job:
-    """Send packages, or some of them again."""
+    """Send packages, some of them perhaps again."""
     return Job("POST", "/packages/batch", packages)
 
 
 def update(recipient: str, moment: int, personal: bool, marketing: bool) -> Job:
     """Update preferences.
 
-    :param moment: in microseconds since 1970, for the timestamp.
+    :param moment: the timestamp, in microseconds since 1970.
     """
     return Job(
         "PUT",
@@ -121,7 +121,7 @@ REFUSED = Job("POST", "/packages", b"{", frozenset({400}))
 
 
 def numbered_package(name: str, number: int) -> dict[str, str]:
-    """The same package whenever it is asked for by the same name and number."""
+    """The package for a name and number, always the same."""
     return package(
         package_id=f"{name}-{number}",
         recipient_id=f"recipient-{number % RECIPIENTS}",
@@ -130,10 +130,10 @@ def numbered_package(name: str, number: int) -> dict[str, str]:
 
 
 def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
-    """Jobs of all kinds, without end; other clients send the same packages."""
+    """An endless mix of jobs; other clients send the same packages."""
     chance = random.Random(client)
     for turn in count():
-        # What others send at about this time, or sent before, or what nobody else sends.
+        # Packages that others send now, that they sent earlier, or that nobody else sends.
         numbers = [turn, chance.randrange(turn + 1), (client + 1) * 1_000_000 + turn]
         kind = chance.random()
         if kind < 0.7:
@@ -152,13 +152,13 @@ def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
 
 
 class Load:
-    """Clients that work at the same time, each in a thread, with a connection kept alive.
+    """Concurrent clients, each in a thread with a persistent connection.
 
-    A client that gets no answer on a connection that may just have been idle tries once
-    more on a new one, as HTTP has it.
+    If the server may have closed an idle connection, the client retries once on a new one,
+    as HTTP allows.
 
-    :param leave_when_closed: whether a client ends its work, and tries nothing again, when
-        the server closes its connection; otherwise it makes another.
+    :param leave_when_closed: whether a client stops without a retry when the server closes
+        its connection; otherwise it reconnects.
     """
 
     def __init__(self, *, leave_when_closed: bool = False) -> None:
@@ -180,7 +180,7 @@ class Load:
         self.stop()
 
     def add_client(self, port: int, jobs: Iterable[Job]) -> None:
-        """Let one more client do jobs, at the server of a port."""
+        """Start another client that does jobs at the server on a port."""
         self._clients.append(self._threads.submit(self._work, port, jobs))
 
     def _work(self, port: int, jobs: Iterable[Job]) -> None:
@@ -194,7 +194,7 @@ class Load:
                 if self._leave_when_closed and (answer is None or answer.is_last):
                     return
                 if answer is None or answer.status == 503:
-                    time.sleep(0.2)  # nobody should hammer at a door that is shut
+                    time.sleep(0.2)  # don't flood an unavailable server
 
     def _exchange(self, connection: Connection, job: Job) -> Exchange:
         start = time.monotonic()
@@ -206,12 +206,12 @@ class Load:
             try:
                 answer = connection.request(job.method, job.path, job.body)
             except Unanswered as unanswered:
-                # On a connection that was just made, it never is.
+                # A new connection is never idle, so there is at most one retry.
                 may_try = unanswered.may_be_idle and not self._leave_when_closed
         return Exchange(job, answer, tries, time.monotonic() - start)
 
     def wait_for(self, number: int, matching: Callable[[Exchange], bool] | None = None) -> None:
-        """Wait until so many more requests have come to an end that matches."""
+        """Wait for this many more matching exchanges (by default, successful ones)."""
         matching = matching or (lambda exchange: exchange.is_done)
         start = len(self.exchanges)
 
@@ -221,25 +221,25 @@ class Load:
         wait_until(are_there, f"{number} more requests")
 
     def wait(self) -> None:
-        """Wait until all clients have done their jobs, or left."""
+        """Wait until all clients have finished their jobs or left."""
         for client in self._clients:
             client.result(PATIENCE)
 
     def stop(self) -> None:
-        """Let no client begin another job, and wait until all have ended the last."""
+        """Start no further jobs, and wait for those in progress."""
         self._stopped.set()
         self.wait()
         self._threads.shutdown()
 
 
 def finish(exchanges: list[Exchange], server: Server) -> list[Exchange]:
-    """Do those jobs again, one after the other, that weren't done; return all exchanges."""
+    """Repeat unfinished jobs one by one; return all exchanges."""
     undone = [exchange.job for exchange in exchanges if not exchange.is_done]
     return exchanges + [Exchange(job, _insist(server, job)) for job in undone]
 
 
 def _insist(server: Server, job: Job) -> Answer:
-    # A worker that didn't see its database go away is told so by its first request.
+    # A worker may only notice a lost database connection at its next request.
     answers: list[Answer] = []
 
     def is_done() -> bool:
@@ -252,7 +252,7 @@ def _insist(server: Server, job: Job) -> Answer:
 
 
 def audit(exchanges: list[Exchange], database: Backend, *servers: Server) -> None:
-    """Assert that what clients were answered, what is stored and what is counted agree."""
+    """Assert that answers, stored rows and counters agree."""
     _audit_decisions(exchanges, database)
     _audit_preferences(exchanges, database)
     _audit_counters(exchanges, database, servers)
@@ -285,7 +285,7 @@ def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
             "SELECT recipient_id, package_type, timestamp, wanted FROM preferences"
         )
     }
-    # What any client tried to say, answered or not; and the newest that was acknowledged.
+    # All updates that were sent, answered or not, and the newest acknowledged one.
     said: dict[tuple[str, str], set[tuple[int, bool]]] = defaultdict(set)
     acknowledged: dict[tuple[str, str], int] = defaultdict(int)
     for exchange in exchanges:
@@ -317,7 +317,7 @@ def _audit_counters(
     rejected = counted.pop(("rejected", ""), 0)
     assert counted == rows, "counters equal rows"
 
-    # A request that is answered once may have been counted each time that it was sent.
+    # A retried request may have been counted at each try.
     refused = [exchange for exchange in exchanges if exchange.is_refused]
     may_be_refused = [
         exchange

@@ -1,4 +1,4 @@
-"""PgBouncer before a PostgreSQL server, for the tests."""
+"""PgBouncer in front of a PostgreSQL server."""
 
 import os
 import shutil
@@ -16,16 +16,16 @@ from tests.servers.running import PATIENCE, free_port, is_listening, wait_until
 
 @contextmanager
 def pgbouncer(server: URL, mode: str) -> Iterator[URL]:
-    """Run PgBouncer before a server.
+    """Run PgBouncer in front of a server.
 
     :param mode: ``session`` or ``transaction``.
-    :returns: the URL of the same database through it.
+    :returns: the URL of the database through PgBouncer.
     """
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         skip_or_fail("PgBouncer isn't installed (Debian: pgbouncer)")
     port = free_port()
-    # Not in a folder of pytest's, which only the user who runs the tests may enter.
+    # Not in pytest's folder, which other users can't enter.
     with tempfile.TemporaryDirectory(prefix="galaxy_express_pgbouncer_") as folder:
         users, settings = Path(folder) / "users", Path(folder) / "pgbouncer.ini"
         users.write_text(f'"{server.username}" "{server.password or ""}"\n')
@@ -37,7 +37,7 @@ def pgbouncer(server: URL, mode: str) -> Iterator[URL]:
             f"auth_type = trust\nauth_file = {users}\npool_mode = {mode}\n"
             "default_pool_size = 11\n"
         )
-        as_root = os.geteuid() == 0  # which PgBouncer refuses to be run by
+        as_root = os.geteuid() == 0  # PgBouncer refuses to run as root
         if as_root:
             for path in (Path(folder), users, settings):
                 shutil.chown(path, "nobody")

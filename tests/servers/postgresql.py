@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests, which start and stop it as they like."""
+"""A PostgreSQL server that tests can start and stop."""
 
 import os
 import pwd
@@ -13,25 +13,25 @@ from tests.servers.running import PATIENCE, free_port
 
 
 def find_binaries() -> Path | None:
-    """The folder of ``initdb`` and ``pg_ctl``; ``None`` if PostgreSQL can't be run here."""
+    """Return the folder of ``initdb`` and ``pg_ctl``, or ``None`` if PostgreSQL can't run here."""
     if os.geteuid() == 0 and _USER not in (user.pw_name for user in pwd.getpwall()):
         return None
     found = shutil.which("initdb")
-    # Debian keeps them off the PATH, in a folder for each version.
+    # Debian installs them outside the PATH, in a folder per version.
     folders = [Path(found).resolve().parent] if found else Path("/usr/lib/postgresql").glob("*/bin")
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
-# PostgreSQL refuses to be run by root. Its packages create this user for it.
+# PostgreSQL refuses to run as root. Its packages create this user.
 _USER = "postgres"
 
 
 class Cluster:
-    """A PostgreSQL server with its databases in a folder.
+    """A PostgreSQL server with its data in a folder.
 
     :param binaries: see :py:func:`find_binaries`.
-    :param folder: an empty folder, owned by the user who runs the server.
-    :param primary: the server to follow, for a standby.
+    :param folder: an empty folder, owned by the user that runs the server.
+    :param primary: the primary to follow, for a standby.
     """
 
     def __init__(self, binaries: Path, folder: Path, primary: "Cluster | None" = None) -> None:
@@ -59,7 +59,7 @@ class Cluster:
 
     @contextmanager
     def standby(self) -> Iterator["Cluster"]:
-        """A running server that follows this one, and is removed at the end."""
+        """A running standby of this server, which is removed at the end."""
         with tempfile.TemporaryDirectory(prefix="galaxy_express_standby_") as folder:
             if os.geteuid() == 0:
                 shutil.chown(folder, _USER)
@@ -72,28 +72,28 @@ class Cluster:
                     follower.stop()
 
     def promote(self) -> None:
-        """Make a primary of a standby."""
+        """Promote this standby to primary."""
         self._run("pg_ctl", "promote", "--wait")
 
     def start(self) -> None:
-        """Start it, and wait until it accepts connections."""
+        """Start the server and wait until it accepts connections."""
         settings = {
             "port": self.port,
             "unix_socket_directories": self._folder,
             "listen_addresses": "127.0.0.1",
             "max_connections": 300,  # tests run in parallel, each with several pools
-            "fsync": "off",  # its data needn't survive a crash of the machine
+            "fsync": "off",  # data needn't survive a crash of the machine
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         log = self._folder / "log"
         self._run("pg_ctl", "start", "--wait", f"--log={log}", f"--options={options}")
 
     def stop(self) -> None:
-        """Stop it as a crash would: connections break, and nothing is cleaned up."""
+        """Stop the server as a crash would, without a clean shutdown."""
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
 
     def is_running(self) -> bool:
-        """Return whether it was started and not stopped."""
+        """Return whether the server is running."""
         return (self._data / "postmaster.pid").exists()
 
     def _run(self, command: str, *arguments: str) -> None:
@@ -111,7 +111,7 @@ class Cluster:
 @contextmanager
 def cluster(binaries: Path) -> Iterator[Cluster]:
     """A running server, which is stopped and removed at the end."""
-    # Not in a folder of pytest's, which only the user who runs the tests may enter.
+    # Not in pytest's folder, which other users can't enter.
     with tempfile.TemporaryDirectory(prefix="galaxy_express_postgresql_") as folder:
         if os.geteuid() == 0:
             shutil.chown(folder, _USER)

@@ -1,4 +1,4 @@
-"""Servers as processes: started as the Makefile does, asked until they live, stopped by id."""
+"""Server processes: start them, wait until they are alive, stop them by process id."""
 
 import os
 import random
@@ -17,19 +17,19 @@ from tests.backends import Backend
 from tests.servers.speaking import Answer, Connection, Unanswered
 
 ROOT = Path(__file__).parents[2]
-#: The folder of the commands. To be run by the interpreter: their first lines don't work if the
+#: The folder of the commands. Run them with the interpreter: their shebang lines break if the
 #: path of the environment has a space.
 COMMANDS = Path(sys.executable).parent
 
-# Seconds. Generous, for the machine may be busy with other things.
+# Seconds. Generous, since the machine may be busy.
 PATIENCE = 60.0
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on.
+    """Return a free port of the loopback interface.
 
-    It is below those that the system gives to outgoing connections, or one of these
-    could take it before the server does.
+    It is below the ephemeral range, so no outgoing connection can take it before the
+    server does.
     """
     while True:
         port = random.randrange(10_000, 30_000)
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody accepts connections to a port of the loopback interface."""
+    """Return whether a port of the loopback interface accepts connections."""
     try:
         with socket.create_connection(("127.0.0.1", port)):
             return True
@@ -51,10 +51,10 @@ def is_listening(port: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:
-    """Wait for a condition to hold.
+    """Wait until a condition holds.
 
-    :param what: what is waited for, for the failure to tell.
-    :param within: seconds after which it is a failure.
+    :param what: the condition in words, for the failure message.
+    :param within: the timeout in seconds.
     """
     end = time.monotonic() + within
     while not condition():
@@ -63,9 +63,9 @@ def wait_until(condition: Callable[[], bool], what: str, within: float = PATIENC
 
 
 class Server:
-    """A server process with its workers, in a process group of its own.
+    """A server process with its workers, in its own process group.
 
-    As a context manager it is started and lives when entered, and is gone when left.
+    As a context manager it is alive on entry and stopped on exit.
     """
 
     def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]) -> None:
@@ -99,7 +99,7 @@ class Server:
                 self.kill()
 
     def start(self) -> None:
-        """Start the process, and don't wait for anything."""
+        """Start the process without waiting for it."""
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -112,7 +112,7 @@ class Server:
             )
 
     def wait_until_alive(self) -> None:
-        """Wait until it answers that it lives."""
+        """Wait until the server answers a liveness probe."""
 
         def is_alive() -> bool:
             assert self.is_running(), f"the server ended at its start:\n{self.log}"
@@ -121,70 +121,70 @@ class Server:
         wait_until(is_alive, "the server lives")
 
     def is_healthy(self, probe: str) -> bool:
-        """Whether it says that it is, as ``probe`` asks it: liveness or readiness."""
+        """Return whether a probe, ``liveness`` or ``readiness``, succeeds."""
         try:
             return self.request("GET", f"/health?type={probe}").status == 200
         except Unanswered:
             return False
 
     def is_running(self) -> bool:
-        """Whether the process (not any worker) is there."""
+        """Return whether the main process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The process id, which is the id of its group, too."""
+        """The process id, which is also the process group id."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def workers(self) -> set[int]:
-        """The process ids of its workers."""
+        """The process ids of the workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return {int(child) for child in children.split()}
 
     @property
     def log(self) -> str:
-        """All that it has written to standard output and error since it was first started."""
+        """Everything written to standard output and error since the first start."""
         return self._log.read_text(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, and not to its workers."""
+        """Send a signal to the main process only."""
         os.kill(self.pid, number)
 
     def wait(self, within: float = PATIENCE) -> int:
-        """Wait for the process to end, and return its exit code."""
+        """Wait for the process to exit, and return its exit code."""
         assert self._process is not None
         return self._process.wait(within)
 
     def terminate(self) -> int:
-        """Ask it to end, wait until it has, and return its exit code."""
+        """Send SIGTERM, wait for the process to exit, and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
-        """End it and its workers at once, whatever they are doing."""
+        """Kill the process and its workers."""
         os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
     def request(self, method: str, path: str, body: object = None) -> Answer:
-        """Ask it something, on a connection of its own; see :py:meth:`Connection.request`."""
+        """Send a request on a new connection; see :py:meth:`Connection.request`."""
         with Connection(self.port) as connection:
             return connection.request(method, path, body)
 
 
 class Installation:
-    """A folder that the service is run in, with the configuration that the project ships.
+    """A folder to run the service in, with the project's configuration.
 
     :param folder: an empty folder.
-    :param database: the database that the service is to use.
+    :param database: the database that the service uses.
     """
 
     def __init__(self, folder: Path, database: Backend) -> None:
         self.folder = folder
         self.database = database
         shutil.copytree(ROOT / "configs", folder / "configs")
-        # The exporter's port is always the same, and others may be using it.
+        # The exporter's port is fixed, and may be in use.
         self.configure("metrics.enabled", "false")
         #: The environment variables of servers and commands.
         self.environment = {
@@ -193,7 +193,7 @@ class Installation:
             if not name.startswith(("GALAXY_EXPRESS_", "PROMETHEUS_"))
         } | {
             "GALAXY_EXPRESS_DATABASE_URL": database.url,
-            # There is no load balancer that needs time to notice that a server is to end.
+            # No load balancer needs time to notice a shutdown.
             "GALAXY_EXPRESS_DRAIN_SECONDS": "0",
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore:pkg_resources is deprecated:UserWarning",
@@ -201,26 +201,26 @@ class Installation:
         }
 
     def configure(self, key: str, value: str) -> None:
-        """Change a setting wherever it is set, or add it to those of the application."""
+        """Change a setting wherever it is set, or add it to the application's settings."""
         for path in (self.folder / "configs").glob("*.ini"):
             lines = path.read_text().splitlines()
             keys = [line.partition("=")[0].strip() for line in lines]
             if key in keys:
                 lines[keys.index(key)] = f"{key} = {value}"
-            elif "." in key:  # the others are not the application's
+            elif "." in key:  # settings without a dot aren't the application's
                 lines.insert(keys.index("[app:main]") + 1, f"{key} = {value}")
             path.write_text("\n".join(lines))
 
     def create_schema(self) -> None:
-        """Make the tables."""
+        """Create the tables."""
         create_schema(self.database.config)
 
     def run(self, command: str, *arguments: str, stdin: str = "") -> str:
-        """Run a command to its end, which must be a good one, and return what it printed."""
+        """Run a command, which must succeed, and return its output."""
         return self.run_python(COMMANDS / command, *arguments, stdin=stdin)
 
     def run_python(self, *arguments: str | Path, stdin: str = "") -> str:
-        """Run Python to its end, which must be a good one, and return what it printed."""
+        """Run Python, which must succeed, and return its output."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,
@@ -234,9 +234,9 @@ class Installation:
         ).stdout
 
     def baseplate_serve(self, socket_path: Path | None = None) -> Server:
-        """The server of ``make run``, yet to be started.
+        """The server of ``make run``, not started.
 
-        :param socket_path: of a Unix socket, for it to listen on in place of a port.
+        :param socket_path: a Unix socket to listen on instead of a port.
         """
         port = free_port()
         bind = str(socket_path or f"127.0.0.1:{port}")
@@ -245,16 +245,16 @@ class Installation:
         return Server(command, self.folder, port, self.environment)
 
     def gunicorn(self, *options: str, workers: int = 2) -> Server:
-        """The server of ``make serve``, yet to be started.
+        """The server of ``make serve``, not started.
 
-        :param options: of its command line, in place of what its configuration says.
+        :param options: command-line options, which override the configuration.
         """
         return self._gunicorn(
             "gunicorn", "--config", "configs/gunicorn.conf.py", *options, workers=workers
         )
 
     def command(self, *arguments: str) -> Server:
-        """The server of the command ``galaxy-express``, yet to be started."""
+        """The server of the command ``galaxy-express``, not started."""
         return self._gunicorn("galaxy_express.ops.command", *arguments)
 
     def _gunicorn(self, module: str, *arguments: str, workers: int = 2) -> Server:
@@ -267,5 +267,5 @@ class Installation:
         return Server(command, self.folder, port, environment)
 
     def server(self, name: str) -> Server:
-        """The server ``baseplate-serve`` or ``gunicorn``, yet to be started."""
+        """The server ``baseplate-serve`` or ``gunicorn``, not started."""
         return self.gunicorn() if name == "gunicorn" else self.baseplate_serve()

@@ -1,4 +1,4 @@
-"""What JSON Schema can't say of requests, for the command ``schemathesis``."""
+"""Schemathesis hooks for constraints that JSON Schema can't express."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ _UPDATES = {f"{method} /recipients/{{recipient_id}}/preferences" for method in (
 
 @schemathesis.hook
 def map_case(context: schemathesis.HookContext, case: Any) -> Any:
-    """Make a request valid that is meant to be: the recipient_id of a body would have to be that
-    of the path, and only the service makes cursors."""
+    """Make positive cases valid: drop a recipient_id from the body, which would have to match the
+    path, and cursors, which only the service can create."""
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return case
     if case.operation.label in _UPDATES and isinstance(case.body, dict):

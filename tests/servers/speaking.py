@@ -1,7 +1,7 @@
-"""HTTP as a client speaks it, with nothing smoothed over.
+"""A plain HTTP client that hides nothing.
 
-What is well-formed goes through ``http.client``, which neither retries nor pools. What
-is malformed on purpose is written to a bare socket.
+Well-formed requests go through ``http.client``, which neither retries nor pools. Malformed
+ones are written to a bare socket.
 """
 
 import http.client
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-# Seconds. Longer than any answer may take: a hanging server is a failure, not a hanging test.
+# Seconds. Longer than any answer may take, so that a hanging server fails the test.
 TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, as it was on the wire."""
+    """An answer, as received."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -29,12 +29,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The value of the body."""
+        """The parsed body."""
         return json.loads(self.body)
 
     @property
     def is_problem(self) -> bool:
-        """Whether it is a problem, of the same status inside."""
+        """Whether it is a problem with the same status in its body."""
         return (
             self.headers["Content-Type"] == "application/problem+json"
             and self.json["status"] == self.status
@@ -47,12 +47,12 @@ class Answer:
 
 
 class Unanswered(OSError):
-    """The connection could not be made, or ended before a whole answer was there.
+    """The connection failed, or ended before a complete answer.
 
-    :param may_be_idle: whether the connection had been used before and nothing of the
-        answer was there. Then the server may have ended it for being idle when the
-        request was on its way, and HTTP has the client try again (RFC 9110, section 9.2.2;
-        RFC 9112, section 9.3.1).
+    :param may_be_idle: whether the connection had been used before and no part of the
+        answer arrived. The server may then have closed it as idle while the request was
+        on its way, and HTTP allows a retry (RFC 9110, section 9.2.2; RFC 9112, section
+        9.3.1).
     """
 
     def __init__(self, reason: str, may_be_idle: bool) -> None:
@@ -61,9 +61,9 @@ class Unanswered(OSError):
 
 
 class Connection:
-    """A connection that is kept alive, for one request after the other.
+    """A persistent connection for one request after another.
 
-    It is made for the first request, and made again for the one after the server closed it.
+    It opens at the first request, and reopens at the next one after the server closed it.
     """
 
     def __init__(self, port: int) -> None:
@@ -81,14 +81,14 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """End the connection; the next request makes another."""
+        """Close the connection; the next request opens a new one."""
         self._connection.close()
 
     def request(self, method: str, path: str, body: object = None) -> Answer:
-        """Send a request and read the answer to it.
+        """Send a request and return the answer.
 
-        :param body: bytes as they are, or a value to be sent as JSON; ``None`` for no body.
-        :raises Unanswered: if there is none.
+        :param body: raw bytes, or a value to send as JSON; ``None`` for no body.
+        :raises Unanswered: if there is no complete answer.
         """
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         may_be_idle = self._connection.sock is not None
@@ -98,7 +98,7 @@ class Connection:
             may_be_idle = False
             answer = Answer(response.status, response.headers, response.read())
             if "Content-Length" not in answer.headers:
-                raise http.client.IncompleteRead(answer.body)  # it broke off in the headers
+                raise http.client.IncompleteRead(answer.body)  # it was cut off in the headers
         except (OSError, http.client.HTTPException) as error:
             self.close()
             is_closed = isinstance(error, ConnectionError)
@@ -107,7 +107,7 @@ class Connection:
 
 
 def package(**fields: str) -> dict[str, str]:
-    """A package to send, with an id that no other has unless one is given."""
+    """A package to send, with a unique id unless one is given."""
     return {
         "timestamp": "2142-03-01T12:00:00Z",
         "sender_id": "zap",
@@ -118,14 +118,14 @@ def package(**fields: str) -> dict[str, str]:
 
 
 def head(request_line: str, *headers: str) -> bytes:
-    """The bytes of a request, up to its body."""
+    """The bytes of a request line and its headers."""
     return "\r\n".join((request_line, "Host: galaxy-express", *headers, "", "")).encode("latin-1")
 
 
 def exchange(port: int, pieces: Iterable[bytes]) -> list[Answer]:
-    """Send bytes on a connection of their own, and nothing after them; return the answers.
+    """Send bytes on a new connection, close its sending side, and return the answers.
 
-    :raises OSError: if all that can't be sent, or the answers can't be read to their end.
+    :raises OSError: if the bytes can't be sent, or the answers can't be read to the end.
     """
     with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
         for piece in pieces:
@@ -135,9 +135,9 @@ def exchange(port: int, pieces: Iterable[bytes]) -> list[Answer]:
 
 
 def read_answers(connection: socket.socket) -> list[Answer]:
-    """Return the answers that arrive up to the end of a connection.
+    """Return all answers up to the end of a connection.
 
-    :raises OSError: if they can't be read to their end.
+    :raises OSError: if they can't be read to the end.
     """
     received = _Received()
     while data := connection.recv(65536):
@@ -147,11 +147,11 @@ def read_answers(connection: socket.socket) -> list[Answer]:
 
 
 class _Received(io.BytesIO):
-    """What was received, in the place of the socket that ``http.client`` reads answers from."""
+    """Received bytes, in place of the socket that ``http.client`` reads from."""
 
     def answers(self) -> Iterable[Answer]:
         while self.tell() < len(self.getbuffer()):
-            # It asks its socket for a file to read from, and for nothing else.
+            # It only asks its socket for a file to read from.
             response = http.client.HTTPResponse(self)  # type: ignore[arg-type]
             response.begin()
             yield Answer(response.status, response.headers, response.read())

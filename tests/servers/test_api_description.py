@@ -1,4 +1,4 @@
-"""The API description, held against the running service."""
+"""The API description, checked against the running service."""
 
 import os
 import subprocess
@@ -9,10 +9,10 @@ from tests.servers.speaking import package
 
 
 def test_the_service_keeps_to_its_description(installation: Installation) -> None:
-    """Schemathesis, with all its checks, finds no answer that isn't described, no valid
-    request that is refused, and no invalid one that is accepted."""
+    """Schemathesis, with all checks, finds no undescribed answer, no rejected valid request and no
+    accepted invalid one."""
     with installation.gunicorn() as server:
-        # So that there is something at each path.
+        # So that every path has a resource.
         server.request("POST", "/packages", package(package_id="batch"))
         run = subprocess.run(
             [
@@ -24,7 +24,7 @@ def test_the_service_keeps_to_its_description(installation: Installation) -> Non
                 "--continue-on-failure",
                 "--max-examples=25",
                 "--generation-deterministic",
-                "--suppress-health-check=all",  # those of speed: the machine may be busy
+                "--suppress-health-check=all",  # speed checks: the machine may be busy
                 "--no-color",
             ],
             cwd=installation.folder,

@@ -1,4 +1,4 @@
-"""The commands beside the servers: ``baseplate-script`` and ``baseplate-shell``."""
+"""The commands ``baseplate-script``, ``baseplate-shell`` and ``galaxy-express``."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
 
 def test_scripts_make_and_drop_the_tables(tmp_path: Path) -> None:
-    """The scripts of ``make migratedb`` and ``make dropdb`` make the tables, and drop them."""
+    """The scripts of ``make migratedb`` and ``make dropdb`` create and drop the tables."""
     database = SQLiteBackend(tmp_path / "galaxy_express.db")
     installation = Installation(tmp_path, database)
 
@@ -36,14 +36,14 @@ def test_scripts_make_and_drop_the_tables(tmp_path: Path) -> None:
 
 
 def galaxy_express(installation: Installation, *arguments: str, stdin: str = "") -> str:
-    """Run the command ``galaxy-express`` with the configuration of an installation."""
+    """Run the command ``galaxy-express`` with an installation's configuration."""
     return installation.run_python(
         "-m", "galaxy_express.ops.command", *arguments, "--configs=configs", stdin=stdin
     )
 
 
 def test_one_command_does_all(tmp_path: Path) -> None:
-    """``galaxy-express`` migrates, audits, backs up and opens a shell as make does."""
+    """``galaxy-express`` migrates, audits, backs up and opens a shell, as make does."""
     database = SQLiteBackend(tmp_path / "galaxy_express.db")
     installation = Installation(tmp_path, database)
     assert galaxy_express(installation, "configs") == "configs\n"
@@ -61,13 +61,13 @@ def test_the_configuration_that_ships_is_found(installation: Installation) -> No
 
 
 def test_one_command_serves(installation: Installation) -> None:
-    """``galaxy-express serve`` is gunicorn with the configuration that is given."""
+    """``galaxy-express serve`` runs gunicorn with the given configuration."""
     with installation.command("serve", "--configs=configs") as server:
         assert server.request("GET", "/health").json is True
 
 
 def test_shell_has_the_models_and_a_query(installation: Installation) -> None:
-    """The shell opens with the models, and with the means to query them, as it says."""
+    """The shell has the models, and the query in its banner works."""
     installation.database.rows(
         "INSERT INTO packages"
         " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
@@ -81,8 +81,7 @@ def test_shell_has_the_models_and_a_query(installation: Installation) -> None:
 
 
 def test_shell_keeps_its_log_where_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Baseplate's log of what is typed goes where it should be, or nowhere if that is not
-    allowed."""
+    """Baseplate's shell log is written to its usual path, or discarded if that isn't writable."""
     env: dict[str, Any] = {"context": None}
     writable, unwritable = tmp_path / "shell.log", tmp_path / "no-such-folder" / "shell.log"
 

@@ -1,4 +1,4 @@
-"""Killed in the middle of things: no answer that was given is lost, or given twice."""
+"""Kills under load: no answer is lost, and no package is decided twice."""
 
 import os
 import random
@@ -12,7 +12,7 @@ CLIENTS = 8
 
 
 def test_killed_workers_lose_nothing(installation: Installation) -> None:
-    """Workers that are killed under load are replaced, and what they had answered stays."""
+    """Workers killed under load are replaced, and their answers stay valid."""
     with installation.gunicorn() as server:
         with Load() as load:
             for client in range(CLIENTS):
@@ -32,8 +32,7 @@ def _is_replaced(server: Server, worker: int) -> bool:
 
 
 def test_killed_servers_lose_nothing(installation: Installation) -> None:
-    """A server that is killed under load, all of it at once, starts again as if nothing
-    had been, with all that it had answered."""
+    """A server killed under load restarts with everything it had answered."""
     server = installation.gunicorn()
     exchanges: list[Exchange] = []
     for round_ in range(3):

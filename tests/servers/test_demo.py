@@ -1,4 +1,4 @@
-"""The demo, on a real server."""
+"""The demo, run against a real server."""
 
 import importlib
 import os
@@ -25,7 +25,7 @@ MODULE = "galaxy_express.ops.demo"
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The service with an additional type of package, and a database for all tests here."""
+    """The service with an additional package type, and a database shared by these tests."""
     folder = tmp_path_factory.mktemp("demo")
     installation = Installation(folder, SQLiteBackend(folder / "galaxy_express.db"))
     installation.create_schema()
@@ -41,7 +41,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture(scope="module")
 def running(installation: Installation) -> Iterator[Server]:
-    """The service, running."""
+    """A running server."""
     with installation.gunicorn(workers=1) as server:
         yield server
 
@@ -60,8 +60,8 @@ def url(port: int) -> str:
 def test_the_demo_fills_the_service(
     running: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It submits at least as many packages as it is told, of all types; some are delivered,
-    some dropped and some rejected. It prints the totals, and no progress without a terminal."""
+    """The demo submits at least the given number of packages, of all types and with all outcomes,
+    and prints totals, but no progress without a terminal."""
     before = running.request("GET", "/statistics").json
     demo(monkeypatch, url(running.port), "--packages", "1000", "--seconds", "1")
     after = running.request("GET", "/statistics").json
@@ -82,7 +82,7 @@ def test_the_demo_fills_the_service(
 def test_the_demo_prints_what_the_feeds_show(
     running: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints how many decisions were taken since it began: those that the totals gained."""
+    """The demo prints how many decisions were made during its run."""
     for _ in range(2):
         before = running.request("GET", "/statistics").json
         demo(monkeypatch, url(running.port), "--packages", "300", "--seconds", "1")
@@ -100,8 +100,7 @@ def test_the_demo_prints_what_the_feeds_show(
 def test_the_demo_uses_the_present_time(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Packages and preferences have the present time, or an earlier one, so that updates
-    after the demo are applied."""
+    """The newest timestamps of the demo are recent, and not in the future."""
     demo(monkeypatch, url(running.port), "--packages", "100", "--seconds", "1")
     now = datetime.now(UTC)
     newest = [
@@ -116,7 +115,7 @@ def test_the_demo_uses_the_present_time(
 def test_the_demo_leaves_the_recipients_of_the_readme_alone(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The examples of the README give the same answers before the demo and after it."""
+    """The demo doesn't use the recipients of the README's examples."""
     demo(monkeypatch, url(running.port), "--packages", "100", "--seconds", "1")
     readme = (ROOT / "README.md").read_text()
     examples = set(re.findall(r"\"recipient_id\": \"(\w+)\"|/recipients/(\w+)/", readme))
@@ -129,7 +128,7 @@ def test_the_demo_leaves_the_recipients_of_the_readme_alone(
 
 
 def test_the_demo_shows_its_progress(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal shows how many packages have been submitted."""
+    """On a terminal the demo shows how many packages it has submitted."""
     terminal, standard_error = pty.openpty()
     with open(standard_error, "w") as stderr, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
@@ -143,7 +142,7 @@ def test_the_demo_shows_its_progress(running: Server, monkeypatch: pytest.Monkey
 def test_the_demo_waits_while_the_service_is_unavailable(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request that is answered 503 is sent again until the database is back."""
+    """A request answered with 503 is repeated until the database is back."""
     with ExitStack() as outage:
         outage.enter_context(installation.database.away())
 
@@ -158,7 +157,7 @@ def test_the_demo_waits_while_the_service_is_unavailable(
 
 
 def test_an_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
-    """Ctrl-C ends it early, and it prints the totals."""
+    """Ctrl-C ends the demo early, with the totals."""
     before = running.request("GET", "/statistics").json
     command = [sys.executable, "-m", MODULE, url(running.port), "--seconds", "600"]
     with subprocess.Popen(
@@ -166,7 +165,7 @@ def test_an_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        # Tests that run in the background ignore the signal, and so would the demo.
+        # Background processes ignore SIGINT, and the demo would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_until(
@@ -183,7 +182,7 @@ def test_an_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
 
 @contextmanager
 def other_service(status: int, body: bytes) -> Iterator[int]:
-    """A server that gives every request the same answer, and its port."""
+    """A server that gives every request the same answer; yields its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -193,7 +192,7 @@ def other_service(status: int, body: bytes) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - inherited name
             """Log nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -216,14 +215,14 @@ def other_service(status: int, body: bytes) -> Iterator[int]:
 def test_an_unusable_service(
     monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, complaint: str
 ) -> None:
-    """If the service stays unavailable, or is another one, the demo ends with a sentence."""
+    """The demo ends with one sentence if the service is unavailable or another one."""
     with other_service(status, body) as port, pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
     assert end.value.code == complaint.format(url=url(port))
 
 
 def test_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If nothing listens, a sentence says so, and how to start the service."""
+    """If nothing listens, one sentence says so and how to start the service."""
     port = free_port()
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
@@ -231,7 +230,7 @@ def test_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_import_does_not_run_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs as a program only."""
+    """Importing the module doesn't run the demo."""
     importlib.import_module(MODULE)
     del sys.modules[MODULE]  # runpy warns about modules that are imported already
     assert capsys.readouterr() == ("", "")
@@ -253,7 +252,7 @@ def test_an_invalid_command_line(
     arguments: list[str],
     complaint: str,
 ) -> None:
-    """A sentence says what is wrong with the command line."""
+    """One sentence says what is wrong with the command line."""
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, *arguments)
     assert end.value.code == 2

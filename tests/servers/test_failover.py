@@ -1,4 +1,4 @@
-"""A PostgreSQL server falls silent, or another takes its place."""
+"""A PostgreSQL server stops answering, or another one takes over."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ HASTY = {
 
 @pytest.fixture
 def own_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server that nobody else uses."""
+    """A PostgreSQL server that no other test uses."""
     binaries = find_binaries()
     if binaries is None:
         skip_or_fail("PostgreSQL's server isn't installed")
@@ -45,7 +45,7 @@ OpenAt = Callable[..., Database]
 
 @pytest.fixture
 def open_at() -> Iterator[OpenAt]:
-    """Open a database of servers on this machine, tried in their order."""
+    """Open a database on local servers, tried in order."""
     databases = []
 
     def open_(*ports: int) -> Database:
@@ -60,8 +60,8 @@ def open_at() -> Iterator[OpenAt]:
 
 
 def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) -> None:
-    """The service starts beside a server that says nothing, uses the one that does, and loses no
-    more than a request where that one's connections fall silent."""
+    """The service skips a server that never answers, and fails at most one request when its
+    connections fall silent."""
     with silent_port() as silent, forwarding(own_cluster.port) as forwarder:
         installation = Installation(tmp_path, PostgreSQLBackend(own_cluster.url, "postgres"))
         installation.create_schema()
@@ -95,8 +95,8 @@ def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) ->
 
 
 def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:
-    """Of two servers the primary is used, whichever is named first; when the other one is promoted
-    it is used, and what was answered before is answered again."""
+    """The primary is used whatever the order of the servers; a promoted standby takes over and
+    replays earlier decisions."""
     create_schema({"database.url": own_cluster.url})
     with own_cluster.standby() as standby, forwarding(own_cluster.port) as forwarder:
         database = open_at(standby.port, forwarder.port)
@@ -105,7 +105,7 @@ def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: O
         assert in_words(first) == "delivered"
         wait_until(lambda: _has(standby, "a"), "the standby has the package")
 
-        # The primary freezes: its connections are open, and say nothing.
+        # The primary freezes: its connections stay open without answers.
         forwarder.mute_everything()
         with pytest.raises(DatabaseUnavailable):
             decide(desk, parcel("b"))
@@ -133,8 +133,8 @@ def _is_decided(desk: DeliveryDesk, package_id: str) -> bool:
 
 
 def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
-    """While commits wait for a standby that is away the service isn't ready, and few backends are
-    left waiting; when no standby is required any more it goes on at once."""
+    """While commits wait for a missing standby the service isn't ready and leaves few backends
+    waiting; it recovers at once when no standby is required."""
     create_schema({"database.url": own_cluster.url})
     backend = PostgreSQLBackend(own_cluster.url, "postgres")
     database = open_at(own_cluster.port)

@@ -1,4 +1,4 @@
-"""The consumers of docs/feed.md, which are killed while they follow the feed."""
+"""The consumers of docs/feed.md, killed while they follow the feed."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from tests.servers.speaking import package
 
 TEXT = (ROOT / "docs" / "feed.md").read_text()
 
-# Runs a consumer, and kills it before the line with a certain number of those that it executes.
+# Runs a consumer and kills it before the n-th line that it executes.
 KILLED_AT = """
 import os, signal, sys
 left = int(sys.argv[1])
@@ -35,7 +35,7 @@ exec(code)
 
 
 def consumer(language: str, server: Server) -> str:
-    """The consumer in a language, which asks a server."""
+    """The consumer in a language, pointed at a server."""
     (code,) = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     return str(code).replace("localhost:9090", f"127.0.0.1:{server.port}")
 
@@ -47,12 +47,12 @@ def send(server: Server, *package_ids: str) -> None:
 
 
 def test_a_consumer_that_is_killed(installation: Installation, tmp_path: Path) -> None:
-    """The consumer in Python may be killed before any line, and delivers every package once."""
+    """The Python consumer delivers every package once, whichever line it is killed before."""
     sent: list[str] = []
     with installation.gunicorn() as server:
         path = tmp_path / "consumer.py"
         path.write_text(consumer("python", server).replace("sleep(1)", "sleep(0)"))
-        for number in range(1, 61):  # lines; a page with two packages takes twenty-five
+        for number in range(1, 61):  # a page with two packages takes twenty-five lines
             if number % 20 == 1:
                 sent += [f"{number}-{place}" for place in range(2)]
                 send(server, *sent[-2:])
@@ -71,7 +71,7 @@ def test_a_consumer_that_is_killed(installation: Installation, tmp_path: Path) -
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the consumer is made of curl")
 def test_a_consumer_of_curl(installation: Installation, tmp_path: Path) -> None:
-    """The consumer made of curl may be killed at any time, and stores every decision once."""
+    """The curl consumer stores every decision once, whenever it is killed."""
     sent: list[str] = []
     with installation.gunicorn() as server:
         for number in range(8):
@@ -81,7 +81,7 @@ def test_a_consumer_of_curl(installation: Installation, tmp_path: Path) -> None:
                 ["bash", "-c", consumer("bash", server)], cwd=tmp_path, start_new_session=True
             ) as run:
                 if number < 7:
-                    time.sleep(0.02 * number)  # the moment is left to chance
+                    time.sleep(0.02 * number)  # killed at an arbitrary point
                 else:
                     _wait_for(tmp_path, len(sent))
                 run.kill()

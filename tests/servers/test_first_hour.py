@@ -1,4 +1,4 @@
-"""What a newcomer meets: the commands, and one sentence for whatever is missing or wrong."""
+"""A newcomer's first commands, and the one-sentence errors for anything missing or wrong."""
 
 import filecmp
 import os
@@ -14,17 +14,17 @@ import pytest
 
 from tests.servers.running import COMMANDS, PATIENCE, ROOT, free_port
 
-# Relative, since make can't work with a path that has a space.
+# Relative, since make can't handle a path with a space.
 VENV = os.path.relpath(sys.prefix, ROOT)
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def make(folder: Path, *arguments: str, path: str = os.environ["PATH"]) -> tuple[int, str, str]:
-    """Run ``make`` in the checkout as a newcomer does, whose environment says nothing.
+    """Run ``make`` in the checkout with a newcomer's minimal environment.
 
-    :param folder: for whatever it may write.
-    :returns: the exit code, and what was written to standard output and to standard error,
-        without what ``make`` itself has to say of an error.
+    :param folder: the folder for its files.
+    :returns: the exit code, standard output, and standard error without the error lines
+        of ``make`` itself.
     """
     process = subprocess.Popen(
         ["make", *arguments],
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="the commands a
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
-    """``make``, like ``make help``, lists each target that the Makefile describes, in a line."""
+    """``make`` and ``make help`` list each target that the Makefile describes, one per line."""
     described = re.findall(r"^([\w-]+):.*## (.+)$", MAKEFILE, re.MULTILINE)
     assert len(described) > 10
     code, output, _ = make(tmp_path, "help")
@@ -63,14 +63,14 @@ def test_help_lists_every_command(tmp_path: Path) -> None:
 
 
 def test_every_target_is_phony() -> None:
-    """No file in the checkout can keep a command from running."""
+    """No file in the checkout can shadow a target."""
     (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", MAKEFILE, re.MULTILINE))
     assert targets == set(phony.split())
 
 
 def skip_unless_set_up() -> None:
-    """Skip the test if ``make`` would first install things."""
+    """Skip the test if ``make`` would first install packages."""
     copy = Path(sys.prefix) / "requirements.txt"
     if not (copy.exists() and filecmp.cmp(ROOT / "requirements.txt", copy, shallow=False)):
         pytest.skip("make has not set up the environment of the tests")
@@ -78,7 +78,7 @@ def skip_unless_set_up() -> None:
 
 @pytest.mark.parametrize("command", ["run", "serve"])
 def test_a_port_in_use(tmp_path: Path, command: str) -> None:
-    """If something listens on the port, a server isn't started beside it."""
+    """If the port is in use, the server doesn't start."""
     skip_unless_set_up()
     with socket.create_server(("127.0.0.1", 0)) as other:
         bind = f"127.0.0.1:{other.getsockname()[1]}"
@@ -92,7 +92,7 @@ def test_a_port_in_use(tmp_path: Path, command: str) -> None:
 
 
 def test_a_free_port(tmp_path: Path) -> None:
-    """If nothing does, all is well."""
+    """If the port is free, the check succeeds silently."""
     skip_unless_set_up()
     bind = f"BIND=127.0.0.1:{free_port()}"
     assert make(tmp_path, "check-port", bind, f"VENV={VENV}") == (0, "", "")
@@ -100,13 +100,13 @@ def test_a_free_port(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["none is named", "the one named is old", "all found are old"])
 def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
-    """Without a Python that is new enough nothing is made, and it is said what is needed."""
+    """Without a recent enough Python nothing is created, and the error says which version is
+    needed."""
     old = tmp_path / "old"
     old.mkdir()
     (names,) = re.findall(r"for python in ([^;]+);", MAKEFILE)
     for name in names.split():
-        # As much of an old Python as can be seen of it: that it says no when it is asked
-        # whether it is new enough, and makes environments.
+        # A stand-in for an old Python: it fails the version check, and creates environments.
         (old / name).write_text('#!/bin/sh\n[ "$1" = -m ] && mkdir -p "$3"\n')
         (old / name).chmod(0o755)
     named = {
@@ -144,8 +144,7 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
     ],
 )
 def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: str) -> None:
-    """Where tables can't be made it is said why, and what to look at, in the last line; nobody
-    is shown a traceback."""
+    """If tables can't be created, the last line says why, without a traceback."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     environment = {
         "PATH": os.environ["PATH"],

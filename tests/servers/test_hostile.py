@@ -1,4 +1,4 @@
-"""Requests that are too large, or whose end is a matter of opinion, on bare sockets."""
+"""Oversized requests and ambiguous framing, on bare sockets."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.servers.running import Installation, Server
 from tests.servers.speaking import exchange, head, package
 
-# Of bytes of which one reading makes a body, and another the next request.
+# Bytes that are a body by one reading, and the next request by another.
 HIDDEN_BODY = b'{"package_id": "hidden"}'
 HIDDEN = head("POST /packages/hidden HTTP/1.1", f"Content-Length: {len(HIDDEN_BODY)}") + HIDDEN_BODY
 
@@ -22,7 +22,7 @@ def _chunked(piece: bytes, times: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
 def test_too_large_by_its_length(server: Server, path: str, connection: str) -> None:
-    """A client that sends a body far over the limit gets to read the 413."""
+    """A client that sends a body far over the limit can read the 413."""
     length = 10_000_000
     start = head(f"POST {path} HTTP/1.1", f"Content-Length: {length}", f"Connection: {connection}")
     (answer,) = exchange(server.port, [start, b" " * length])
@@ -33,7 +33,7 @@ def test_too_large_by_its_length(server: Server, path: str, connection: str) -> 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
 def test_too_large_by_its_chunks(server: Server, path: str, connection: str) -> None:
-    """A client that doesn't say how long its body will be gets to read the 413, too."""
+    """A client that sends too large a body in chunks can read the 413."""
     start = head(f"POST {path} HTTP/1.1", "Transfer-Encoding: chunked", f"Connection: {connection}")
     (answer,) = exchange(server.port, [start, *_chunked(b" " * 50_000, 200)])
     assert answer.status == 413
@@ -42,7 +42,7 @@ def test_too_large_by_its_chunks(server: Server, path: str, connection: str) -> 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
 def test_body_where_none_is_expected(server: Server, method: str, status: int) -> None:
-    """A body that nobody reads is no request, and keeps nobody from reading the answer."""
+    """An unread body isn't taken for a request, and the client can read the answer."""
     start = head(f"{method} /statistics HTTP/1.1", "Content-Length: 1000000")
     (answer,) = exchange(server.port, [start, HIDDEN.ljust(1_000_000)])
     assert answer.status == status
@@ -81,11 +81,11 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize("shape", AMBIGUOUS)
 def test_ambiguous_framing(server: Server, shape: str) -> None:
-    """A request whose end can be read in two ways is refused, and what follows on the
-    connection is not taken for another."""
+    """A request with ambiguous framing is rejected, and the bytes after it aren't taken for
+    another."""
     headers, body = AMBIGUOUS[shape]
     start = head("POST /packages HTTP/1.1", *headers)
-    # In one piece: who refuses the head has the rest by then, and needn't reset the connection.
+    # In one piece, so that a server that rejects the head needn't reset the connection.
     (answer,) = exchange(server.port, [start + body + HIDDEN])
     assert answer.status == 400
     assert answer.is_problem
@@ -96,7 +96,7 @@ def test_ambiguous_framing(server: Server, shape: str) -> None:
     ("server", "status"), [("baseplate-serve", 400), ("gunicorn", 501)], indirect=["server"]
 )
 def test_unknown_transfer_coding(server: Server, coding: str, status: int) -> None:
-    """A body in a coding that isn't known is refused, and not taken for another request."""
+    """A body in an unknown coding is rejected, and not taken for another request."""
     start = head("POST /packages HTTP/1.1", f"Transfer-Encoding: {coding}")
     (answer,) = exchange(server.port, [start + HIDDEN])
     assert answer.status == status
@@ -112,7 +112,7 @@ def test_unknown_transfer_coding(server: Server, coding: str, status: int) -> No
     ],
 )
 def test_body_that_breaks_off(server: Server, framing: str, body: bytes) -> None:
-    """A body that ends before its time is malformed, even if its beginning makes sense."""
+    """An incomplete body is malformed, even if its beginning is valid."""
     (answer,) = exchange(server.port, [head("POST /packages HTTP/1.1", framing), body])
     assert answer.status == 400
     assert answer.is_problem
@@ -130,8 +130,8 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("shape", UNREADABLE)
 def test_head_that_cannot_be_read(server: Server, shape: str) -> None:
-    """What isn't HTTP, or is too much of it, is the client's fault and is told so, in a problem
-    that is the last on its connection."""
+    """An unreadable head is a client error, answered with a problem before the connection
+    closes."""
     (answer,) = exchange(server.port, [UNREADABLE[shape]])
     assert 400 <= answer.status < 500
     assert answer.is_problem
@@ -150,8 +150,7 @@ def test_head_that_cannot_be_read(server: Server, shape: str) -> None:
     ids=["long path", "long header", "unknown expectation"],
 )
 def test_what_gunicorn_knows_better(installation: Installation, start: bytes, status: int) -> None:
-    """gunicorn says more exactly what it can't read, however much of it there is, and has it in
-    its log in one line."""
+    """gunicorn answers with a specific status and logs one line, however large the head."""
     with installation.gunicorn(workers=1) as server:
         (answer,) = exchange(server.port, [start])
         assert answer.status == status
@@ -162,12 +161,12 @@ def test_what_gunicorn_knows_better(installation: Installation, start: bytes, st
 
 
 def test_no_header_moves_the_path(server: Server) -> None:
-    """What a proxy might say of the path is taken from nobody."""
+    """A client's ``SCRIPT_NAME`` header doesn't change the path."""
     (answer,) = exchange(server.port, [head("GET /statistics HTTP/1.1", "SCRIPT_NAME: /packages")])
     assert answer.status == 200
 
 
 def test_nothing_hidden_was_done(server: Server) -> None:
-    """A well-formed send after all that is served as ever."""
+    """After all that, a valid request is served, and no hidden one was."""
     assert server.request("POST", "/packages", package()).status == 201
     assert server.request("GET", "/packages/hidden").status == 404

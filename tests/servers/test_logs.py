@@ -1,4 +1,4 @@
-"""What operators see of a server: request ids, its log, and reports to Sentry."""
+"""What operators see: request ids, the log, and reports to Sentry."""
 
 import gzip
 import json
@@ -16,14 +16,14 @@ from tests.servers.speaking import Answer, exchange, head, package
 
 
 def ask(server: Server, request_line: str, *headers: str, body: bytes = b"") -> Answer:
-    """Ask a server something, with headers of one's own."""
+    """Send a request with custom headers."""
     length = f"Content-Length: {len(body)}"
     (answer,) = exchange(server.port, [head(f"{request_line} HTTP/1.1", length, *headers) + body])
     return answer
 
 
 def lines(server: Server, **fields: object) -> list[dict[str, Any]]:
-    """The lines of a server's log that have these fields; of gevent's own some are not JSON."""
+    """The JSON lines of a server's log with these fields; some lines of gevent aren't JSON."""
     log = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     return [line for line in log if fields.items() <= line.items()]
 
@@ -52,9 +52,9 @@ EVERY_KIND_OF_ANSWER = [
 def test_every_answer_has_the_id_of_its_request(
     server: Server, method: str, path: str, body: bytes, status: int
 ) -> None:
-    """An id that a client gives comes back once in the answer, and in the problem if it is one."""
+    """A client's request id is returned once in the answer, and in the problem if there is one."""
     if status == 201:
-        body = json.dumps(package()).encode()  # a server's database serves many tests
+        body = json.dumps(package()).encode()  # tests share the server's database
     answer = ask(server, f"{method} {path}", "X-Request-ID: Planet-Express/3.1:a+b=c_", body=body)
     assert answer.status == status
     assert answer.headers.get_all("X-Request-ID") == ["Planet-Express/3.1:a+b=c_"]
@@ -67,13 +67,13 @@ def test_every_answer_has_the_id_of_its_request(
     ["", "a b", "a,b", '"a"', "<a>", "a\tb", "{a}", "\xe9", "x" * 129],
 )
 def test_an_invalid_id_is_replaced(server: Server, given: str) -> None:
-    """An id that could do harm in a log, or is too long, is replaced by a new one."""
+    """An id that is unsafe in a log, or too long, is replaced by a new one."""
     made = ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"]
     assert re.fullmatch("[0-9a-f]{16}", made)
 
 
 def test_new_ids_differ(server: Server) -> None:
-    """Each request without an id gets one of its own, which is in its problem, too."""
+    """Each request without an id gets a unique one, also in its problem."""
     answers = [ask(server, "GET /nowhere") for _ in range(20)]
     ids = [answer.json["request_id"] for answer in answers]
     assert ids == [answer.headers["X-Request-ID"] for answer in answers]
@@ -91,7 +91,7 @@ def test_the_longest_valid_id(server: Server) -> None:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_a_server_logs_its_start_and_its_end(installation: Installation, name: str) -> None:
-    """In between neither successes nor client errors are logged; they are counted."""
+    """A server logs its start and end, but neither successes nor client errors."""
     installation.configure("desk.max_queued", "123")
     with installation.server(name) as server:
         processes = {"baseplate-serve": 1, "gunicorn": 2}[name]
@@ -114,7 +114,7 @@ def test_a_server_logs_its_start_and_its_end(installation: Installation, name: s
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_every_line_has_its_time(installation: Installation, name: str) -> None:
-    """Where the log isn't a terminal each line is a JSON object with a time in UTC."""
+    """If the log isn't a terminal, each line is a JSON object with a time in UTC."""
     before = datetime.now(UTC)
     with installation.server(name) as server:
         server.request("GET", "/statistics")
@@ -135,7 +135,7 @@ def _starts(server: Server) -> list[dict[str, Any]]:
 
 
 def test_a_conflict_is_no_line(server: Server) -> None:
-    """A client's conflict is no matter for an operator: it is counted, and not logged."""
+    """A conflict is a client error, and isn't logged."""
     parcel = package()
     conflicting = parcel | {"sender_id": "kif"}
     server.request("POST", "/packages", parcel)
@@ -146,8 +146,8 @@ def test_a_conflict_is_no_line(server: Server) -> None:
 
 
 def test_an_error_is_one_line(installation: Installation) -> None:
-    """An outage is one line of the log, however many requests fail. Each unhandled exception is
-    one line, with the traceback."""
+    """An outage is logged once, however many requests fail, and each unhandled exception once, with
+    its traceback."""
     parcel = json.dumps(package()).encode()
     requests = {
         "read": ("GET /statistics", b""),
@@ -181,8 +181,7 @@ def test_an_error_is_one_line(installation: Installation) -> None:
     ids=["before the host", "as a parameter"],
 )
 def test_passwords_are_not_logged(installation: Installation, url: str) -> None:
-    """The password of the database appears nowhere in the log, neither at the start nor with
-    an error."""
+    """The database password never appears in the log, neither at the start nor in an error."""
     installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = url
     with installation.gunicorn(workers=1) as server:
         assert server.request("GET", "/statistics").status == 503
@@ -196,7 +195,7 @@ def test_passwords_are_not_logged(installation: Installation, url: str) -> None:
 
 
 class Sentry(ThreadingHTTPServer):
-    """A stand-in for the server of Sentry, which keeps the events that it receives."""
+    """A stand-in for the Sentry server, which keeps the events it receives."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -204,11 +203,11 @@ class Sentry(ThreadingHTTPServer):
 
     @property
     def dsn(self) -> str:
-        """What ``$SENTRY_DSN`` is set to."""
+        """The value for ``$SENTRY_DSN``."""
         return f"http://key@127.0.0.1:{self.server_port}/1"
 
     def exceptions(self) -> list[str]:
-        """The types of the exceptions that were reported, the outermost of each chain."""
+        """The types of the reported exceptions, the outermost of each chain."""
         return [
             event["exception"]["values"][-1]["type"]
             for event in self.events
@@ -235,7 +234,7 @@ class _EventHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def sentry() -> Iterator[Sentry]:
-    """Sentry, on this machine."""
+    """A running stand-in for Sentry."""
     with Sentry() as sentry:
         thread = threading.Thread(target=sentry.serve_forever)
         thread.start()
@@ -245,8 +244,8 @@ def sentry() -> Iterator[Sentry]:
 
 
 def test_errors_are_reported_to_sentry(installation: Installation, sentry: Sentry) -> None:
-    """With a DSN, Sentry gets the first exception of an outage, and every unhandled exception.
-    Client errors are not reported."""
+    """Sentry gets the first exception of an outage and every unhandled exception, but no client
+    errors."""
     installation.environment["SENTRY_DSN"] = sentry.dsn
     with installation.gunicorn(workers=1) as server:
         parcel = package()

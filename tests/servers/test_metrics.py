@@ -1,4 +1,4 @@
-"""What Prometheus reads from a server with several workers."""
+"""The metrics that Prometheus reads from a server with several workers."""
 
 import os
 import re
@@ -26,7 +26,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @pytest.fixture
 def measured(installation: Installation) -> Installation:
-    """The service with metrics, on a port and in a folder of the test."""
+    """The service with metrics, on a port and in a folder of its own."""
     installation.configure("metrics.enabled", "true")
     installation.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
     installation.environment["PROMETHEUS_MULTIPROC_DIR"] = str(installation.folder / "metrics")
@@ -34,12 +34,12 @@ def measured(installation: Installation) -> Installation:
 
 
 def metrics_port(installation: Installation) -> int:
-    """The port where Prometheus reads."""
+    """The port of the exporter."""
     return int(installation.environment["GALAXY_EXPRESS_METRICS_BIND"])
 
 
 class Scrape:
-    """What the exporter says at one moment."""
+    """The exporter's output at one moment."""
 
     def __init__(self, installation: Installation) -> None:
         connection = HTTPConnection("127.0.0.1", metrics_port(installation), timeout=TIMEOUT)
@@ -51,7 +51,7 @@ class Scrape:
         self.families = list(text_string_to_metric_families(self.text)) if is_ok else []
 
     def series(self, name: str) -> dict[Labels, float]:
-        """The value of each series of that name, by its labels, without those that are zero."""
+        """The non-zero values of a metric's series, by labels."""
         return {
             tuple(sorted(sample.labels.items())): sample.value
             for family in self.families
@@ -60,7 +60,7 @@ class Scrape:
         }
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of those series of that name that have those labels, among others."""
+        """The sum of a metric's series that have these labels, among others."""
         return sum(
             value
             for series, value in self.series(name).items()
@@ -68,13 +68,13 @@ class Scrape:
         )
 
     def sends(self) -> dict[tuple[str, str], float]:
-        """How many sends there were, by outcome and type of package."""
+        """The number of sends, by outcome and package type."""
         series = self.series("galaxy_express_sends_total")
         return {(dict(key)["outcome"], dict(key)["package_type"]): series[key] for key in series}
 
 
 def counters_of(worker: int, installation: Installation) -> int:
-    """How many sends one worker has counted, from its own file."""
+    """The number of sends that one worker has counted, from its own file."""
     files = list(installation.folder.glob(f"metrics/counter_{worker}.db"))
     return sum(
         int(sample.value)
@@ -85,12 +85,12 @@ def counters_of(worker: int, installation: Installation) -> int:
 
 
 def metrics_files(installation: Installation) -> set[str]:
-    """The names of the files in the folder of metrics."""
+    """The names of the files in the metrics folder."""
     return {path.name for path in installation.folder.glob("metrics/*")}
 
 
 def files_of(workers: int) -> set[str]:
-    """All that so many workers may have at the same time."""
+    """All files that this many concurrent workers may have."""
     kinds = ("counter", "gauge_livesum", "histogram")
     return {f"{kind}_{number}.db" for kind in kinds for number in range(workers)}
 
@@ -105,8 +105,8 @@ def update(moment: str, *, marketing: bool) -> dict[str, object]:
 
 
 def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None:
-    """Whatever is sent is counted once, by its outcome and type, whichever worker it met;
-    beside it there is what Baseplate counts."""
+    """Every send is counted once, by outcome and type, regardless of the worker that handled it;
+    Baseplate's own metrics are present too."""
     with measured.gunicorn(workers=2) as server:
         sent: Counter[tuple[str, str]] = Counter()
 
@@ -119,7 +119,7 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
             return all(counters_of(worker, measured) for worker in (0, 1))
 
         preferences = "/recipients/fry/preferences"
-        applied = [update("12:00:00", marketing=False)] * 2  # a repeat is in force, too
+        applied = [update("12:00:00", marketing=False)] * 2  # a repeat counts as applied, too
         stale = [update("11:00:00", marketing=True)]
         for body in applied + stale:
             server.request("PUT", preferences, body)
@@ -166,8 +166,8 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
 
 
 def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> None:
-    """Commits are counted by success, with their time and the number of their writes; what
-    waits for one is in the queue."""
+    """Commits are measured by success, duration and number of writes; waiting packages count as
+    queued."""
     measured.configure("database.lock_timeout", "500 milliseconds")
     answers: list[int] = []
     with measured.gunicorn(workers=1) as server:
@@ -213,13 +213,13 @@ def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> 
 
 
 def failed_commits(scrape: Scrape) -> float:
-    """How many commits have failed."""
+    """The number of failed commits."""
     return scrape.total("galaxy_express_commit_seconds_count", success="false")
 
 
 @pytest.fixture
 def hostile_scrape(measured: Installation) -> Scrape:
-    """The metrics after a client has put the word ``needle`` wherever it could."""
+    """The metrics after a client has sent the word ``needle`` wherever it can."""
     with measured.gunicorn(workers=1) as server:
         parcel = package(package_id="needle-1", sender_id="needle", recipient_id="needle")
         server.request("POST", "/packages", parcel)
@@ -248,8 +248,7 @@ def hostile_scrape(measured: Installation) -> Scrape:
 
 
 def test_labels_are_bounded(hostile_scrape: Scrape) -> None:
-    """Nothing that a client makes up becomes a label: no id, path, header or method, and no
-    type that isn't registered."""
+    """No value from a client becomes a label: no id, path, header, method or unregistered type."""
     assert "needle" not in hostile_scrape.text.lower()
     assert {outcome for outcome, _ in hostile_scrape.sends()} <= {
         "delivered",
@@ -262,8 +261,8 @@ def test_labels_are_bounded(hostile_scrape: Scrape) -> None:
 
 
 def test_a_killed_worker_leaves_its_counts_and_nothing_else(measured: Installation) -> None:
-    """What a worker counted stays when it is killed, what it was doing at the moment goes, and
-    the one in its place goes on where it stopped, in the same files."""
+    """A killed worker's counters stay and its active requests vanish; its successor continues in
+    the same files."""
     for patience in ("database.lock_timeout", "desk.timeout", "server_timeout.default"):
         measured.configure(patience, "1 minute")
     with measured.gunicorn(workers=2) as server:
@@ -306,17 +305,17 @@ def test_a_killed_worker_leaves_its_counts_and_nothing_else(measured: Installati
     assert active_sends(after_kill) == 0
     assert after_one_more.sends() == after_renewal.sends() == {("delivered", "personal"): 21}
     assert files_after_kill <= files_of(2)
-    # While they are renewed there are twice as many workers, and never more.
+    # During a reload there are at most twice as many workers.
     assert files_in_the_end <= files_of(4)
 
 
 def active_sends(scrape: Scrape) -> float:
-    """How many sends are being answered at the moment."""
+    """The number of sends in progress."""
     return scrape.total("http_server_active_requests", http_endpoint="/packages")
 
 
 def wait_for_workers(server: Server, number: int, other_than: set[int]) -> set[int]:
-    """Wait until there are so many workers, and none of some that were there before."""
+    """Wait until there are this many workers, all of them new."""
     wait_until(
         lambda: len(server.workers) == number and not server.workers & other_than,
         f"there are {number} new workers",
@@ -328,24 +327,24 @@ def wait_for_workers(server: Server, number: int, other_than: set[int]) -> set[i
 
 
 def mapped_folders(server: Server) -> set[Path]:
-    """The folders of the files of metrics that a server's workers have open."""
+    """The folders of the metrics files that a server's workers have open."""
     maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in server.workers | {server.pid})
     return {Path(path).parent for path in re.findall(r"/\S+_\d+\.db\b", maps)}
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_metrics_are_kept_in_memory(measured: Installation, name: str) -> None:
-    """If no folder is given, a server makes one in memory, and removes it when it ends."""
+    """Without a given folder, a server creates one in memory and removes it at exit."""
     del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
     with measured.server(name) as server:
         server.request("GET", "/statistics")
         (folder,) = mapped_folders(server)
-        assert folder.parent == Path("/dev/shm")  # noqa: S108 - a folder is made in there
+        assert folder.parent == Path("/dev/shm")  # noqa: S108 - only the parent folder
     assert not folder.exists()
 
 
 def test_the_folder_of_a_server_that_was_killed_is_removed(measured: Installation) -> None:
-    """The next server removes what a killed one leaves in memory, and not what others use."""
+    """The next server removes the folders of killed servers, but none in use."""
     del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
     folders: list[Path] = []
     for _ in range(2):
@@ -363,7 +362,7 @@ def test_the_folder_of_a_server_that_was_killed_is_removed(measured: Installatio
 
 
 def test_a_folder_that_was_given_is_kept(measured: Installation) -> None:
-    """A folder that is named by the environment is made if need be, and kept."""
+    """A folder from the environment is created if necessary, and kept."""
     with measured.gunicorn(workers=1) as server:
         server.request("GET", "/statistics")
         assert mapped_folders(server) == {measured.folder / "metrics"}
@@ -371,8 +370,8 @@ def test_a_folder_that_was_given_is_kept(measured: Installation) -> None:
 
 
 def test_a_folder_that_is_deleted_is_made_anew(measured: Installation) -> None:
-    """When the folder is deleted while workers run, nothing stops, not even when they are killed;
-    the next ones count in a new folder."""
+    """If the folder is deleted, workers keep serving and can be killed; their successors count in a
+    new folder."""
     with measured.gunicorn(workers=2) as server:
         workers = wait_for_workers(server, 2, other_than=set())
         shutil.rmtree(measured.folder / "metrics")
@@ -387,7 +386,7 @@ def test_a_folder_that_is_deleted_is_made_anew(measured: Installation) -> None:
 
 
 def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> None:
-    """Where no folder can be made the service goes without metrics, and says so."""
+    """If the folder can't be created, the service runs without metrics and says so."""
     (measured.folder / "metrics").touch()
     with measured.gunicorn(workers=1) as server:
         assert server.request("POST", "/packages", package()).status == 201
@@ -401,7 +400,7 @@ def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> No
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_metrics_are_read_where_the_service_is(measured: Installation, name: str) -> None:
-    """A service on loopback doesn't tell other machines how much it does."""
+    """The metrics of a service on loopback are exported on that address only."""
     with measured.server(name):
         with socket.create_server(("127.0.0.2", metrics_port(measured))):
             pass  # the port is free on another address
@@ -409,7 +408,7 @@ def test_metrics_are_read_where_the_service_is(measured: Installation, name: str
 
 
 def test_a_port_that_is_taken_stops_gunicorn(measured: Installation) -> None:
-    """Metrics of two services don't mix: the second doesn't start, and says why."""
+    """If the exporter's port is in use, gunicorn doesn't start and says why."""
     port = metrics_port(measured)
     with socket.create_server(("127.0.0.1", port)):
         server = measured.gunicorn()
@@ -424,7 +423,7 @@ def test_a_port_that_is_taken_stops_gunicorn(measured: Installation) -> None:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_an_address_that_is_wrong_stops_the_start(measured: Installation, name: str) -> None:
-    """The variable is named, in a sentence."""
+    """An invalid exporter address ends the start with a sentence that names the variable."""
     measured.environment["GALAXY_EXPRESS_METRICS_BIND"] = "6060x"
     server = measured.server(name)
     server.start()
@@ -434,7 +433,7 @@ def test_an_address_that_is_wrong_stops_the_start(measured: Installation, name: 
 
 
 def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
-    """Baseplate's own server has the same metrics."""
+    """Baseplate's own server exports the same metrics."""
     with measured.baseplate_serve() as server:
         server.request("POST", "/packages", package())
         server.request("POST", "/packages", {})
@@ -449,7 +448,7 @@ def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_a_log_that_nobody_reads_stops_nothing(measured: Installation, name: str) -> None:
-    """When a pipe is full the service goes on. Lines are lost, and counted."""
+    """If the log pipe is full the service keeps running, and counts dropped lines."""
     server = measured.server(name)
     pipe = measured.folder / f"server-{server.port}.log"
     os.mkfifo(pipe)
@@ -464,11 +463,11 @@ def test_a_log_that_nobody_reads_stops_nothing(measured: Installation, name: str
         assert Scrape(measured).total("galaxy_express_log_lines_dropped_total") >= 50
 
 
-# What is asked of make, in the checkout itself
+# make, in the checkout itself
 
 
 def make_run(installation: Installation) -> Server:
-    """``make run``, yet to be started."""
+    """``make run``, not started."""
     if not shutil.which("make"):
         pytest.skip("the commands are make's")
     skip_unless_set_up()
@@ -480,8 +479,7 @@ def make_run(installation: Installation) -> Server:
 
 
 def test_make_run_has_metrics(measured: Installation) -> None:
-    """``make run`` says where to look, and has metrics, which start anew each time, even if the
-    last server was killed."""
+    """``make run`` prints its addresses, and starts with fresh metrics even after a kill."""
     del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
     scrapes = []
     for _ in range(2):
@@ -495,7 +493,7 @@ def test_make_run_has_metrics(measured: Installation) -> None:
 
 
 def test_make_run_beside_another_server(measured: Installation) -> None:
-    """If something has the exporter's port ``make run`` says so, and serves without metrics."""
+    """If the exporter's port is in use, ``make run`` says so and serves without metrics."""
     port = metrics_port(measured)
     with socket.create_server(("127.0.0.1", port)), make_run(measured) as server:
         assert server.request("POST", "/packages", package()).status == 201

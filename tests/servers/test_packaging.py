@@ -1,4 +1,4 @@
-"""The wheel: what is in it is enough, and what it needs is pinned."""
+"""The wheel is complete, and its dependencies are pinned."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ DISTRIBUTION = "galaxy_express"
 def run(
     *command: str | Path, folder: Path = ROOT, environment: dict[str, str] | None = None
 ) -> str:
-    """Run a command to its end, which must be a good one, and return what it printed."""
+    """Run a command, which must succeed, and return its output."""
     return subprocess.run(
         command,
         cwd=folder,
@@ -38,8 +38,8 @@ def run(
 
 @pytest.fixture(scope="module")
 def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment in which the wheel was installed, made from a clean copy of the checkout:
-    where its packages are. Those that it needs are lent to it by the environment of the tests."""
+    """The site-packages of an environment with the wheel, built from a clean copy of the checkout;
+    dependencies come from the test environment."""
     if not shutil.which("git"):
         pytest.skip("git tells what is in the checkout")
     folder = tmp_path_factory.mktemp("packaging")
@@ -69,8 +69,8 @@ def _files_of_checkout() -> Iterator[Path]:
 
 
 def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> None:
-    """Installed from its wheel, and started in an empty folder by its command, the service works
-    and shows its pages: all of its files are in the wheel."""
+    """Installed from its wheel and started by its command in an empty folder, the service works and
+    serves its pages."""
     installation = Installation(tmp_path, SQLiteBackend(tmp_path / "galaxy_express.db"))
     del installation.environment["PYTHONPATH"]
     port = free_port()
@@ -114,7 +114,7 @@ def pins() -> dict[str, Version]:
 
 
 def test_requirements_pin_all_that_is_needed(site_packages: Path) -> None:
-    """What the wheel needs, and what that needs in turn, is pinned in a version that will do."""
+    """All direct and transitive dependencies are pinned to suitable versions."""
     (distribution,) = metadata.distributions(name=DISTRIBUTION, path=[str(site_packages)])
     pinned = pins()
     needs = [(Requirement(line), "") for line in distribution.requires or ()]

@@ -1,4 +1,4 @@
-"""Several instances on one PostgreSQL database, and what happens when it is slow or away."""
+"""Several instances on one PostgreSQL database, which may be slow or unavailable."""
 
 import random
 from collections import Counter
@@ -27,8 +27,8 @@ from tests.servers.postgresql import Cluster, cluster, find_binaries
 from tests.servers.running import Installation, wait_until
 from tests.servers.speaking import package
 
-# Seconds. Of all that a request may wait for, a connection and a statement are the longest,
-# and each has 5 by default.
+# Seconds. A request mostly waits for a connection and a statement, each with a timeout of 5 by
+# default.
 BOUNDED = 15.0
 
 
@@ -41,9 +41,8 @@ def shared(postgresql: PostgreSQLBackend, tmp_path: Path) -> Installation:
 
 
 def test_instances_share_a_database(shared: Installation) -> None:
-    """Two instances that are sent the same packages at once, in different orders, singly
-    and in batches, while preferences change, decide each package once between them. An id
-    that two packages claim is one's, always, and never the other's."""
+    """Two instances under concurrent, overlapping load decide each package once, and a contested id
+    always belongs to one package."""
     single = [numbered_package("single", number) for number in range(100)]
     either = [numbered_package("either", number) for number in range(300)]
     with shared.gunicorn() as one, shared.gunicorn() as two:
@@ -87,7 +86,7 @@ def _jobs(client: int, single: list[dict[str, str]], either: list[dict[str, str]
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_slow_statement_keeps_nobody_waiting(shared: Installation, name: str) -> None:
-    """While a read and a write wait for a lock in the database, others are served."""
+    """While a read and a write wait for a database lock, other requests are served."""
     for key in ("database.lock_timeout", "database.statement_timeout", "desk.timeout"):
         shared.configure(key, "60 seconds")
     shared.configure("server_timeout.default", "60 seconds")
@@ -118,7 +117,7 @@ def _waiting(database: Backend) -> int:
 
 @pytest.fixture
 def own_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server that nobody else uses."""
+    """A PostgreSQL server that no other test uses."""
     binaries = find_binaries()
     if binaries is None:
         skip_or_fail("PostgreSQL's server isn't installed")
@@ -127,8 +126,8 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 def test_database_goes_away_and_comes_back(own_cluster: Cluster, tmp_path: Path) -> None:
-    """While the database is away every request is told so, soon, and nothing is recorded
-    wrongly; when it is back the service is, by itself."""
+    """During an outage requests soon get a 503 and nothing is recorded wrongly; the service
+    recovers by itself."""
     database = PostgreSQLBackend(own_cluster.url, "postgres")
     installation = Installation(tmp_path, database)
     installation.create_schema()

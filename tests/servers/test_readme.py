@@ -1,4 +1,4 @@
-"""The README: what it says that a command prints is what the command prints."""
+"""The README: its commands print what it shows."""
 
 import re
 import shlex
@@ -15,14 +15,14 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The blocks of code in a language, or of a kind."""
+    """The code blocks of a language or kind."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def commands(session: str) -> Iterator[tuple[str, str]]:
-    """The commands of a console session, and for each what is printed.
+    """The commands of a console session, each with its output.
 
-    A command begins with ``$`` and goes on until its quotes are closed.
+    A command begins with ``$`` and continues until its quotes are closed.
     """
     for part in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
         lines = part.splitlines()
@@ -40,8 +40,8 @@ def _is_complete(command: str) -> bool:
 
 
 def pattern(printed: str) -> str:
-    """What is printed, as a regular expression: a line ``...`` stands for any lines, and within
-    a line it stands for any text."""
+    """Printed text as a regular expression: a line ``...`` stands for any lines, and ``...`` within
+    a line for any text."""
     return "".join(
         "(?:.*\n)*?" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + "\n"
         for line in printed.splitlines()
@@ -51,7 +51,7 @@ def pattern(printed: str) -> str:
 @pytest.mark.skipif(not shutil.which("curl"), reason="the README's commands need curl")
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_walk_through(installation: Installation, name: str) -> None:
-    """Whoever types the commands of the walk through, one after the other, sees what it shows."""
+    """The commands of the walk-through, run in order, print what it shows."""
     with installation.server(name) as server:
         tried = 0
         for session in blocks("console"):
@@ -74,8 +74,8 @@ def test_walk_through(installation: Installation, name: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git applies the diff")
 def test_adding_a_package_type(installation: Installation) -> None:
-    """The diff that adds a package type applies, and is all that is needed: sends accept the
-    type, preferences and statistics show it."""
+    """The diff that adds a package type applies and suffices: sends, preferences and statistics
+    support the type."""
     (diff,) = blocks("diff")
     (name,) = re.findall(
         r'^\+ +PackageType\("(\w+)", wanted_by_default=False\),$', diff, re.MULTILINE

@@ -1,4 +1,4 @@
-"""What a client gets from each server, over a real socket."""
+"""Each server's answers, over a real socket."""
 
 import socket
 import statistics
@@ -15,7 +15,7 @@ from tests.servers.speaking import TIMEOUT, Connection, exchange, head, package
 
 
 def test_every_endpoint_answers(server: Server) -> None:
-    """Each endpoint does its work over HTTP: decide, replay, read back, prefer, count."""
+    """Each endpoint works over HTTP: send, replay, read, preferences, statistics."""
     parcel = package(recipient_id="fry")
     preferences = {
         "timestamp": "2142-03-01T12:00:00Z",
@@ -50,8 +50,7 @@ def test_every_endpoint_answers(server: Server) -> None:
 
 
 def test_location_is_relative(server: Server) -> None:
-    """``Location`` leaves the server as a percent-encoded path, whatever ``Host`` says,
-    and leads to the package."""
+    """``Location`` is a percent-encoded path to the package, without a host."""
     parcel = package(package_id=f"a/b 100% 🚀 {time.time_ns()}")
     sent = server.request("POST", "/packages", parcel)
     assert sent.headers["Location"] == f"/packages/{quote(parcel['package_id'], safe='')}"
@@ -73,34 +72,34 @@ def test_location_is_relative(server: Server) -> None:
 def test_errors_are_problems(
     server: Server, method: str, path: str, body: object, status: int
 ) -> None:
-    """Every error that a client can make is answered with a problem, not with a page."""
+    """Every client error is answered with a problem, not a page."""
     answer = server.request(method, path, body)
     assert answer.status == status
     assert answer.is_problem
 
 
 def test_head_has_no_body(server: Server) -> None:
-    """``HEAD`` is answered like ``GET``, with nothing after the headers."""
+    """``HEAD`` is answered like ``GET``, without a body."""
     with Connection(server.port) as client:
         assert client.request("HEAD", "/statistics").status == 200
         assert client.request("GET", "/statistics").status == 200
 
 
 def test_answers_on_one_connection_come_at_once(server: Server) -> None:
-    """No answer on a kept-alive connection waits for a delayed acknowledgement, which
-    takes 40 ms. (The quickest half is looked at: the machine may be busy.)"""
+    """Answers on a persistent connection don't wait for a delayed acknowledgement (40 ms). The
+    median allows for a busy machine."""
     durations = []
     with Connection(server.port) as client:
         for _ in range(60):
             start = time.perf_counter()
             client.request("GET", "/health?type=liveness")
             durations.append(time.perf_counter() - start)
-    # The first dozen or so are acknowledged at once in any case.
+    # About the first dozen are always acknowledged at once.
     assert statistics.median(durations[20:]) < 0.02
 
 
 def test_slow_client_keeps_nobody_waiting(server: Server) -> None:
-    """While a client sends its request byte by byte others are served, and so is it."""
+    """While a client sends its request byte by byte, it and others are served."""
     body = b'{"recipient_id": "bender"}'
     request = head("POST /packages HTTP/1.1", f"Content-Length: {len(body)}") + body
     with (
@@ -113,7 +112,7 @@ def test_slow_client_keeps_nobody_waiting(server: Server) -> None:
         assert slow.recv(12) == b"HTTP/1.1 422"
 
 
-# gevent's server, which is for development, reads such a body to its end.
+# gevent's server, for development only, reads such a body to its end.
 @pytest.mark.parametrize("server", ["gunicorn"], indirect=True)
 @pytest.mark.parametrize(
     ("framing", "piece"),
@@ -123,11 +122,10 @@ def test_slow_client_keeps_nobody_waiting(server: Server) -> None:
     ],
 )
 def test_endless_body_is_cut_off(server: Server, framing: str, piece: bytes) -> None:
-    """A client that sends a body without end is cut off; while it sends, as fast as it
-    can, others are served."""
+    """Clients that send endless bodies are disconnected, and others are served meanwhile."""
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
         endless = []
-        for _ in range(4):  # so many that no worker is spared
+        for _ in range(4):  # enough to reach every worker
             client = socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
             stack.enter_context(client)
             client.sendall(head("POST /packages HTTP/1.1", framing))
@@ -148,10 +146,10 @@ def _send_until_cut_off(client: socket.socket, piece: bytes) -> bool:
     return False
 
 
-# gevent's server would wait.
+# gevent's server would wait for the body.
 @pytest.mark.parametrize("server", ["gunicorn"], indirect=True)
 def test_body_that_never_comes(server: Server) -> None:
-    """A client whose request is answered without its body isn't waited for without end."""
+    """The server doesn't wait forever for the body of an answered request."""
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
         client.sendall(head("POST /statistics HTTP/1.1", "Content-Length: 1000000"))
         assert client.recv(12) == b"HTTP/1.1 405"
@@ -160,7 +158,7 @@ def test_body_that_never_comes(server: Server) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
-    """Requests that are sent without waiting for answers are answered one by one."""
+    """Pipelined requests are answered in order."""
     answers = exchange(
         server.port,
         [head("GET /statistics HTTP/1.1") + head("GET /nowhere HTTP/1.1")],
@@ -169,8 +167,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 
 
 def test_idle_connections_make_room(installation: Installation) -> None:
-    """When there are as many connections as a worker may have, newcomers take the place of
-    those that are idle."""
+    """At the connection limit of a worker, new connections replace idle ones."""
     few = installation.gunicorn("--worker-connections", "20", workers=1)
     with few as server, ExitStack() as stack:
         for _ in range(60):
@@ -179,13 +176,13 @@ def test_idle_connections_make_room(installation: Installation) -> None:
 
 
 def test_workers_share(installation: Installation) -> None:
-    """Each worker gets its part of the connections, however few there are."""
+    """Each worker gets a share of the connections, even of a few."""
     with installation.gunicorn() as server, ExitStack() as stack:
         workers = server.workers
 
         def gained(clients: int) -> int:
             before = {pid: _open_files(pid) for pid in workers}
-            for _ in range(clients // 4):  # as they come: four at a time
+            for _ in range(clients // 4):  # four at a time
                 some = [stack.enter_context(Connection(server.port)) for _ in range(4)]
                 for client in some:
                     assert client.request("GET", "/health?type=liveness").status == 200
@@ -200,7 +197,7 @@ def _open_files(pid: int) -> int:
 
 
 def test_unix_socket(installation: Installation) -> None:
-    """``baseplate-serve`` serves on a Unix socket as well as on a port."""
+    """``baseplate-serve`` also serves on a Unix socket."""
     path = installation.folder / "socket"
     server = installation.baseplate_serve(path)
     server.start()

@@ -1,4 +1,4 @@
-"""A setting that is wrong stops a server with one sentence."""
+"""An invalid setting stops a server with one sentence."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.servers.running import Installation, Server
 
 
 def stops(server: Server) -> str:
-    """Start a server that doesn't stay up, and return what it writes.
+    """Start a server that doesn't stay up, and return its log.
 
     It has one worker: if a second one fails while gunicorn is stopping because of the first,
     gunicorn's master may write a traceback of its own after the sentence.
@@ -24,7 +24,7 @@ def stops(server: Server) -> str:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_a_wrong_setting_stops_the_start(installation: Installation, name: str) -> None:
-    """A server ends with one sentence, which names the setting."""
+    """A server ends with one sentence that names the setting."""
     installation.configure("desk.timeuot", "5 seconds")
     sentence = "desk.timeuot: no such setting (did you mean desk.timeout?)"
     assert sentence in stops(installation.server(name)).splitlines()
@@ -43,14 +43,14 @@ def test_a_wrong_setting_stops_the_start(installation: Installation, name: str) 
 def test_a_wrong_file_stops_the_start(
     installation: Installation, name: str, old: str, new: str, sentence: str
 ) -> None:
-    """A configuration file that can't be read ends a server with one sentence, too."""
+    """An unreadable configuration file ends a server with one sentence."""
     for path in (installation.folder / "configs").glob("*.ini"):
         path.write_text(path.read_text().replace(old, new))
     assert sentence in stops(installation.server(name))
 
 
 def test_a_wrong_setting_of_baseplate_serve_stops_the_start(installation: Installation) -> None:
-    """The settings of the server are as strict as those of the application."""
+    """The server's settings are checked as strictly as the application's."""
     path = installation.folder / "configs" / "development.ini"
     path.write_text(path.read_text().replace("stop_timeout", "stop_timeuot"))
     sentence = "[server:main] stop_timeuot: no such setting (did you mean stop_timeout?)"
@@ -58,7 +58,7 @@ def test_a_wrong_setting_of_baseplate_serve_stops_the_start(installation: Instal
 
 
 def test_a_wrong_setting_of_gunicorn_stops_the_start(installation: Installation) -> None:
-    """gunicorn itself would ignore a setting that doesn't exist."""
+    """An unknown gunicorn setting, which gunicorn itself would ignore, is rejected."""
     with open(installation.folder / "configs" / "gunicorn.conf.py", "a") as config:
         config.write("keepalvie = 5\n")
     assert "gunicorn has no setting keepalvie" in stops(installation.gunicorn())

@@ -1,4 +1,4 @@
-"""Asked to end, or to begin anew: whatever was begun is finished first."""
+"""Shutdown and reload: requests in progress are finished first."""
 
 import random
 import signal
@@ -17,8 +17,8 @@ CLIENTS = 8
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_end_under_load(installation: Installation, name: str) -> None:
-    """At SIGTERM a server answers each request that it has begun, waits no longer than it
-    was told for one that doesn't arrive in full, and ends well."""
+    """At SIGTERM a server answers each request it has started, waits for an incomplete one only
+    until its timeout, and exits with code 0."""
     database = installation.database
     if name == "gunicorn":
         server = installation.gunicorn("--graceful-timeout", "3")
@@ -43,9 +43,8 @@ def test_end_under_load(installation: Installation, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_end_step_by_step(installation: Installation, name: str) -> None:
-    """At SIGTERM a server first says that it isn't ready, then takes no more connections;
-    a request that has partly arrived may arrive in full, and is answered; a client that
-    asks for nothing keeps nobody waiting."""
+    """At SIGTERM a server first reports that it isn't ready, then stops accepting connections; a
+    partly received request is completed and answered, and an idle client delays nothing."""
     installation.configure("drain_time", "2 seconds")
     installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "2"
     body = b"{}"
@@ -65,22 +64,22 @@ def test_end_step_by_step(installation: Installation, name: str) -> None:
 
 
 def test_end_at_the_start(installation: Installation) -> None:
-    """At SIGTERM gunicorn ends soon, and well, even if its workers are only starting."""
+    """At SIGTERM gunicorn soon exits with code 0, even while its workers are starting."""
     server = installation.gunicorn()
     server.start()
     try:
         wait_until(lambda: server.log.count("Booting worker") == 2, "workers are starting")
         time.sleep(random.uniform(0.2, 0.6))
         server.signal(signal.SIGTERM)
-        assert server.wait(20) == 0  # whereas its graceful timeout is 30
+        assert server.wait(20) == 0  # the graceful timeout is 30
     finally:
         if server.is_running():
             server.kill()
 
 
 def test_reload_under_load(installation: Installation) -> None:
-    """At SIGHUP gunicorn replaces its workers, and no client sees more of it than the end
-    of its connection after an answer."""
+    """At SIGHUP gunicorn replaces its workers; clients only see connections close after an
+    answer."""
     with installation.gunicorn() as server:
         before = server.workers
         with Load() as load:
@@ -97,7 +96,7 @@ def test_reload_under_load(installation: Installation) -> None:
 
 
 def test_an_instance_stays_ready_while_it_reloads(installation: Installation) -> None:
-    """At SIGHUP, with the time to drain that ships, no readiness probe fails."""
+    """At SIGHUP, with the default drain time, no readiness probe fails."""
     del installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"]
     with installation.gunicorn() as server:
         before = server.workers
@@ -111,8 +110,7 @@ def test_an_instance_stays_ready_while_it_reloads(installation: Installation) ->
 
 
 def test_workers_are_replaced_after_max_requests(installation: Installation) -> None:
-    """Workers that reach gunicorn's max_requests end, others take their place, and every request
-    is answered."""
+    """Workers that reach gunicorn's max_requests are replaced, and every request is answered."""
     with installation.gunicorn("--max-requests", "20") as server:
         before = server.workers
         sent = count()

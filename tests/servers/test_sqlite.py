@@ -1,4 +1,4 @@
-"""Several workers on one SQLite file, and others who lock it."""
+"""Several workers on one SQLite file, and other processes that lock it."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,7 @@ from tests.servers.speaking import package
 
 
 def test_workers_share_a_file(installation: Installation) -> None:
-    """Under the full load of many clients, two workers on one file get everything right,
-    and turn nobody away."""
+    """Under heavy load, two workers on one file answer every request correctly."""
     with installation.gunicorn() as server:
         with Load() as load:
             for client in range(16):
@@ -26,7 +25,7 @@ def test_workers_share_a_file(installation: Installation) -> None:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: str) -> None:
-    """While a write waits for another process's lock on the file, others are served."""
+    """While a write waits for another process's lock on the file, other requests are served."""
     installation.configure("database.lock_timeout", "60 seconds")
     installation.configure("desk.timeout", "60 seconds")
     installation.configure("server_timeout.default", "60 seconds")
@@ -37,7 +36,7 @@ def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: s
     with server, ThreadPoolExecutor() as threads:
         with installation.database.locked():
             written = threads.submit(server.request, "POST", "/packages", package())
-            # SQLite doesn't tell when the write waits: look for long enough.
+            # SQLite doesn't show when the write waits, so check for a while.
             end = time.monotonic() + 0.5
             while time.monotonic() < end:
                 assert server.is_healthy("liveness")
@@ -48,7 +47,7 @@ def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: s
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_the_log_is_moved_before_it_is_long(installation: Installation, name: str) -> None:
-    """A server doesn't wait for a long log before it moves what was sent to where it belongs."""
+    """A server checkpoints the write-ahead log before it grows long."""
     with installation.server(name) as server:
         sent = package(package_id="soon-moved")
         assert server.request("POST", "/packages", sent).status == 201
@@ -58,8 +57,8 @@ def test_the_log_is_moved_before_it_is_long(installation: Installation, name: st
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_a_server_that_ends_leaves_one_file(installation: Installation, name: str) -> None:
-    """A server that is told to stop closes its connections, so that SQLite copies its log into
-    the database file and removes it."""
+    """A stopped server closes its connections, so that SQLite checkpoints and removes the
+    write-ahead log."""
     with installation.server(name) as server:
         assert server.request("POST", "/packages", package()).status == 201
         assert server.terminate() == 0

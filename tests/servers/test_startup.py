@@ -1,4 +1,4 @@
-"""What a server says when something is missing or wrong at its start."""
+"""Error messages for anything missing or wrong at startup."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.servers.running import Installation, Server, wait_until
     ids=["wrong value", "unset variable"],
 )
 def test_wrong_setting(installation: Installation, name: str, key: str, value: str) -> None:
-    """A setting that is wrong ends the start, and the server says which."""
+    """An invalid setting ends the start, and the log names it."""
     installation.configure(key, value)
     server = installation.server(name)
     server.start()
@@ -37,8 +37,8 @@ def test_wrong_setting(installation: Installation, name: str, key: str, value: s
     ids=["no tables", "no database"],
 )
 def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
-    """Without its tables the service starts, says so in the log, lives and isn't ready;
-    once they are made it is."""
+    """Without tables the service starts, logs it, is alive but not ready, and becomes ready once
+    they exist."""
     database = SQLiteBackend(tmp_path / "galaxy_express.db")
     installation = Installation(tmp_path, database)
     if is_there:
@@ -71,7 +71,7 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
 def test_a_wrong_variable_stops_the_start(
     installation: Installation, variable: str, values: list[str]
 ) -> None:
-    """gunicorn ends at once with a sentence that names the variable."""
+    """gunicorn exits at once with a sentence that names the variable."""
     for value in values:
         server = installation.gunicorn()
         log = _log_of_failed_start(server, **{variable: value})
@@ -86,7 +86,7 @@ def test_a_wrong_variable_stops_the_start(
 def test_unusable_settings_of_gunicorn(
     installation: Installation, options: list[str], setting: str
 ) -> None:
-    """A setting of gunicorn that the worker can't work with is rejected with a sentence."""
+    """A gunicorn setting that the worker doesn't support is rejected with a sentence."""
     log = _log_of_failed_start(installation.gunicorn(*options))
     assert setting in log
     assert "Traceback" not in log

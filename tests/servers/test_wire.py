@@ -1,4 +1,4 @@
-"""HTTP/1.1 on bare sockets, by RFC 9112: what gunicorn's worker promises on the wire."""
+"""HTTP/1.1 by RFC 9112 in gunicorn's worker, on bare sockets."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ from tests.backends import SQLiteBackend
 from tests.servers.running import Installation, Server, free_port
 from tests.servers.speaking import TIMEOUT, Answer, exchange, head, read_answers
 
-# Seconds that a send, and a read of the totals, may take.
+# Seconds: the timeout of sends and of reads of the statistics.
 SERVER_TIMEOUT = 0.4
 
 GET = head("GET /health?type=liveness HTTP/1.1")
@@ -37,8 +37,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def ask(server: Server, *pieces: bytes) -> list[Answer]:
-    """Send pieces, each a moment after the other, and return the answers up to the end of the
-    connection, which the server closes."""
+    """Send pieces with short pauses, and return the answers until the server closes the
+    connection."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         for piece in pieces:
             client.sendall(piece)
@@ -66,7 +66,7 @@ REJECTED = {
 
 @pytest.mark.parametrize("shape", REJECTED)
 def test_rejected(server: Server, shape: str) -> None:
-    """What can't be read is answered with a problem, and the connection ends."""
+    """An invalid request is answered with a problem, and the connection closes."""
     request, status = REJECTED[shape]
     (answer,) = exchange(server.port, [request])
     assert (answer.status, answer.is_problem, answer.is_last) == (status, True, True)
@@ -89,20 +89,20 @@ POST_CHUNKS = head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked")
     ids=["line", "field", "fields", "extension", "extensions", "trailers"],
 )
 def test_endless(server: Server, start: bytes, endless: bytes, status: int) -> None:
-    """What never ends is rejected as soon as it is over its limit."""
+    """Endless input is rejected as soon as it exceeds its limit."""
     (answer,) = ask(server, start + (endless * 20_000)[:20_000])
     assert (answer.status, answer.is_problem, answer.is_last) == (status, True, True)
 
 
 @pytest.mark.parametrize("connection", ["close", "x, Close", "keep-alive\r\nConnection: close"])
 def test_close(server: Server, connection: str) -> None:
-    """``close`` anywhere in ``Connection`` ends the connection, and the answer says so."""
+    """``close`` anywhere in ``Connection`` closes the connection, and the answer says so."""
     (answer,) = ask(server, head("GET / HTTP/1.1", f"Connection: {connection}") + GET)
     assert (answer.status, answer.is_last) == (200, True)
 
 
 def test_http_1_0(server: Server) -> None:
-    """HTTP/1.0 is answered with HTTP/1.1, and keeps the connection only where asked to."""
+    """HTTP/1.0 is answered with HTTP/1.1, and keeps the connection only on request."""
     kept, last = ask(
         server,
         b"GET /health HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
@@ -133,8 +133,8 @@ def test_http_1_0(server: Server) -> None:
 )
 @pytest.mark.parametrize("are_together", [True, False])
 def test_kept_connections(server: Server, request_bytes: bytes, are_together: bool) -> None:
-    """An answer that doesn't say ``close`` leaves the connection in use, whatever was asked, and
-    whether its body arrives with the head, and the next request with both, or later."""
+    """Without ``close`` in the answer the connection stays usable, whatever the request and however
+    its bytes are split."""
     start, _, body = request_bytes.partition(b"\r\n\r\n")
     pieces = [start + b"\r\n\r\n", body, LAST]
     is_head = request_bytes.startswith(b"HEAD")
@@ -165,13 +165,13 @@ def test_kept_connections(server: Server, request_bytes: bytes, are_together: bo
     ids=["part", "much", "malformed", "not asked for", "tunnel", "malformed and then not"],
 )
 def test_connections_that_are_not_kept(server: Server, request_bytes: bytes) -> None:
-    """An answer says ``close`` where the next request can't be found."""
+    """An answer says ``close`` if the start of the next request can't be found."""
     (answer,) = ask(server, request_bytes)
     assert (answer.status < 500, answer.is_last) == (True, True)
 
 
 def test_continue(server: Server) -> None:
-    """A client that expects 100 is asked for a body once the service wants it."""
+    """A client that expects 100 gets it once the service wants the body."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         start = head("POST /packages HTTP/1.1", "Content-Length: 2", "Expect: 100-continue")
         client.sendall(start)
@@ -182,13 +182,13 @@ def test_continue(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
 def test_no_continue(server: Server, path: str) -> None:
-    """A body that is too large by its length isn't asked for."""
+    """A client isn't asked for a body whose declared length is too large."""
     fields = ["Content-Length: 2000000", "Expect: 100-continue"]
     assert statuses(server, head(f"POST {path} HTTP/1.1", *fields)) == [413]
 
 
 def test_a_client_that_goes_on_sending(server: Server) -> None:
-    """A client that sends for a while after it was rejected can still read the answer."""
+    """A client that keeps sending for a while after a rejection can still read the answer."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("POST /packages HTTP/1.1", "Content-Length: 100000000"))
         for _ in range(20):
@@ -199,13 +199,14 @@ def test_a_client_that_goes_on_sending(server: Server) -> None:
 
 
 def test_a_body_that_is_too_slow(server: Server) -> None:
-    """A body that doesn't arrive in time is 408, and the answer says that it is the last."""
+    """A body that arrives too slowly is answered with 408 and ``close``."""
     (answer,) = ask(server, head("POST /packages HTTP/1.1", "Content-Length: 2"), b"{")
     assert (answer.status, answer.is_problem, answer.is_last) == (408, True, True)
 
 
 def test_the_timeout_of_head(server: Server) -> None:
-    """The timeout of a HEAD request ends with its answer, and not the connection later."""
+    """The timeout of a HEAD request ends with its answer, and doesn't close the connection
+    later."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("HEAD /statistics HTTP/1.1"))
         assert client.recv(12) == b"HTTP/1.1 200"
@@ -216,7 +217,7 @@ def test_the_timeout_of_head(server: Server) -> None:
 
 
 def test_a_client_that_says_that_it_is_done(server: Server) -> None:
-    """Requests are answered though the client has closed its side of the connection."""
+    """Requests are answered after the client has closed its sending side."""
     assert [answer.status for answer in exchange(server.port, [GET, GET])] == [200, 200]
 
 

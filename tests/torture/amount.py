@@ -1,19 +1,19 @@
-"""How much to torture."""
+"""The amount of each attack."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of each attack there is to be.
+    """The amount of each attack.
 
-    :param kills: how often a worker is killed, and then the whole server.
-    :param ends: how often servers are told to end, or to begin anew.
-    :param faults: how often each fault of the disk or of the database happens.
-    :param seconds: how long a load lasts, where it is the load that matters.
-    :param inputs: how many pieces of garbage are sent.
-    :param connections: how many connections are opened that then do nothing.
-    :param soak_minutes: how long the service is under a load like that of any day.
+    :param kills: how often a worker, and then the whole server, is killed.
+    :param ends: how often servers are told to stop, or to reload.
+    :param faults: how often each disk or database fault occurs.
+    :param seconds: the duration of load tests.
+    :param inputs: the number of garbage inputs.
+    :param connections: the number of idle connections.
+    :param soak_minutes: the duration of the soak test, under everyday load.
     """
 
     kills: int

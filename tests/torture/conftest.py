@@ -1,4 +1,4 @@
-"""How much to torture, with what chance, and what is reported of it."""
+"""Options, seeded randomness and the report of the attacks."""
 
 import random
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.backends import SQLiteBackend
 from tests.servers.running import Installation
 from tests.torture.amount import LONG, SHORT, Amount
 
-#: Adds a line to the report: the attack, how much there was of it, and what came of it.
+#: Adds a line to the report: the attack, its amount, and its result.
 Report = Callable[[str, str, str], None]
 
 _LINES = pytest.StashKey[list[tuple[str, str, str]]]()
@@ -38,14 +38,14 @@ def _option(field: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the report."""
+    """Start the report."""
     given = config.getoption("--seed")
     config.stash[_SEED] = random.SystemRandom().getrandbits(32) if given is None else given
     config.stash[_LINES] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the soak out unless it is given some time."""
+    """Skip the soak test unless its duration is given."""
     if not config.getoption("--soak-minutes"):
         soaks = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soaks)
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the report, as a table in Markdown."""
+    """Print the report as a Markdown table."""
     if not config.getoption("--torture"):
         return
     terminalreporter.section(f"torture, --seed={config.stash[_SEED]}")
@@ -66,7 +66,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def amount(pytestconfig: pytest.Config) -> Amount:
-    """How much of each attack there is to be."""
+    """The amount of each attack."""
     usual = LONG if pytestconfig.getoption("--torture") else SHORT
     given = {field.name: pytestconfig.getoption(_option(field.name)) for field in fields(Amount)}
     return replace(usual, **{name: some for name, some in given.items() if some is not None})
@@ -74,7 +74,7 @@ def amount(pytestconfig: pytest.Config) -> Amount:
 
 @pytest.fixture
 def chance(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> random.Random:
-    """What decides whatever is left to chance: the same for the same test and seed."""
+    """A random generator, seeded by test and seed."""
     seed = f"{pytestconfig.stash[_SEED]} {request.node.nodeid}"
     print(f"--seed={pytestconfig.stash[_SEED]}")  # shown if the test fails
     return random.Random(seed)
@@ -82,13 +82,13 @@ def chance(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> rando
 
 @pytest.fixture(scope="session")
 def report(pytestconfig: pytest.Config) -> Report:
-    """Add a line to the report."""
+    """A function that adds a line to the report."""
     return lambda *line: pytestconfig.stash[_LINES].append(line)
 
 
 @pytest.fixture
 def install(tmp_path: Path) -> Callable[[], Installation]:
-    """Install the service, with an SQLite database whose tables are made, any number of times."""
+    """A function that installs the service with a new SQLite database and its tables."""
     numbers = count()
 
     def new() -> Installation:
@@ -103,5 +103,5 @@ def install(tmp_path: Path) -> Callable[[], Installation]:
 
 @pytest.fixture
 def installation(install: Callable[[], Installation]) -> Installation:
-    """The service, with an SQLite database whose tables are made."""
+    """The service, with an SQLite database whose tables exist."""
     return install()

@@ -1,4 +1,4 @@
-"""What can happen to a database file, each for as long as its context manager is entered."""
+"""Faults of a database file, each active while its context manager is."""
 
 import shutil
 import subprocess
@@ -8,24 +8,24 @@ from pathlib import Path
 
 from tests.backends import SQLiteBackend
 
-#: Does something to a database file that keeps the service from its work, until it is left.
+#: Makes a database file unusable while the context is active.
 Fault = Callable[[SQLiteBackend], AbstractContextManager[None]]
 
 
 def away(database: SQLiteBackend) -> AbstractContextManager[None]:
-    """The file isn't there."""
+    """The file is missing."""
     return database.away()
 
 
 def locked(database: SQLiteBackend) -> AbstractContextManager[None]:
-    """Another process keeps the lock for writing to itself."""
+    """Another process holds the write lock."""
     return database.locked()
 
 
 @contextmanager
 def garbage(database: SQLiteBackend) -> Iterator[None]:
-    """Another file is in its place, and of its log, which is no database."""
-    # The file goes first and comes last, so that nobody takes the log for another's.
+    """The file is replaced by one that isn't a database, and its log is missing."""
+    # The file is moved first and restored last, so that its log never belongs to another file.
     names = ["", "-wal", "-shm"]
     files = [database.path.with_name(database.path.name + name) for name in names]
     there = [file for file in files if file.exists()]
@@ -39,7 +39,7 @@ def garbage(database: SQLiteBackend) -> Iterator[None]:
 
 @contextmanager
 def empty(database: SQLiteBackend) -> Iterator[None]:
-    """An empty file is in its place, beside its log."""
+    """The file is replaced by an empty one; its log stays."""
     new, elsewhere = database.path.with_suffix(".new"), database.path.with_suffix(".elsewhere")
     new.touch()
     elsewhere.hardlink_to(database.path)
@@ -50,8 +50,8 @@ def empty(database: SQLiteBackend) -> Iterator[None]:
 
 @contextmanager
 def immutable(database: SQLiteBackend) -> Iterator[None]:
-    """Nobody may write to the file or to its log, root included."""
-    # Not to its index, "-shm": that is mapped into memory, and Linux ends who writes to it.
+    """Neither the file nor its log is writable, even by root."""
+    # Not its index, "-shm": it is memory-mapped, and Linux kills processes that write to it.
     files = [str(database.path), f"{database.path}-wal"]
     subprocess.run(["chattr", "+i", *files], check=True)
     try:
@@ -61,7 +61,7 @@ def immutable(database: SQLiteBackend) -> Iterator[None]:
 
 
 def can_be_made_immutable(folder: Path) -> bool:
-    """Whether :py:func:`immutable` can be had of the file system of a folder."""
+    """Return whether a folder's file system supports :py:func:`immutable`."""
     if shutil.which("chattr") is None:
         return False
     probe = folder / "probe"
@@ -75,7 +75,7 @@ def can_be_made_immutable(folder: Path) -> bool:
 
 @contextmanager
 def full(database: SQLiteBackend) -> Iterator[None]:
-    """The disk of the file, which should be a small one, is full."""
+    """The file's disk, which should be small, is full."""
     ballast = database.path.with_suffix(".ballast")
     with open(ballast, "wb", buffering=0) as file:
         for size in (65_536, 512):
@@ -90,8 +90,7 @@ def full(database: SQLiteBackend) -> Iterator[None]:
 
 @contextmanager
 def read_only(database: SQLiteBackend) -> Iterator[None]:
-    """The disk of the file, which should be a small one that nobody has written to, takes
-    no writes."""
+    """The file's disk, which should be small and not in use, is read-only."""
     folder = database.path.parent
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     yield
@@ -100,7 +99,7 @@ def read_only(database: SQLiteBackend) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a file system with room for 16 MB on a folder; tell whether that could be done."""
+    """Mount a 16 MB file system on a folder; yields whether that worked."""
     command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     mounted = subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
     try:

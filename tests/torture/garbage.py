@@ -1,11 +1,11 @@
-"""Bytes that are no request, or almost one."""
+"""Invalid and nearly valid requests."""
 
 import json
 import random
 
 from tests.servers.speaking import head, package
 
-# What makes parsers stumble, to be put anywhere.
+# Fragments that confuse parsers, inserted anywhere.
 _STUMBLING_BLOCKS = [
     *(
         b"\r\n",
@@ -86,7 +86,7 @@ _HEADERS = [
 
 
 def make_garbage(chance: random.Random) -> bytes:
-    """Bytes to send to a server."""
+    """Return random bytes to send to a server."""
     make = chance.choice([_noise, _spoilt_request, _spoilt_request, _odd_head])
     return make(chance)
 
@@ -124,7 +124,7 @@ def _spoilt_request(chance: random.Random) -> bytes:
 
 
 def _request(chance: random.Random) -> bytes:
-    """A request that is as it should be."""
+    """A valid request."""
     body = json.dumps(
         chance.choice(
             [

@@ -1,6 +1,6 @@
-"""A client with any number of connections, each with one request after the other.
+"""A client with any number of connections, each sending one request after another.
 
-Threads would get to a fraction of what the service carries.
+Threads would reach only a fraction of the service's capacity.
 """
 
 import http.client
@@ -19,8 +19,8 @@ from tests.servers.speaking import TIMEOUT
 class Hit:
     """An answer.
 
-    :param seconds: how long it took to come.
-    :param retry_after: what the answer says of trying again, if it does.
+    :param seconds: the time it took.
+    :param retry_after: the value of ``Retry-After``, if any.
     """
 
     status: int
@@ -29,12 +29,12 @@ class Hit:
 
 
 class _Client:
-    """A connection, and the request that is under way on it."""
+    """A connection and its current request."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
         self.is_busy = False
-        #: When to send the next request, unless one is under way.
+        #: When to send the next request, unless one is in progress.
         self.due = 0.0
         self._sent = 0.0
         self._received = b""
@@ -47,9 +47,9 @@ class _Client:
         self.socket.sendall(request)
 
     def receive(self) -> Hit | None:
-        """Receive what there is, and return the answer if that is all of it.
+        """Receive available data, and return the answer once it is complete.
 
-        :raises ConnectionError: if there won't be more.
+        :raises ConnectionError: if the server closed the connection.
         """
         data = self.socket.recv(65_536)
         if not data:
@@ -72,11 +72,11 @@ class _Client:
 def hammer(
     port: int, connections: int, seconds: float, request: Callable[[], bytes]
 ) -> Iterator[Hit]:
-    """Send requests for a while, on each connection as soon as the last was answered, or
-    as soon after as that answer says.
+    """Send requests for a while: on each connection once the last is answered, or after its
+    ``Retry-After``.
 
-    :param request: makes the bytes of the next request.
-    :raises OSError: if a connection can't be made, or ends.
+    :param request: returns the bytes of the next request.
+    :raises OSError: if a connection fails or ends.
     """
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         clients = []

@@ -1,4 +1,4 @@
-"""Killed again and again, at any moment: what was answered stays, and is not decided twice."""
+"""Repeated kills at random moments: answers stay valid, and no package is decided twice."""
 
 import os
 import random
@@ -15,17 +15,16 @@ from tests.torture.conftest import Report
 
 CLIENTS = 12
 
-# The audit compares all that was ever answered with all that is stored, so a database is
-# not kept for too long.
+# The audit compares all answers with all stored rows, so a database is replaced after a
+# while.
 ROUNDS_OF_A_DATABASE = 10
 
 
 def test_kills(
     install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """A worker is killed, and some time later the whole server, in the middle of a load of
-    all kinds: once it is started again, every answer that was given is what is stored, and
-    what was not answered can be sent again."""
+    """After a worker and then the whole server are killed under load, the restarted server has all
+    its answers stored, and unanswered requests can be repeated."""
     requests = unanswered = 0
     for number in range(amount.kills):
         if number % ROUNDS_OF_A_DATABASE == 0:
@@ -54,7 +53,7 @@ def test_kills(
 def _load_until_killed(server: Server, number: int, chance: random.Random) -> list[Exchange]:
     with Load() as load:
         for client in range(CLIENTS):
-            # Some send again what was sent in the round before.
+            # Some clients repeat the previous round's packages.
             name = f"round-{number - (client % 4 == 0)}"
             load.add_client(server.port, mixed_jobs(client, name))
         load.wait_for(100)
@@ -66,6 +65,6 @@ def _load_until_killed(server: Server, number: int, chance: random.Random) -> li
 
 
 def _tear(folder: Path, chance: random.Random) -> None:
-    """Leave at the end of the log what a loss of power leaves of a write that it cut off."""
+    """Append to the log what a power loss leaves of an interrupted write."""
     with open(folder / "galaxy_express.db-wal", "ab") as log:
         log.write(chance.randbytes(chance.randrange(1, 10_000)))

@@ -1,4 +1,4 @@
-"""What the operating system is asked to do, and in which order."""
+"""The order of system calls: sync before answer."""
 
 import re
 import shutil
@@ -18,11 +18,11 @@ from tests.torture.conftest import Report
 
 ANSWERS = 100
 
-# Whole pages of the database, so that each package's id is seen on its way to the disk.
+# Enough for whole database pages, so that each package id appears in the trace.
 LONGEST_STRING = 5_000
 
 _ID = re.compile(r"pkg-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# Where a call takes long, others are reported before its result is.
+# A slow call is split into two lines, with other calls in between.
 _SYNC = re.compile(r"(\d+) +(?:fsync|fdatasync)\(\d+<.*-wal>( <unfinished \.\.\.>)?")
 _SYNC_RESUMED = re.compile(r"(\d+) +<\.\.\. (?:fsync|fdatasync) resumed>.* = 0")
 _LOG_WRITE = re.compile(r"(\d+) +pwrite64\(\d+<.*-wal>")
@@ -30,8 +30,8 @@ _SOCKET_WRITE = re.compile(r"\d+ +(?:sendto|sendmsg|write|writev)\(\d+<(?:socket
 
 
 def test_sync_comes_before_the_answer(installation: Installation, report: Report) -> None:
-    """No byte of an answer that tells of a package leaves a worker before the log that holds
-    the package was written and synced, with two workers and eight clients at once."""
+    """With concurrent clients, no answer about a package is sent before the log with the package is
+    written and synced."""
     with (
         installation.gunicorn() as server,
         _trace(server, installation.folder) as trace,
@@ -51,7 +51,7 @@ def test_sync_comes_before_the_answer(installation: Installation, report: Report
 
 @contextmanager
 def _trace(server: Server, folder: Path) -> Iterator[Path]:
-    """The calls of a server's workers that write or sync, in a file that is whole when left."""
+    """Trace the workers' writes and syncs to a file, which is complete on exit."""
     strace = shutil.which("strace")
     if strace is None:
         skip_or_fail("strace isn't installed")
@@ -74,8 +74,8 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
 
 
 def _packages_told(trace: str) -> int:
-    """How many packages clients were told of, each of which was synced before."""
-    written: dict[str, set[str]] = defaultdict(set)  # by each thread, and not yet synced
+    """Return the number of packages in answers, each of which was synced before."""
+    written: dict[str, set[str]] = defaultdict(set)  # by thread, not yet synced
     synced: set[str] = set()
     told: set[str] = set()
     for line in trace.splitlines():

@@ -1,4 +1,4 @@
-"""The disk and the database file fail, while the service is busy and before it starts."""
+"""Faults of the disk and the database file, under load and at startup."""
 
 import random
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ from tests.torture.faults import Fault
 
 CLIENTS = 8
 
-# Seconds. A request may wait for two workers to give up the lock, one after the other.
+# Seconds. A request may wait for the lock timeouts of two workers in turn.
 LOCK_TIMEOUT = 0.3
 BOUNDED = 10.0
 
 
 @pytest.fixture
 def impatient(installation: Installation) -> Installation:
-    """The service, which doesn't wait for a lock for long."""
+    """The service with a short lock timeout."""
     installation.configure("database.lock_timeout", f"{LOCK_TIMEOUT * 1000:.0f} milliseconds")
     return installation
 
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """The service, with its database on a disk of its own that is soon full."""
+    """The service with its database on a small disk of its own."""
     disk = tmp_path / "disk"
     disk.mkdir()
     with faults.small_disk(disk) as mounted:
@@ -47,7 +47,7 @@ def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
 
 
 def _attack(server: Server, installation: Installation, fault: Fault, load: Load) -> None:
-    """Let a fault happen under load, and end."""
+    """Cause a fault under load, and end it."""
     database = installation.database
     assert isinstance(database, SQLiteBackend)
     load.wait_for(50)
@@ -58,8 +58,7 @@ def _attack(server: Server, installation: Installation, fault: Fault, load: Load
 
 
 def _check(load: Load, server: Server, installation: Installation) -> tuple[int, int]:
-    """Check that nothing was lost; return how many requests there were, and how many of
-    them were told to come again."""
+    """Check that nothing was lost; return the number of requests and of those answered 503."""
     exchanges = load.exchanges
     assert [exchange for exchange in exchanges if not _is_in_order(exchange)] == []
     audit(finish(exchanges, server), installation.database, server)
@@ -74,8 +73,8 @@ def _is_in_order(exchange: Exchange) -> bool:
 def test_faults_under_load(
     impatient: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """While the file is locked, away, replaced or can't be written to, requests are told to
-    come again; then all goes on, with nothing lost, and with the same workers."""
+    """While the file is unusable, requests are answered 503; then the same workers continue, with
+    nothing lost."""
     happening: list[Fault] = [faults.away, faults.garbage, faults.empty, faults.locked]
     if faults.can_be_made_immutable(impatient.folder):
         happening.append(faults.immutable)
@@ -97,8 +96,8 @@ def test_faults_under_load(
 
 
 def test_full_disk(on_small_disk: Installation, amount: Amount, report: Report) -> None:
-    """While the disk is full requests that write are told to come again; then all goes on,
-    with nothing lost."""
+    """While the disk is full, writes are answered 503; then the service continues, with nothing
+    lost."""
     with on_small_disk.gunicorn() as server:
         with Load() as load:
             for client in range(CLIENTS):
@@ -116,9 +115,8 @@ def test_full_disk(on_small_disk: Installation, amount: Amount, report: Report) 
 def test_faults_at_start(
     on_small_disk: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """A server that is started in spite of a fault, after it was killed, lives, and tells
-    everybody to come again; when the fault is gone it does its work, and knows what was
-    known before."""
+    """A killed server restarted during a fault is alive but answers 503; after the fault it works
+    again, with all earlier decisions."""
     database = on_small_disk.database
     assert isinstance(database, SQLiteBackend)
     happening = [faults.garbage, faults.empty, faults.locked, faults.full, faults.read_only]
@@ -148,7 +146,7 @@ def test_faults_at_start(
 
 
 def _kill(server: Server) -> None:
-    """Kill a server and its workers, which leaves the log of the database."""
+    """Kill a server and its workers, which leaves the database's log."""
     workers = server.workers
     server.kill()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "they are gone")

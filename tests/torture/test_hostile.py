@@ -1,4 +1,4 @@
-"""Bytes that nobody should send: the sender is at fault, or nobody, but never the service."""
+"""Garbage input: it never causes a server error."""
 
 import random
 import re
@@ -25,8 +25,8 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 def test_garbage(
     installation: Installation, name: str, amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """Whatever bytes are sent, there is no answer of a fault of the service, no worker
-    ends, and what is stored and counted stays right."""
+    """Garbage causes no server error and ends no worker, and stored rows and counters stay
+    correct."""
     pieces = [make_garbage(chance) for _ in range(amount.inputs)]
     with installation.server(name) as server, ThreadPoolExecutor(CLIENTS) as clients:
         workers = server.workers
@@ -35,7 +35,7 @@ def test_garbage(
         assert server.workers == workers
         memory = max(resident_megabytes(pid) for pid in workers or {server.pid})
     for piece, statuses in zip(pieces, answers, strict=True):
-        # 501 is for transfer codings.
+        # 501 means an unknown transfer coding.
         assert all(status < b"500" or status == b"501" for status in statuses), piece
     audit_database(installation.database.config)
     refused = sum(any(status >= b"400" for status in statuses) for statuses in answers)
@@ -48,7 +48,7 @@ def test_garbage(
 
 
 def _statuses(port: int, piece: bytes) -> list[bytes]:
-    """Send bytes, and nothing after them; return the statuses of the answers."""
+    """Send bytes, close the sending side, and return the statuses of the answers."""
     received = b""
     with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
         try:
@@ -59,5 +59,5 @@ def _statuses(port: int, piece: bytes) -> list[bytes]:
         except TimeoutError:
             raise
         except OSError:
-            pass  # Whoever finds nothing to his liking may reset the connection.
+            pass  # The server may reset the connection.
     return _STATUS.findall(received)

@@ -1,4 +1,4 @@
-"""More than can be done: what can be done is done, and the rest is told to come again."""
+"""Overload: the service works at capacity, and answers the rest with 503."""
 
 import json
 from statistics import median
@@ -9,19 +9,18 @@ from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.hammer import Hit, hammer
 
-# How many packages may wait in each worker. As many again may be in its commit.
+# The packages that may wait in each worker. As many again may be in its commit.
 MAX_QUEUED = 50
 AS_MANY_AS_IT_CARRIES = 64
 FAR_MORE = 1_000
 
-# Seconds after which the beginning is the least part of a load.
+# Seconds after which warming up is only a small part of a load.
 SETTLED = 10
 
 
 def test_overload(installation: Installation, amount: Amount, report: Report) -> None:
-    """With many times the clients that may wait, the service decides of about as many
-    packages as before; it refuses the others sooner than it could have served them, says
-    when to come again, and serves everybody when the crowd is gone."""
+    """Under overload, throughput holds up, excess requests get a fast 503 with ``Retry-After``, and
+    the service recovers afterwards."""
     installation.configure("desk.max_queued", str(MAX_QUEUED))
     with installation.gunicorn() as server:
 
@@ -40,7 +39,7 @@ def test_overload(installation: Installation, amount: Amount, report: Report) ->
     assert all(hit.retry_after for hit in refused)
     assert served
     served_before = sum(hit.status == 201 for hit in before)
-    # Rates are compared when the service has settled, and has the machine to itself.
+    # Rates are only comparable in a long run, without other load on the machine.
     if amount.seconds > SETTLED:
         assert len(served) > served_before / 4  # clients and rejections take their share
         assert _wait(refused) < _wait(served)
@@ -63,5 +62,5 @@ def _request() -> bytes:
 
 
 def _wait(hits: list[Hit]) -> float:
-    """Milliseconds; the median."""
+    """The median latency in milliseconds."""
     return 1e3 * median(hit.seconds for hit in hits)

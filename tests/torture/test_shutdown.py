@@ -1,4 +1,4 @@
-"""Asked to end, or to begin anew, at any moment: nobody who is being served notices."""
+"""Shutdown and reload at random moments, unnoticed by clients being served."""
 
 import json
 import random
@@ -24,8 +24,8 @@ GRACEFUL_TIMEOUT = 6
 def test_ends(
     install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """At SIGTERM a server first says that it isn't ready, and serves on; it then ends, well
-    and in time, and what it leaves without an answer it hasn't begun."""
+    """At SIGTERM a server reports that it isn't ready, serves on, exits in time with code 0, and
+    leaves no started request unanswered."""
     requests = 0
     longest = 0.0
     for _ in range(amount.ends):
@@ -72,8 +72,8 @@ def _wait_until_unready(server: Server) -> None:
 def test_reloads(
     install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """At SIGHUP, at any moment, gunicorn replaces its workers, and every request is answered:
-    on connections that are kept, and on new ones, from clients near and far."""
+    """At SIGHUP gunicorn replaces its workers, and every request is answered, on persistent and new
+    connections, fast and slow."""
     requests = 0
     for _ in range(amount.ends):
         installation = install()
@@ -112,9 +112,9 @@ def _reload(server: Server) -> None:
 
 
 def _come_anew(server: Server, delay: float, end: Event) -> int:
-    """Send packages, each on a connection of its own; return how many.
+    """Send packages, each on a new connection; return how many.
 
-    :param delay: seconds from the connection to the request, as over a long way.
+    :param delay: seconds between connection and request, as on a slow network.
     """
     sent = 0
     while not end.is_set():

@@ -1,5 +1,4 @@
-"""Clients that take their time, and those that do nothing at all: the others are served,
-and no client takes more than its share."""
+"""Slow and idle clients: others are served, and no client uses more than its share."""
 
 import json
 import socket
@@ -14,27 +13,27 @@ from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.resources import allow_many_files, connections, open_files, resident_megabytes
 
-# Seconds that a client may take for the head of a request, and a request for its answer,
-# in place of the 75 and 15 of the configuration.
+# Seconds for the head of a request, and for the answer, instead of the configured 75
+# and 15.
 KEEPALIVE = 2
 SERVER_TIMEOUT = 2
 
-# Seconds within which a client that takes all of that, or more, is cut off.
+# Seconds within which a client that exceeds these is cut off.
 BOUNDED = 3 * (KEEPALIVE + SERVER_TIMEOUT)
 
-# Megabytes: what a worker has of itself, with room for the parts of it that only show
-# under load; and for each connection, where that has nothing to do, or the largest body.
+# Megabytes: for a worker itself, with room for growth under load; for each idle connection;
+# and for each connection with the largest body.
 WORKER_ITSELF = 120
 IDLE_CONNECTION = 0.1
 LARGEST_BODY = 1.5
 
-# A worker's worker_connections, in gunicorn.conf.py, and what it has open beside them.
+# worker_connections of gunicorn.conf.py, and a worker's other open files.
 WORKER_CONNECTIONS = 1_000
 OTHER_FILES = 50
 
 _BODY = json.dumps(package()).encode()
 
-# What is sent at once, and what byte by byte.
+# The bytes sent at once, and those sent one by one.
 SLOW = {
     "head": (b"GET /statistics HTTP/1.1\r\nHost: x\r\n", b"X-Slow: x\r\n" * 1_000),
     "body": (head("POST /packages HTTP/1.1", f"Content-Length: {len(_BODY)}"), _BODY),
@@ -54,8 +53,8 @@ SLOW = {
 
 
 def test_slow_clients(installation: Installation, amount: Amount, report: Report) -> None:
-    """While many clients send requests byte by byte others are served, and those are cut
-    off in time; none takes more memory than its request may."""
+    """Clients that send byte by byte are cut off in time with bounded memory, while others are
+    served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     each = amount.connections // 100
     longest = memory = 0.0
@@ -86,10 +85,9 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
 def test_clients_that_do_not_read(
     installation: Installation, amount: Amount, report: Report
 ) -> None:
-    """Clients that ask for much, and read none of it, are cut off in time, while others are
-    served."""
+    """Clients that don't read their answers are cut off in time, while others are served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
-    # More than the system keeps for a client that doesn't read.
+    # More than the socket buffers hold for a client that doesn't read.
     requests = head("GET /static/swagger-ui-bundle.js HTTP/1.1") * 10
     clients = amount.connections // 100
     longest = memory = 0.0
@@ -114,8 +112,7 @@ def test_clients_that_do_not_read(
 
 
 def test_idle_connections(installation: Installation, amount: Amount, report: Report) -> None:
-    """More idle connections than a server has room for cost it no more than those that it
-    has room for, and push nobody out who has something to ask."""
+    """Idle connections beyond the limit use no more resources and displace no active client."""
     idle = min(amount.connections, allow_many_files() - 500)
     with installation.gunicorn() as server, Load() as load, ExitStack() as stack:
         for client in range(4):
@@ -146,7 +143,7 @@ def _connect(server: Server) -> socket.socket:
 
 
 def _send_byte(client: socket.socket, rest: Iterator[int]) -> bool:
-    """Send one more byte; tell whether the connection is still there."""
+    """Send one more byte; return whether the connection is still open."""
     try:
         client.sendall(bytes([next(rest)]))
         client.setblocking(False)
@@ -160,14 +157,14 @@ def _send_byte(client: socket.socket, rest: Iterator[int]) -> bool:
 
 
 def _time_to_answer(server: Server) -> float:
-    """Seconds that a client has to wait for an answer."""
+    """Return the seconds until an answer."""
     asked = time.monotonic()
     assert server.request("GET", "/statistics").status == 200
     return time.monotonic() - asked
 
 
 def _connections(server: Server) -> int:
-    """How many connections its workers have."""
+    """The number of the workers' connections."""
     return sum(connections(worker) for worker in server.workers)
 
 

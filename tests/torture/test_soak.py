@@ -1,4 +1,4 @@
-"""A load like that of any day, for as long as one likes: nothing grows that should not."""
+"""A long everyday load: resource usage and latency don't grow."""
 
 import json
 import random
@@ -22,18 +22,18 @@ from tests.torture.resources import open_files, resident_megabytes
 CLIENTS = 32
 SAMPLES = 40
 
-# Megabytes. SQLite begins to empty the log when it has 84.
+# Megabytes. SQLite runs a blocking checkpoint at 84.
 LARGEST_LOG = 150
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What was seen in one part of the time.
+    """Measurements of one part of the run.
 
-    :param memory: of the largest worker, in megabytes.
-    :param files: that the workers have open.
+    :param memory: memory of the largest worker, in megabytes.
+    :param files: the workers' open files.
     :param log: the size of the write-ahead log, in megabytes.
-    :param p50: milliseconds; so is ``p99``.
+    :param p50: in milliseconds, like ``p99``.
     """
 
     memory: float
@@ -47,7 +47,8 @@ class _Sample:
 def test_soak(
     installation: Installation, amount: Amount, chance: random.Random, report: Report
 ) -> None:
-    """Memory, files, log and latency are at the end what they were after the first quarter."""
+    """Memory, files and latency don't grow between the second and last quarter, and the log stays
+    bounded."""
     seconds = 60 * amount.soak_minutes
     requests = _Requests(chance)
     samples: list[_Sample] = []
@@ -69,7 +70,7 @@ def test_soak(
     assert _memory(late) < 1.1 * _memory(early)
     assert max(sample.files for sample in late) <= max(sample.files for sample in early) + 2
     assert max(sample.log for sample in samples) < LARGEST_LOG
-    assert _p50(late) < 3 * _p50(early)  # the machine may be busy with other things
+    assert _p50(late) < 3 * _p50(early)  # the machine may be busy
     report(
         f"a load of all kinds, of {CLIENTS} clients",
         f"{amount.soak_minutes:g} minutes, {total:,} requests",
@@ -82,7 +83,7 @@ def test_soak(
 
 
 class _Requests:
-    """Makes the requests: new packages and old ones, batches, preferences, reads, mistakes."""
+    """Generates requests: new and repeated packages, batches, preferences, reads, errors."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance

@@ -1,4 +1,4 @@
-"""Requests that take longer than they may, and what becomes of them."""
+"""Requests that exceed their timeout."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,9 +11,8 @@ CLIENTS = 8
 
 
 def test_server_timeout(installation: Installation, report: Report) -> None:
-    """A request that takes longer than Baseplate's ``server_timeout`` is told to come again,
-    in time. When it does it finds what its commit did after all, if that was under way, and
-    is decided if it was not."""
+    """Requests over Baseplate's ``server_timeout`` get a 503 in time; retries find the result of a
+    running commit, or are decided then."""
     installation.configure("server_timeout.by_endpoint.send_package", "500 milliseconds")
     packages = [package() for _ in range(CLIENTS)]
     with (
@@ -31,7 +30,7 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
         found = [send(parcel)[0] for parcel in packages]
 
     assert timed_out == [(503, "the request took too long; a retry is safe")] * CLIENTS
-    # Those that waited for the commit that waited for the lock are given up.
+    # Those that waited behind the blocked commit are abandoned.
     assert found.count(200) >= 1
     assert found.count(201) >= 1
     assert found.count(200) + found.count(201) == CLIENTS
