@@ -1,5 +1,6 @@
 """The tables: how they come and go, and what the database itself enforces."""
 
+import pty
 import sqlite3
 from collections.abc import Callable
 from io import StringIO
@@ -90,6 +91,26 @@ def test_dropping_needs_force_if_there_are_packages(
     with pytest.raises(SystemExit, match=r"has 2 packages\. If you mean it: FORCE=1"):
         drop_schema(backend.config)
     assert backend.stored() == {("delivered", "personal"): 2}
+
+
+@pytest.mark.parametrize("answer", ["yes", "no", ""])
+def test_dropping_asks_on_a_terminal(
+    backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """On a terminal the command asks before it drops packages, and takes only yes for yes."""
+    send(desk, package())
+    ours, theirs = pty.openpty()
+    with open(theirs) as terminal, open(ours, "wb", buffering=0) as keyboard:
+        monkeypatch.setattr("sys.stdin", terminal)
+        keyboard.write(f"{answer}\n".encode())
+        if answer == "yes":
+            drop_schema(backend.config)
+            create_schema(backend.config)
+            assert backend.stored() == {}
+        else:
+            with pytest.raises(SystemExit, match="Nothing was dropped"):
+                drop_schema(backend.config)
+            assert backend.stored() == {("delivered", "personal"): 1}
 
 
 def test_dropping_needs_force_in_production(

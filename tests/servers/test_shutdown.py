@@ -77,6 +77,26 @@ def test_end_at_the_start(installation: Installation) -> None:
             server.kill()
 
 
+def test_log_files_are_opened_again(installation: Installation) -> None:
+    """SIGUSR1 opens gunicorn's log files again, and the service goes on."""
+    with installation.gunicorn() as server:
+        server.signal(signal.SIGUSR1)
+        assert server.request("GET", "/health").json is True
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGQUIT, signal.SIGINT])
+def test_end_at_once(installation: Installation, signal_: signal.Signals) -> None:
+    """SIGQUIT and SIGINT end the server without waiting for load balancers."""
+    installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "20"
+    server = installation.gunicorn()
+    with server:
+        server.request("GET", "/health")
+        start = time.monotonic()
+        server.signal(signal_)
+        assert server.wait(15) == 0
+        assert time.monotonic() - start < 15
+
+
 def test_reload_under_load(installation: Installation) -> None:
     """At SIGHUP gunicorn replaces its workers; clients only see connections close after an
     answer."""

@@ -81,7 +81,11 @@ def test_a_wrong_variable_stops_the_start(
 
 @pytest.mark.parametrize(
     ("options", "setting"),
-    [(["--preload"], "preload_app"), (["--keep-alive", "0"], "keepalive")],
+    [
+        (["--preload"], "preload_app"),
+        (["--keep-alive", "0"], "keepalive"),
+        (["--certfile", "configs/production.ini"], "certfile"),
+    ],
 )
 def test_unusable_settings_of_gunicorn(
     installation: Installation, options: list[str], setting: str

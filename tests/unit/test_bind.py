@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +69,12 @@ def test_an_address_of_another_machine_is_rejected(address: str) -> None:
     """An address that this machine doesn't have fails, and the error names it."""
     with pytest.raises(ValueError, match=rf"^Can't listen on {address}: "):
         check_address(address)
+
+
+def test_the_check_as_a_program() -> None:
+    """As a program, the check ends with the error as one line."""
+    command = [sys.executable, "-m", "galaxy_express.serving.bind", "nowhere"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("'nowhere' is not an address to listen on: ")
+    assert run.stderr.count("\n") == 1

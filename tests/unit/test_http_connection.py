@@ -136,7 +136,14 @@ def not_starting(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable
     return [b"one"]
 
 
-@pytest.mark.parametrize("app", [failing, breaking_a_header, not_starting])
+def starting_twice(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    """An application that starts a second answer, without an error as its reason."""
+    start("200 OK", [("Content-Length", "0")])
+    start("201 Created", [("Content-Length", "0")])
+    return []
+
+
+@pytest.mark.parametrize("app", [failing, breaking_a_header, not_starting, starting_twice])
 def test_failing_applications(app: App) -> None:
     """An exception is answered with a problem, and ends the connection."""
     head, body, goes_on = serve(app, GET)

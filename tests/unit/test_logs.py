@@ -6,12 +6,14 @@ import os
 import pty
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
-from galaxy_express.serving.logs import JSONFormatter, NonBlockingHandler, PlainFormatter
+from galaxy_express.serving.logs import JSONFormatter, NonBlockingHandler, PlainFormatter, install
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -169,3 +171,59 @@ def test_a_closed_log_loses_lines() -> None:
     with Log(descriptor) as log:
         log.write("x")
     assert log.dropped == 1
+
+
+def test_a_line_that_cannot_be_formatted(
+    pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong call of the log raises nothing; it is reported on standard error."""
+    handler = NonBlockingHandler(pipe[1])
+    record = make_record("%d")
+    record.args = ("Kif",)
+    handler.emit(record)
+    handler.close()
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+@pytest.fixture
+def installed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[logging.Handler]]:
+    """The handlers of the root logger, after the log was installed on standard error."""
+    root, hub = logging.getLogger(), gevent.get_hub()
+    before, print_exception = root.handlers, hub.print_exception
+    with os.fdopen(os.dup(2), "w") as elsewhere:
+        stderr = logging.StreamHandler(sys.stderr)
+        stderr.addFilter(lambda record: "secret" not in record.getMessage())
+        stderr.setFormatter(logging.Formatter("%(asctime)s: %(message)s"))
+        root.handlers = [stderr, logging.StreamHandler(elsewhere)]
+        install(logging.Filter(), lambda: None)
+        yield root.handlers
+        root.handlers[0].close()
+    root.handlers, hub.print_exception = before, print_exception
+
+
+def test_the_log_of_a_configuration(
+    installed: list[logging.Handler], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A handler that writes to standard error no longer blocks, and keeps its filters and a format
+    that shows the time; other handlers stay as they are."""
+    kinds = [type(handler) for handler in installed[:2]]
+    assert kinds == [NonBlockingHandler, logging.StreamHandler]
+    logging.getLogger("zapp").error("a secret")
+    logging.getLogger("zapp").error("no mystery")
+    printed = capfd.readouterr().err
+    assert re.search(r"^\d{4}-.*: no mystery$", printed, re.MULTILINE)
+    assert not re.search(r"^\d{4}-.*: a secret$", printed, re.MULTILINE)
+
+
+def test_an_unhandled_exception_of_a_greenlet(
+    installed: list[logging.Handler], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An exception that ends a greenlet is one line of the log, with its traceback."""
+
+    def fail() -> None:
+        raise ValueError("Kif")
+
+    gevent.spawn(fail).join()
+    printed = capfd.readouterr().err
+    assert "Unhandled exception in <Greenlet" in printed
+    assert "ValueError: Kif" in printed
