@@ -339,8 +339,8 @@ def test_a_package_is_found(dashboard: Dashboard) -> None:
         dashboard.fill("#find-package_id", package_id)
         dashboard.find("#find-package_id").send_keys(Keys.ENTER)
         dashboard.wait_for_text("#find .outcome", outcome)
-        names = [name.text for name in dashboard.find_all("#find dt")]
-        values = [value.text for value in dashboard.find_all("#find dd")]
+        names = dashboard.texts("#find dt")
+        values = dashboard.texts("#find dd")
         found = dict(zip(names, values, strict=True))
         assert found["package_id"] == package_id
         assert found["recipient_id"] == "leela"

@@ -76,8 +76,9 @@ class Window:
         return self.find(selector).text
 
     def texts(self, selector: str) -> list[str]:
-        """The visible texts of all elements of a CSS selector."""
-        return [element.text for element in self.find_all(selector)]
+        """The visible texts of all elements of a CSS selector, at one moment."""
+        found: list[str] = self.run(TEXTS, selector)
+        return found
 
     def wait_for_text(self, selector: str, text: str) -> None:
         """Wait until an element contains a text."""
@@ -119,6 +120,12 @@ class Window:
         """Close the tab in front, and show the named one."""
         self._driver.close()
         self._driver.switch_to.window(tab)
+
+
+TEXTS = """
+const elements = [...document.querySelectorAll(arguments[0])];
+return elements.filter((element) => element.checkVisibility()).map((element) => element.innerText);
+"""
 
 
 class Dashboard(Window):
