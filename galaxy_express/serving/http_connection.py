@@ -103,7 +103,7 @@ class Connection:
                 if chunk:
                     answer.write(chunk)
             return answer.finish()
-        except Exception:
+        except Exception:  # whatever the application raises, the client needs an answer
             if answer.is_begun:
                 raise
             log.exception("Unhandled exception in the application")

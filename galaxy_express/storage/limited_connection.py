@@ -1,6 +1,6 @@
 """A connection to PostgreSQL that waits for no server without end.
 
-The timeouts of PostgreSQL are the server's own, and libpq's are not in force where an event loop
+The timeouts of PostgreSQL are the server's own, and libpq's have no effect where an event loop
 waits for the socket. So the client has a limit for each wait: connecting, a statement, a COMMIT.
 """
 

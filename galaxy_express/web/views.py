@@ -137,7 +137,7 @@ class GalaxyExpressService:
             try:
                 with request.database.read_connection() as connection:
                     request.desk.check(connection)
-            except Exception:
+            except Exception:  # counted here, and answered like any other
                 metrics.set_ready(False)
                 raise
             metrics.set_ready(True)

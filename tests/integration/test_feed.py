@@ -1,18 +1,19 @@
-"""The feed: whoever follows it sees every decision exactly once, whoever commits meanwhile."""
+"""The feed: its followers see every decision exactly once, despite concurrent commits."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from galaxy_express.delivery import decide
 from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import from_microseconds
 from galaxy_express.ops.backup import back_up
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import Connection, Database
+from galaxy_express.storage.database import Database
 from galaxy_express.storage.queries import PageRequest
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import DATABASES, OpenDatabase
@@ -58,45 +59,22 @@ class Follower:
         return new
 
 
-class LateCommit:
-    """A desk whose transaction waits before it commits.
+class RolledBack(Exception):
+    """A transaction is rolled back on purpose."""
 
-    :param fails: whether it is rolled back in the end.
+
+@contextmanager
+def late_commit(database: Database, fails: bool = False) -> Iterator[None]:
+    """Record a decision in a transaction that ends with the block.
+
+    :param fails: whether it is rolled back.
     """
-
-    def __init__(self, database: Database, fails: bool = False) -> None:
-        self.has_written = threading.Event()
-        self.may_end = threading.Event()
-        self._desk = DeliveryDesk(database, PACKAGE_TYPES)
-        self._fails = fails
-        transaction = database.transaction
-
-        @contextmanager
-        def late_transaction(lock_timeout: timedelta | None = None) -> Iterator[Connection]:
-            with transaction(lock_timeout) as connection:
-                yield connection
-                self.has_written.set()
-                assert self.may_end.wait(10)
-                if fails:
-                    raise RuntimeError("rolled back")
-
-        self._thread = threading.Thread(target=self._send)
-        database.transaction = late_transaction  # type: ignore[method-assign]
-
-    def _send(self) -> None:
-        try:
-            send(self._desk, package("late"))
-        except RuntimeError:
-            assert self._fails
-
-    def __enter__(self) -> "LateCommit":
-        self._thread.start()
-        assert self.has_written.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.may_end.set()
-        self._thread.join()
+    with suppress(RolledBack), database.transaction() as connection:
+        now = from_microseconds(connection.read_clock())
+        queries.record_decisions(connection, [decide(package("late"), True, None, now)])
+        yield
+        if fails:
+            raise RolledBack
 
 
 @POSTGRESQL
@@ -108,7 +86,7 @@ def test_a_late_commit_is_not_missed(
     follower = Follower(open_database(), recipient_id=recipient_id)
     send(desk, package("before"))
     assert follower.read() == ["before"]
-    with LateCommit(open_database()):
+    with late_commit(open_database()):
         send(desk, package("after"))
         assert follower.read() == []
     assert follower.read() == ["late", "after"]
@@ -121,7 +99,7 @@ def test_a_rollback_holds_nothing_up(
 ) -> None:
     """The numbers of a transaction that was rolled back are never used, and nobody waits."""
     follower = Follower(open_database())
-    with LateCommit(open_database(), fails=True):
+    with late_commit(open_database(), fails=True):
         send(desk, package("after"))
     assert follower.read() == ["after"]
 

@@ -48,7 +48,7 @@ def open_url() -> Iterator[OpenUrl]:
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_behind_a_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None:
-    """PgBouncer is as good as the server, and durability is in force through it."""
+    """Everything works through PgBouncer, and commits stay synchronous."""
     backend.rows(
         "ALTER ROLE CURRENT_USER SET synchronous_commit = off;"
         "ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = 0"
