@@ -76,7 +76,7 @@ demo: install ## Fill a running service with a few thousand packages (OPTIONS=--
 	$(BIN)/python -m galaxy_express.ops.demo http://$(BIND) $(OPTIONS)
 
 torture: install-dev ## Attack the service for ten minutes: kills, faults, floods (OPTIONS=--help).
-	$(BIN)/python -m pytest tests/torture --torture $(OPTIONS)
+	$(BIN)/python -m pytest tests/torture --torture --timeout=0 --override-ini=faulthandler_timeout=0 $(OPTIONS)
 
 shell: install ## Open a Python shell with the models and a database connection.
 	$(BIN)/python $(BIN)/baseplate-shell $(CONFIG)
