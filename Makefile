@@ -142,4 +142,5 @@ $(BIN)/python:
 		fi; exit 1; }
 	@mkdir -p "$(dir $(VENV))" 2>/dev/null; [ -w "$(dir $(VENV))" ] || { echo "This folder can't be written to: copy the checkout into a folder of your own." >&2; exit 1; }
 	@echo "Making the virtual environment $(VENV) with $(PYTHON) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@# One whose Python was removed is made again.
+	@$(PYTHON) -m venv $$([ ! -e $(VENV)/pyvenv.cfg ] || echo --clear) $(VENV)

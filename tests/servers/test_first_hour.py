@@ -122,6 +122,19 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
     assert not venv.exists()
 
 
+def test_an_environment_whose_python_was_removed_is_made_again(tmp_path: Path) -> None:
+    """After an upgrade of the system has removed its Python, the environment is replaced."""
+    python, venv = tmp_path / "python3.11", tmp_path / "venv"
+    command = [f"{venv}/bin/python", f"VENV={venv}"]
+    python.symlink_to(sys.executable)
+    assert make(tmp_path, *command, f"PYTHON={python}")[::2] == (0, "")
+    python.unlink()
+    (venv / "requirements.txt").touch()
+    assert make(tmp_path, *command, f"PYTHON={sys.executable}")[::2] == (0, "")
+    subprocess.run([venv / "bin" / "python", "-c", "pass"], check=True, timeout=PATIENCE)
+    assert not (venv / "requirements.txt").exists(), "so everything is installed again"
+
+
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
