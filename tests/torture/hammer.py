@@ -77,6 +77,7 @@ def hammer(
 
     :param request: returns the bytes of the next request.
     :raises OSError: if a connection fails or ends.
+    :raises TimeoutError: if an answer doesn't come.
     """
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         clients = []
@@ -91,6 +92,8 @@ def hammer(
                 for client in clients:
                     if not client.is_busy and client.due <= now:
                         client.send(request())
+            if now > end + TIMEOUT:
+                raise TimeoutError("some requests were not answered")
             for key, _ in selector.select(0.01):
                 hit = key.data.receive()
                 if hit is not None:
