@@ -362,6 +362,9 @@ def _set_pragmas(connection: Any, record: Any) -> None:
         # commit logs a page of the index for nearly each package: half of the default is
         # half of the log.
         "page_size=2048",
+        # A batch changes more pages than fit into the default of 2 MB; the rest would be written
+        # to the log twice.
+        "cache_size=-8192",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import (
-    AfterValidator,
     Field,
     PlainValidator,
     StringConstraints,
@@ -15,15 +14,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-# Clients resolve them as steps in a path, percent-encoded or not.
-_DOTS = [".", ".."]
+#: Clients resolve them as steps in a path, percent-encoded or not.
+DOTS = (".", "..")
 
-
-def _reject_dots(text: str) -> str:
-    if text in _DOTS:
-        raise PydanticCustomError("dots", "must not be . or .., which no path can name")
-    return text
-
+# Neither control characters (Unicode Cc), nor white space at either end, nor only DOTS.
+_INNER = r"[^\x00-\x1f\x7f-\x9f]"
+_OUTER = r"[^\s\x00-\x1f\x7f-\x9f]"
+_NO_DOT = r"[^\s.\x00-\x1f\x7f-\x9f]"
 
 Identifier = Annotated[
     str,
@@ -31,14 +28,11 @@ Identifier = Annotated[
         strict=True,
         min_length=1,
         max_length=255,
-        # Neither control characters (Unicode Cc) nor white space at either end.
-        pattern=r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$",
+        pattern=rf"^(?:{_NO_DOT}(?:{_INNER}*{_OUTER})?|\.(?:{_NO_DOT}|{_INNER}+{_OUTER}))$",
     ),
-    AfterValidator(_reject_dots),
     Field(
         description="Opaque text, without control characters or white space at an end; "
         "not `.` or `..`.",
-        json_schema_extra={"not": {"enum": _DOTS}},
     ),
 ]
 _identifier = TypeAdapter(Identifier)
@@ -77,18 +71,14 @@ def parse_timestamp(value: object) -> datetime:
     day, time, fraction, offset = match.groups()
     if time.endswith(":60"):
         raise PydanticCustomError("timestamp", "must not be a leap second (:60); send :59 instead")
+    microseconds = f".{fraction[:6]:0<6}" if fraction else ""
     try:
-        local = f"{day}T{time}.{(fraction or '')[:6]:0<6}{offset or '+00:00'}"
-        return datetime.fromisoformat(local).astimezone(UTC)
+        local = datetime.fromisoformat(f"{day}T{time}{microseconds}{offset or '+00:00'}")
+        return local.astimezone(UTC) if offset else local
     except (ValueError, OverflowError):
         raise PydanticCustomError(
             "timestamp", "must be a day and time that exist, in the years 1 to 9999 in UTC"
         ) from None
-
-
-def format_timestamp(timestamp: datetime) -> str:
-    """Format an instant in UTC as RFC 3339, with ``Z``."""
-    return timestamp.replace(tzinfo=None).isoformat() + "Z"
 
 
 Timestamp = Annotated[
@@ -104,8 +94,9 @@ Timestamp = Annotated[
         }
     ),
 ]
+#: As pydantic renders an instant in UTC.
 TimestampInUtc = Annotated[
-    str,
+    datetime,
     WithJsonSchema(
         {"type": "string", "format": "date-time", "description": "RFC 3339 in UTC, with Z."}
     ),

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from galaxy_express import __version__
 from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
-from galaxy_express.web.fields import format_timestamp
 from galaxy_express.web.paging import DEFAULT_LIMIT, MAX_LIMIT, ORDERS
 from galaxy_express.web.problems import Problem, problem
 from galaxy_express.web.rejections import FieldError, ParameterError
@@ -25,11 +26,11 @@ def describe_api(
     """Describe the API of a service that knows these package types.
 
     :param path_prefix: the path under which a proxy serves the service, such as ``/express``.
-    :returns: an OpenAPI document, in which each operation and each problem has an example.
+    :returns: an OpenAPI document as JSON, with an example of each operation and each problem.
     """
     bodies = schemas.json_schemas("#/components/schemas/{model}")
     examples = _Examples(package_types, schemas)
-    return {
+    description: Json = {
         "openapi": "3.1.1",
         "info": {"title": "Galaxy Express", "version": __version__, "description": _ABOUT},
         "servers": [{"url": path_prefix or "/"}],
@@ -53,6 +54,8 @@ def describe_api(
             "headers": _HEADERS,
         },
     }
+    in_json: Json = to_jsonable_python(description)
+    return in_json
 
 
 _ABOUT = """\
@@ -83,7 +86,7 @@ class _Examples:
         )
         self.updated_preferences = self.preferences | {"applied": True}
         self.update = {
-            "timestamp": format_timestamp(now),
+            "timestamp": now,
             **{t.preference_field: self.preferences[t.preference_field] for t in types},
         }
         a_second_later = now + timedelta(seconds=1)
@@ -95,7 +98,7 @@ class _Examples:
         )
         self.packages = {"packages": [self.dropped, self.delivered], "next": None}
         self.partial_update = {
-            "timestamp": format_timestamp(now),
+            "timestamp": now,
             declined.preference_field: not declined.declinable,
         }
         received = ReceivedUpdate(

@@ -1,11 +1,11 @@
 """The pages for a browser: the dashboard, the API description, and Swagger UI."""
 
-import json
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+from pydantic_core import to_json
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
@@ -68,7 +68,7 @@ def _file(name: str) -> _Page:
 
 
 def _json(value: object, indent: int | None = None) -> _Page:
-    return _Page(json.dumps(value, indent=indent).encode() + b"\n", "application/json")
+    return _Page(to_json(value, indent=indent) + b"\n", "application/json")
 
 
 class Pages:

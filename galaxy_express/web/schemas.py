@@ -29,10 +29,10 @@ from galaxy_express.delivery import REJECTED, CounterKey, Decision, Package, Sen
 from galaxy_express.package_types import PackageType, PackageTypeRegistry
 from galaxy_express.preferences import Preferences, PreferenceUpdate, ReceivedUpdate
 from galaxy_express.web.fields import (
+    DOTS,
     Identifier,
     Timestamp,
     TimestampInUtc,
-    format_timestamp,
     is_identifier,
 )
 from galaxy_express.web.rejections import (
@@ -106,6 +106,15 @@ class _UpdateBody(_Body):
         AfterValidator(_must_equal_path),
         Field(description="May be left out; otherwise the recipient_id of the path."),
     ] = ""
+
+
+class _Form:
+    """A model, and what validating needs of it, which takes time to look up."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+        self.fields = model.model_fields.keys()
+        self.validate = TypeAdapter(model).validator.validate_python
 
 
 # Bodies of answers
@@ -185,14 +194,10 @@ def decision_body(decision: Decision) -> DecisionBody:
         "sender_id": package.sender_id,
         "recipient_id": package.recipient_id,
         "package_type": package.package_type,
-        "timestamp": format_timestamp(package.timestamp),
-        "decided_at": _format(decision.decided_at),
-        "declined_at": _format(decision.declined_at),
+        "timestamp": package.timestamp,
+        "decided_at": decision.decided_at,
+        "declined_at": decision.declined_at,
     }
-
-
-def _format(timestamp: datetime | None) -> str | None:
-    return None if timestamp is None else format_timestamp(timestamp)
 
 
 def send_result_body(result: SendResult) -> SendResultBody:
@@ -213,23 +218,29 @@ class Schemas:
         self._package_types = package_types
         self._max_ahead = max_ahead
         known_type: Any = Literal[package_types.names]
-        self._package_body = create_model(
-            "Package",
-            __base__=_PackageBody,
-            __doc__="A package to decide.",
-            package_type=(known_type, ...),
+        self._package_form = _Form(
+            create_model(
+                "Package",
+                __base__=_PackageBody,
+                __doc__="A package to decide.",
+                package_type=(known_type, ...),
+            )
         )
-        self._update_body = create_model(
-            "PreferenceUpdate",
-            __base__=_UpdateBody,
-            __doc__="A recipient's new preferences. One that is left out stays as it is.",
-            **{t.preference_field: _preference_field(t) for t in package_types},
+        self._update_form = _Form(
+            create_model(
+                "PreferenceUpdate",
+                __base__=_UpdateBody,
+                __doc__="A recipient's new preferences. One that is left out stays as it is.",
+                **{t.preference_field: _preference_field(t) for t in package_types},
+            )
         )
-        self._partial_update_body = create_model(
-            "PartialPreferenceUpdate",
-            __base__=_UpdateBody,
-            __doc__="A recipient's new preferences, at least one. The others stay as they are.",
-            **{t.preference_field: _preference_field(t, required=False) for t in package_types},
+        self._partial_update_form = _Form(
+            create_model(
+                "PartialPreferenceUpdate",
+                __base__=_UpdateBody,
+                __doc__="A recipient's new preferences, at least one. The others stay as they are.",
+                **{t.preference_field: _preference_field(t, required=False) for t in package_types},
+            )
         )
 
     def parse_package(self, body: bytes) -> Package:
@@ -266,7 +277,7 @@ class Schemas:
             return rejection
 
     def _package(self, data: dict[str, object], max_errors: int) -> Package:
-        body: Any = _validate(self._package_body, data, max_errors)
+        body = _validate(self._package_form, data, max_errors)
         return Package(
             body.package_id,
             body.sender_id,
@@ -281,7 +292,7 @@ class Schemas:
         :param recipient_id: that of the path, which a body may repeat.
         :raises RejectedRequest: if the body isn't an update, or the id can't be one.
         """
-        return self._parse_update(self._update_body, body, recipient_id)
+        return self._parse_update(self._update_form, body, recipient_id)
 
     def parse_partial_update(self, body: bytes, recipient_id: str) -> PreferenceUpdate:
         """Parse new preferences, of which any may be left out, but not all.
@@ -289,7 +300,7 @@ class Schemas:
         :param recipient_id: that of the path, which a body may repeat.
         :raises RejectedRequest: if the body isn't an update, or the id can't be one.
         """
-        update = self._parse_update(self._partial_update_body, body, recipient_id)
+        update = self._parse_update(self._partial_update_form, body, recipient_id)
         if not update.wanted:
             raise ValidationFailed(
                 "a field is invalid",
@@ -297,15 +308,13 @@ class Schemas:
             )
         return update
 
-    def _parse_update(
-        self, model: type[BaseModel], body: bytes, recipient_id: str
-    ) -> PreferenceUpdate:
+    def _parse_update(self, form: _Form, body: bytes, recipient_id: str) -> PreferenceUpdate:
         check_recipient_of_path(recipient_id)
         data = parse_json(body)
         if not isinstance(data, dict):
             raise MalformedBody("the body must be a JSON object")
         context = _UpdateContext(recipient_id, self._max_ahead)
-        update: Any = _validate(model, data, MAX_ERRORS, context)
+        update = _validate(form, data, MAX_ERRORS, context)
         return PreferenceUpdate(
             recipient_id,
             update.timestamp,
@@ -324,15 +333,15 @@ class Schemas:
             current = preferences.get(package_type.name)
             wanted = package_type.is_wanted(current.wanted if current else None)
             body[package_type.preference_field] = wanted
-        body["updated_at"] = _format(newest)
+        body["updated_at"] = newest
         return body
 
     def received_update_body(self, received: ReceivedUpdate) -> dict[str, object]:
         """Describe an update of the history."""
         update = received.update
         body: dict[str, object] = {
-            "timestamp": format_timestamp(update.timestamp),
-            "received_at": format_timestamp(received.received_at),
+            "timestamp": update.timestamp,
+            "received_at": received.received_at,
         }
         # A type that is no longer registered stays what the recipient asked for.
         body |= {f"{name}_preference": wanted for name, wanted in update.wanted.items()}
@@ -391,7 +400,8 @@ class Schemas:
             updates=list[received],
             next=(str | None, Field(description=_NEXT)),
         )
-        models: list[Any] = [self._package_body, self._update_body, self._partial_update_body]
+        forms = (self._package_form, self._update_form, self._partial_update_form)
+        models: list[Any] = [form.model for form in forms]
         models += [DecisionBody, SendResultBody, PackagesPage]
         models += [preferences, updated_preferences, history, StatisticsBody]
         _, definitions = TypeAdapter.json_schemas(
@@ -451,14 +461,12 @@ def _preference_field(package_type: PackageType, required: bool = True) -> Any:
     return (annotation, ... if required and package_type.required_in_updates else None)
 
 
-def _validate(
-    model: type[BaseModel], data: dict[str, object], max_errors: int, context: object = None
-) -> BaseModel:
-    fields = model.model_fields
-    unknown = 0 if data.keys() <= fields.keys() else sum(name not in fields for name in data)
+def _validate(form: _Form, data: dict[str, object], max_errors: int, context: object = None) -> Any:
+    fields = form.fields
+    unknown = 0 if data.keys() <= fields else sum(name not in fields for name in data)
     known = {name: value for name, value in data.items() if name in fields} if unknown else data
     try:
-        body = model.model_validate(known, context=context)
+        body = form.validate(known, context=context)
     except ValidationError as error:
         errors = [_field_error(details) for details in error.errors(include_url=False)]
     else:
@@ -489,7 +497,10 @@ _DETAILS = {
 
 def _field_error(details: ErrorDetails) -> FieldError:
     (name,) = details["loc"]
-    message = _DETAILS.get(details["type"], details["msg"])
+    if details["type"] == "string_pattern_mismatch" and details["input"] in DOTS:
+        message = "must not be . or .., which no path can name"
+    else:
+        message = _DETAILS.get(details["type"], details["msg"])
     return {"pointer": f"#/{name}", "detail": message.format(**details.get("ctx", {}))}
 
 
