@@ -11,14 +11,14 @@ from tests.backends import Backend
 from tests.functional.client import ANY, PACKAGE, UPDATE, read, send, send_batch, totals, update
 
 
-def at_once(requests: Iterable[Callable[[], TestResponse]]) -> list[TestResponse]:
+def run_concurrently(requests: Iterable[Callable[[], TestResponse]]) -> list[TestResponse]:
     """Do all of the requests at the same time, and return the answers in their order."""
     return list(Pool().map(lambda request: request(), requests))
 
 
 def test_one_package_many_times(app: TestApp) -> None:
     """Of concurrent sends of one package, one gets 201, the others 200 with the same body."""
-    answers = at_once([partial(send, app, ANY)] * 50)
+    answers = run_concurrently([partial(send, app, ANY)] * 50)
     assert Counter(answer.status_int for answer in answers) == {201: 1, 200: 49}
     assert len({answer.body for answer in answers}) == 1
     assert all(
@@ -30,7 +30,7 @@ def test_one_package_many_times(app: TestApp) -> None:
 
 def test_one_id_for_many_packages(app: TestApp) -> None:
     """Of concurrent sends of different packages with one id, one succeeds."""
-    answers = at_once([partial(send, app, ANY, sender_id=str(n)) for n in range(20)])
+    answers = run_concurrently([partial(send, app, ANY, sender_id=str(n)) for n in range(20)])
     assert Counter(answer.status_int for answer in answers) == {201: 1, 409: 19}
     (first,) = (answer for answer in answers if answer.status_int == 201)
     assert read(app, "pkg-1").body == first.body
@@ -45,7 +45,7 @@ def test_everything_at_once(app: TestApp, app_backend: Backend) -> None:
         partial(send_batch, app, PACKAGE | {"package_id": f"b{n}"}, {}, PACKAGE) for n in range(5)
     ]
     updates = [partial(update, app, UPDATE, f"r{n}") for n in range(10)]
-    answers = at_once([*batches, *sends, *refusals, *updates])
+    answers = run_concurrently([*batches, *sends, *refusals, *updates])
     sent = answers[5:35]
     assert [answer.json["package_id"] for answer in sent] == [f"s{n}" for n in range(30)]
     assert [answer.json[0]["package_id"] for answer in answers[:5]] == [f"b{n}" for n in range(5)]
@@ -66,5 +66,5 @@ def test_what_was_sent_first_is_decided_first(app: TestApp) -> None:
             partial(update, app, UPDATE | said),
             partial(send, app, package_id=str(number)),
         ]
-    answers = at_once(requests)
+    answers = run_concurrently(requests)
     assert [answer.json["status"] for answer in answers[1::2]] == ["delivered", "dropped"] * 10

@@ -9,7 +9,7 @@ from galaxy_express.models import create_schema
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import MakeApp
 from tests.functional.client import ANY, UPDATE, send, send_batch, totals, update
-from tests.functional.test_concurrency import at_once
+from tests.functional.test_concurrency import run_concurrently
 
 # The ids and the recipient that the database below does not accept.
 POISON = ("poison-1", "poison-2")
@@ -40,7 +40,7 @@ def test_a_failing_write_fails_alone(poisoned: Backend, make_app: MakeApp) -> No
     bad = [partial(send, app, ANY, package_id=poison) for poison in POISON]
     updates = [partial(update, app, UPDATE, f"recipient-{number}") for number in range(3)]
     bad_update = partial(update, app, UPDATE, POISON[0], ANY)
-    answers = at_once([*good[:10], bad[0], *updates, bad_update, bad[1], *good[10:]])
+    answers = run_concurrently([*good[:10], bad[0], *updates, bad_update, bad[1], *good[10:]])
     assert Counter(answer.status_int for answer in answers) == {201: 20, 200: 3, 500: 3}
     assert totals(app) == (20, 0, 0)
     assert poisoned.stored() == poisoned.counted() == {("delivered", "personal"): 20}
@@ -57,6 +57,6 @@ def test_a_failing_batch_fails_whole(poisoned: Backend, make_app: MakeApp) -> No
         "package_type": "personal",
     }
     batch = partial(send_batch, app, *(package | item for item in items), status=ANY)
-    answers = at_once([partial(send, app, package_id="alone"), batch])
+    answers = run_concurrently([partial(send, app, package_id="alone"), batch])
     assert [answer.status_int for answer in answers] == [201, 500]
     assert poisoned.stored() == poisoned.counted() == {("delivered", "personal"): 1}

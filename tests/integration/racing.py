@@ -10,7 +10,7 @@ from tests.backends import Backend
 Result = TypeVar("Result")
 
 
-def at_once(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+def run_concurrently(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     """Do all of the tasks, each in a thread of its own, from the same moment on.
 
     :returns: their results, in the order of the tasks.

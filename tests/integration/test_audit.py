@@ -11,7 +11,7 @@ from galaxy_express.ops.audit import audit, audit_database
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from tests.backends import Backend, SQLiteBackend
-from tests.integration.values import in_words, package, say, send, update
+from tests.integration.values import describe, package, send, update, update_preferences
 
 INSERT = (
     "INSERT INTO packages"
@@ -23,7 +23,7 @@ INSERT = (
 def _history(desk: DeliveryDesk) -> None:
     """Two packages delivered, one dropped, one conflict, two rejected requests."""
     send(desk, package("a"), package("b"), package("a", sender_id="mom"), rejected=2)
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     send(desk, package("c"))
 
 
@@ -220,6 +220,6 @@ def test_a_snapshot_stays_as_it_is(database: Database, desk: DeliveryDesk) -> No
     ids = select(models.packages.c.package_id)
     with database.snapshot() as connection:
         before = connection.exec_driver_sql(queries.TOTALS).all()
-        assert [in_words(outcome) for outcome in send(desk, package("d"))] == ["dropped"]
+        assert [describe(outcome) for outcome in send(desk, package("d"))] == ["dropped"]
         assert connection.exec_driver_sql(queries.TOTALS).all() == before
         assert sorted(connection.execute(ids).scalars()) == ["a", "b", "c"]

@@ -19,12 +19,12 @@ from tests.integration.values import (
     Write,
     at,
     commit,
-    in_words,
+    describe,
     outcomes,
     package,
-    say,
     send,
     update,
+    update_preferences,
 )
 
 
@@ -44,7 +44,7 @@ def test_a_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) 
 def test_a_decision_is_read_as_it_was_taken(database: Database, desk: DeliveryDesk) -> None:
     """What was stored is read back without loss."""
     odd = package("a/b \U0001f680 '100%'", "é", "e\u0301", "marketing", at(-1_000_000_000))
-    say(desk, update(7, "e\u0301", marketing=False))
+    update_preferences(desk, update(7, "e\u0301", marketing=False))
     (outcome,) = send(desk, odd)
     assert isinstance(outcome, SendResult)
     assert outcome.decision.declined_at == at(7)
@@ -67,7 +67,7 @@ def test_any_year_can_be_stored(database: Database, desk: DeliveryDesk, year: in
 @pytest.mark.parametrize("other", ["PKG-1", "pkg-1x", "pkg", "pkg_1", "\uff50kg-1"])
 def test_ids_that_look_alike_are_different(desk: DeliveryDesk, other: str) -> None:
     """Identifiers are compared as they are, in whatever order the database sorts them."""
-    assert [in_words(outcome) for outcome in send(desk, package(), package(other))] == [
+    assert [describe(outcome) for outcome in send(desk, package(), package(other))] == [
         "delivered",
         "delivered",
     ]
@@ -76,13 +76,13 @@ def test_ids_that_look_alike_are_different(desk: DeliveryDesk, other: str) -> No
 def test_composed_and_decomposed_characters_are_different(desk: DeliveryDesk) -> None:
     """Identifiers are never normalised."""
     outcomes_ = send(desk, package("é"), package("e\u0301", sender_id="other"))
-    assert [in_words(outcome) for outcome in outcomes_] == ["delivered", "delivered"]
+    assert [describe(outcome) for outcome in outcomes_] == ["delivered", "delivered"]
 
 
 def test_a_retry_gets_the_first_decision(backend: Backend, desk: DeliveryDesk) -> None:
     """A retry is answered as the first, and nothing is stored or counted anew."""
     first = send(desk, package())
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     (again,) = send(desk, package(timestamp=at(5)))
     assert isinstance(first[0], SendResult)
     assert again == SendResult(first[0].decision, replayed=True)
@@ -96,16 +96,16 @@ def test_a_conflict_is_counted_as_rejected(
     """An id used for another package is a conflict, which leaves the first decision alone."""
     send(desk, package())
     other: dict[str, Any] = {field: "other"}
-    assert [in_words(outcome) for outcome in send(desk, package(**other))] == ["conflict"]
+    assert [describe(outcome) for outcome in send(desk, package(**other))] == ["conflict"]
     assert backend.stored() == {("delivered", "personal"): 1}
     assert backend.counted() == {("delivered", "personal"): 1, ("rejected", ""): 1}
 
 
 def test_a_declined_type_is_dropped(backend: Backend, desk: DeliveryDesk) -> None:
     """A package of a declined type is dropped, one of another type isn't."""
-    say(desk, update(marketing=False, personal=True))
+    update_preferences(desk, update(marketing=False, personal=True))
     sent = send(desk, package("a"), package("b", package_type="marketing"))
-    assert [in_words(outcome) for outcome in sent] == ["delivered", "dropped"]
+    assert [describe(outcome) for outcome in sent] == ["delivered", "dropped"]
     assert (
         backend.stored()
         == backend.counted()
@@ -118,15 +118,15 @@ def test_a_declined_type_is_dropped(backend: Backend, desk: DeliveryDesk) -> Non
 
 def test_preferences_are_each_recipients_own(desk: DeliveryDesk) -> None:
     """Whatever one recipient declines, others still get."""
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     sent = send(desk, package("a"), package("b", recipient_id="fry"))
-    assert [in_words(outcome) for outcome in sent] == ["dropped", "delivered"]
+    assert [describe(outcome) for outcome in sent] == ["dropped", "delivered"]
 
 
 def test_the_moment_of_the_decision_counts(desk: DeliveryDesk) -> None:
     """A package stamped before an opt-out, and decided after it, is dropped."""
-    say(desk, update(60, personal=False))
-    assert [in_words(o) for o in send(desk, package(timestamp=at(0)))] == ["dropped"]
+    update_preferences(desk, update(60, personal=False))
+    assert [describe(o) for o in send(desk, package(timestamp=at(0)))] == ["dropped"]
 
 
 def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> None:
@@ -140,7 +140,7 @@ def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> 
         package("a"),
         rejected=2,
     )
-    assert [in_words(outcome) for outcome in sent] == [
+    assert [describe(outcome) for outcome in sent] == [
         "delivered",
         "delivered",
         "delivered again",
@@ -165,9 +165,9 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
         ],
     )
     first, declined, second, older, wanted, third = answers
-    assert [in_words(outcome) for outcome in outcomes(first)] == ["delivered"]
-    assert [in_words(outcome) for outcome in outcomes(second)] == ["dropped", "delivered again"]
-    assert [in_words(outcome) for outcome in outcomes(third)] == ["delivered", "dropped again"]
+    assert [describe(outcome) for outcome in outcomes(first)] == ["delivered"]
+    assert [describe(outcome) for outcome in outcomes(second)] == ["dropped", "delivered again"]
+    assert [describe(outcome) for outcome in outcomes(third)] == ["delivered", "dropped again"]
     no, yes = Preference(False, at(1)), Preference(True, at(2))
     assert declined == UpdatedPreferences({"personal": no}, applied=True)
     assert older == UpdatedPreferences({"personal": no}, applied=False)
@@ -194,8 +194,8 @@ def test_counters_go_on_from_where_they_were(backend: Backend, make_desk: MakeDe
 
 def test_preferences_are_stored_for_each_type(database: Database, desk: DeliveryDesk) -> None:
     """What a recipient said of each type is there with its own timestamp."""
-    say(desk, update(0, personal=True, marketing=True))
-    say(desk, update(1, marketing=False))
+    update_preferences(desk, update(0, personal=True, marketing=True))
+    update_preferences(desk, update(1, marketing=False))
     with database.read_connection() as connection:
         assert queries.find_preferences(connection, ["leela", "fry"]) == {
             "leela": {"personal": Preference(True, at(0)), "marketing": Preference(False, at(1))},
@@ -234,9 +234,9 @@ _writes = st.one_of(
 )
 
 
-def describe(answer: Answer) -> object:
+def without_times(answer: Answer) -> object:
     """An answer without the time of the transaction."""
-    return list(map(in_words, answer)) if isinstance(answer, list) else answer
+    return list(map(describe, answer)) if isinstance(answer, list) else answer
 
 
 @settings(max_examples=40)
@@ -246,9 +246,9 @@ def test_a_group_is_as_good_as_one_by_one(
 ) -> None:
     """Any writes come to the same in one transaction as in one transaction each."""
     backend.empty_tables()
-    together = [describe(answer) for answer in commit(desk, writes)]
+    together = [without_times(answer) for answer in commit(desk, writes)]
     contents = backend.contents(), backend.counted()
     backend.empty_tables()
-    one_by_one = [describe(answer) for write in writes for answer in commit(desk, [write])]
+    one_by_one = [without_times(answer) for write in writes for answer in commit(desk, [write])]
     assert together == one_by_one
     assert contents == (backend.contents(), backend.counted())

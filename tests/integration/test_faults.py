@@ -11,7 +11,7 @@ from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend
 from tests.conftest import OpenDatabase
-from tests.integration.values import in_words, package, say, send, update
+from tests.integration.values import describe, package, send, update, update_preferences
 
 IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
 
@@ -37,7 +37,7 @@ def test_without_tables(backend: Backend, open_database: OpenDatabase) -> None:
     create_schema(backend.config)
     with database.read_connection() as connection:
         queries.check_schema(connection)
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
 
 
 @pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
@@ -69,7 +69,7 @@ def test_when_it_is_back(backend: Backend, database: Database, desk: DeliveryDes
             send(desk, package("meanwhile"))
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
     sent = send(desk, package("before"), package("meanwhile"))
-    assert [in_words(outcome) for outcome in sent] == ["delivered again", "delivered"]
+    assert [describe(outcome) for outcome in sent] == ["delivered again", "delivered"]
     with database.read_connection() as connection:
         assert queries.read_totals(connection) == {("delivered", "personal"): 2}
 
@@ -82,9 +82,9 @@ def test_a_lock_is_not_waited_for_without_end(
         with pytest.raises(DatabaseUnavailable):
             send(impatient_desk, package())
         with pytest.raises(DatabaseUnavailable):
-            say(impatient_desk, update(personal=False))
+            update_preferences(impatient_desk, update(personal=False))
     assert backend.stored() == backend.counted() == {}
-    assert [in_words(outcome) for outcome in send(impatient_desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(impatient_desk, package())] == ["delivered"]
 
 
 def test_a_database_that_takes_no_writes(

@@ -18,7 +18,7 @@ from galaxy_express.storage.queries import PageRequest
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import DATABASES, OpenDatabase
 from tests.integration.conftest import MakeDesk
-from tests.integration.racing import at_once
+from tests.integration.racing import run_concurrently
 from tests.integration.values import package, send
 
 POSTGRESQL = pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
@@ -138,7 +138,7 @@ def test_many_writers_and_followers(
         return task
 
     writers = [write("a"), write("b"), write("c")]
-    at_once([*writers, follow(followers[0])])
+    run_concurrently([*writers, follow(followers[0])])
     followers[1].read()
     per_writer = sum(1 + group % 5 for group in range(groups))
     assert len(followers[0].seen) == len(set(followers[0].seen)) == 3 * per_writer + groups

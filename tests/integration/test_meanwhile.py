@@ -13,12 +13,12 @@ from tests.integration.values import (
     Write,
     at,
     commit,
-    in_words,
+    describe,
     outcomes,
     package,
-    say,
     send,
     update,
+    update_preferences,
 )
 
 DROP_B = (
@@ -36,7 +36,7 @@ def preference(said: Preference) -> str:
 def test_a_decision_taken_meanwhile_stands(backend: Backend, desk: DeliveryDesk) -> None:
     """Who was about to decide of a package hears what another process decided of it."""
     heard = meanwhile(backend, DROP_B, lambda: send(desk, *map(package, "abb")))
-    assert [in_words(outcome) for outcome in heard] == [
+    assert [describe(outcome) for outcome in heard] == [
         "delivered",
         "dropped again",
         "dropped again",
@@ -51,14 +51,14 @@ def test_another_package_decided_meanwhile_is_a_conflict(
 ) -> None:
     """If another process takes the id for another package first, a send is a conflict."""
     (outcome,) = meanwhile(backend, DROP_B, lambda: send(desk, package("b", "nixon")))
-    assert in_words(outcome) == "conflict"
+    assert describe(outcome) == "conflict"
     assert backend.counted() == {("rejected", ""): 1}
 
 
 def test_a_decision_that_was_taken_back_is_none(backend: Backend, desk: DeliveryDesk) -> None:
     """A package whose decision another process rolled back is decided again."""
     (outcome,) = meanwhile(backend, DROP_B, lambda: send(desk, package("b")), end="ROLLBACK")
-    assert in_words(outcome) == "delivered"
+    assert describe(outcome) == "delivered"
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
 
 
@@ -91,11 +91,11 @@ def test_an_update_recorded_meanwhile_is_weighed(
     """Of two concurrent updates, the winner is current, and the answer shows it."""
     statement = preference(theirs)
     if known:
-        say(desk, update(-1, personal=True))
+        update_preferences(desk, update(-1, personal=True))
         statement += " ON CONFLICT (recipient_id, package_type) DO UPDATE SET"
         statement += " wanted = excluded.wanted, timestamp = excluded.timestamp"
     said = PreferenceUpdate("leela", ours.timestamp, {"personal": ours.wanted})
-    answer = meanwhile(backend, statement, lambda: say(desk, said))
+    answer = meanwhile(backend, statement, lambda: update_preferences(desk, said))
     assert answer == UpdatedPreferences({"personal": in_force}, applied=in_force == ours)
     with database.read_connection() as connection:
         assert queries.find_preferences(connection, ["leela"]) == {"leela": answer.preferences}
@@ -111,9 +111,9 @@ def test_an_update_lost_to_another_spoils_nothing(backend: Backend, desk: Delive
     first, updated, second = meanwhile(
         backend, preference(Preference(False, at(1))), lambda: commit(desk, group)
     )
-    assert [in_words(outcome) for outcome in outcomes(first)] == ["dropped"]
+    assert [describe(outcome) for outcome in outcomes(first)] == ["dropped"]
     assert updated == UpdatedPreferences({"personal": Preference(False, at(1))}, applied=False)
-    assert [in_words(outcome) for outcome in outcomes(second)] == ["dropped"]
+    assert [describe(outcome) for outcome in outcomes(second)] == ["dropped"]
     assert backend.stored() == {("dropped", "personal"): 2}
     assert backend.counted() == {("dropped", "personal"): 2, ("rejected", ""): 1}
 
@@ -124,7 +124,7 @@ def test_reading_waits_for_nobody(
 ) -> None:
     """A read during another process's write returns the previous state without waiting."""
     send(desk, package())
-    say(desk, update(personal=True))
+    update_preferences(desk, update(personal=True))
     with backend.transaction() as other:
         other.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
         with database.read_connection() as connection:

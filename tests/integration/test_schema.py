@@ -15,7 +15,7 @@ from galaxy_express.models import create_schema, drop_schema, metadata, missing_
 from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.conftest import OpenDatabase
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 
 TABLES = ["counters", "packages", "preference_updates", "preferences"]
 
@@ -132,7 +132,7 @@ def test_after_dropping_and_creating_all_is_new(
     send(desk, package())
     drop_schema(backend.config)
     create_schema(backend.config)
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
     assert backend.counted() == {("delivered", "personal"): 1}
 
 

@@ -14,7 +14,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
-from tests.integration.values import commit, in_words, package, say, send, update
+from tests.integration.values import commit, describe, package, send, update, update_preferences
 from tests.servers.pgbouncer import pgbouncer
 
 if SKIP_POSTGRESQL:
@@ -58,9 +58,9 @@ def test_behind_a_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None
         with pgbouncer(make_url(backend.url), mode) as url:
             database = open_url(url, **settings)
             desk = DeliveryDesk(database, PACKAGE_TYPES)
-            assert [in_words(each) for each in send(desk, package("a"))] == ["delivered"]
-            assert say(desk, update(personal=False)).applied
-            assert [in_words(each) for each in send(desk, package("b"))] == ["dropped"]
+            assert [describe(each) for each in send(desk, package("a"))] == ["delivered"]
+            assert update_preferences(desk, update(personal=False)).applied
+            assert [describe(each) for each in send(desk, package("b"))] == ["dropped"]
             with database.read_connection() as connection:
                 queries.check_schema(connection)
                 assert queries.find_decision(connection, "a") is not None
@@ -144,7 +144,7 @@ def test_a_right_that_is_missing(
     with database.read_connection() as connection:
         queries.check_schema(connection)
     send(desk, package("a"))
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     backend.rows(f"REVOKE {right} FROM {role}")
     with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
         queries.check_schema(connection)

@@ -14,7 +14,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 from tests.servers.forwarder import Forwarder, forwarding, silent_port
 
 if SKIP_POSTGRESQL:
@@ -96,7 +96,7 @@ def test_writes_on_a_silent_connection(forwarder: Forwarder, open_at: OpenAt) ->
     send(desk, package("a"))
     forwarder.mute_connections()
     assert "has not answered" in fails(lambda: send(desk, package("b")))
-    assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
     assert given_up == ["statement"]
 
 
@@ -185,7 +185,7 @@ def test_commits_without_an_answer(backend: Backend, server: URL, open_at: OpenA
     )
     with backend.cursor() as cursor:
         cursor.execute("DROP TRIGGER wait ON packages")
-    assert [in_words(outcome) for outcome in send(desk, package("c"))] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package("c"))] == ["delivered"]
     with database.read_connection() as connection:
         database.check_commits(connection)
 

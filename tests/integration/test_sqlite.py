@@ -17,7 +17,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_file_that_was_replaced(
     create_schema(sqlite.config)
     with database.read_connection() as connection:
         assert queries.find_decision(connection, "pkg-1") is None
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
 
 
@@ -108,7 +108,7 @@ def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: Deli
             queries.check_schema(connection)
         with pytest.raises(DatabaseUnavailable):
             send(desk, package())
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered again"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered again"]
 
 
 def test_an_empty_file_beside_the_log(
@@ -165,7 +165,7 @@ def test_a_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDe
         with database.read_connection() as connection:
             assert queries.find_decision(connection, "before") is not None
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
-    assert [in_words(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
 
 
 def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDesk) -> None:
@@ -173,7 +173,7 @@ def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDe
     send(desk, package("a"))
     with database.read_connection() as connection:
         connection.execute("SELECT package_id FROM packages")
-        assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+        assert [describe(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
         assert queries.find_decision(connection, "b") is not None
 
 

@@ -54,7 +54,7 @@ def send(desk: DeliveryDesk, *packages: Package, rejected: int = 0) -> list[Send
     return request.outcomes
 
 
-def say(desk: DeliveryDesk, update: PreferenceUpdate) -> UpdatedPreferences:
+def update_preferences(desk: DeliveryDesk, update: PreferenceUpdate) -> UpdatedPreferences:
     """Update a recipient's preferences."""
     request = UpdateRequest(update)
     desk.commit([request])
@@ -67,7 +67,7 @@ def outcomes(answer: Answer) -> list[SendOutcome]:
     return answer
 
 
-def in_words(outcome: SendOutcome) -> str:
+def describe(outcome: SendOutcome) -> str:
     """``delivered`` or ``dropped``, with `` again`` for a retry, or ``conflict``."""
     if isinstance(outcome, Conflict):
         return "conflict"

@@ -86,14 +86,14 @@ class Exchange:
         return decided if isinstance(decided, list) else [decided]
 
 
-def send(parcel: dict[str, str]) -> Job:
+def send(pkg: dict[str, str]) -> Job:
     """Send a package, for the first time or again."""
-    return Job("POST", "/packages", parcel, frozenset({200, 201}))
+    return Job("POST", "/packages", pkg, frozenset({200, 201}))
 
 
-def claim(parcel: dict[str, str]) -> Job:
+def claim(pkg: dict[str, str]) -> Job:
     """Send a package whose id may belong to another package."""
-    return Job("POST", "/packages", parcel, frozenset({200, 201, 409}))
+    return Job("POST", "/packages", pkg, frozenset({200, 201, 409}))
 
 
 def send_batch(packages: list[dict[str, str]]) -> Job:
@@ -131,22 +131,22 @@ def numbered_package(name: str, number: int) -> dict[str, str]:
 
 def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
     """An endless mix of jobs; other clients send the same packages."""
-    chance = random.Random(client)
+    rng = random.Random(client)
     for turn in count():
         # Packages that others send now, that they sent earlier, or that nobody else sends.
-        numbers = [turn, chance.randrange(turn + 1), (client + 1) * 1_000_000 + turn]
-        kind = chance.random()
+        numbers = [turn, rng.randrange(turn + 1), (client + 1) * 1_000_000 + turn]
+        kind = rng.random()
         if kind < 0.7:
-            yield send(numbered_package(name, chance.choice(numbers)))
+            yield send(numbered_package(name, rng.choice(numbers)))
         elif kind < 0.8:
-            start = chance.choice(numbers)
+            start = rng.choice(numbers)
             packages = [numbered_package(name, start + n) for n in range(20)]
-            chance.shuffle(packages)
+            rng.shuffle(packages)
             yield send_batch(packages)
         elif kind < 0.95:
-            recipient = f"recipient-{chance.randrange(RECIPIENTS)}"
+            recipient = f"recipient-{rng.randrange(RECIPIENTS)}"
             moment = time.time_ns() // 1000 * 100 + client
-            yield update(recipient, moment, chance.random() < 0.5, chance.random() < 0.5)
+            yield update(recipient, moment, rng.random() < 0.5, rng.random() < 0.5)
         else:
             yield REFUSED
 

@@ -16,8 +16,8 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail
-from tests.integration.values import in_words
-from tests.integration.values import package as parcel
+from tests.integration.values import describe
+from tests.integration.values import package as make_package
 from tests.integration.values import send as decide
 from tests.servers.forwarder import forwarding, silent_port
 from tests.servers.postgresql import Cluster, cluster, find_binaries
@@ -101,23 +101,25 @@ def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: O
     with own_cluster.standby() as standby, forwarding(own_cluster.port) as forwarder:
         database = open_at(standby.port, forwarder.port)
         desk = DeliveryDesk(database, PACKAGE_TYPES)
-        (first,) = decide(desk, parcel("a"))
-        assert in_words(first) == "delivered"
+        (first,) = decide(desk, make_package("a"))
+        assert describe(first) == "delivered"
         wait_until(lambda: _has(standby, "a"), "the standby has the package")
 
         # The primary freezes: its connections stay open without answers.
         forwarder.mute_everything()
         with pytest.raises(DatabaseUnavailable):
-            decide(desk, parcel("b"))
+            decide(desk, make_package("b"))
         with pytest.raises(DatabaseUnavailable, match="read-only"):
-            decide(desk, parcel("b"))
+            decide(desk, make_package("b"))
         with database.read_connection() as connection:
             assert queries.find_decision(connection, "a") is not None
         standby.promote()
         started = time.monotonic()
         wait_until(lambda: _is_decided(desk, "b"), "packages are decided again", within=5)
         assert time.monotonic() - started < 3
-        assert [in_words(outcome) for outcome in decide(desk, parcel("a"))] == ["delivered again"]
+        assert [describe(outcome) for outcome in decide(desk, make_package("a"))] == [
+            "delivered again"
+        ]
 
 
 def _has(server: Cluster, package_id: str) -> bool:
@@ -127,7 +129,7 @@ def _has(server: Cluster, package_id: str) -> bool:
 
 def _is_decided(desk: DeliveryDesk, package_id: str) -> bool:
     try:
-        return bool(decide(desk, parcel(package_id)))
+        return bool(decide(desk, make_package(package_id)))
     except DatabaseUnavailable:
         return False
 
@@ -139,7 +141,7 @@ def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> N
     backend = PostgreSQLBackend(own_cluster.url, "postgres")
     database = open_at(own_cluster.port)
     desk = DeliveryDesk(database, PACKAGE_TYPES)
-    decide(desk, parcel("a"))
+    decide(desk, make_package("a"))
 
     backend.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     backend.rows("SELECT pg_reload_conf()")

@@ -136,9 +136,9 @@ def _starts(server: Server) -> list[dict[str, Any]]:
 
 def test_a_conflict_is_no_line(server: Server) -> None:
     """A conflict is a client error, and isn't logged."""
-    parcel = package()
-    conflicting = parcel | {"sender_id": "kif"}
-    server.request("POST", "/packages", parcel)
+    pkg = package()
+    conflicting = pkg | {"sender_id": "kif"}
+    server.request("POST", "/packages", pkg)
     log = server.log
     assert server.request("POST", "/packages", conflicting).status == 409
     assert server.request("POST", "/packages/batch", [conflicting, package()]).status == 200
@@ -148,10 +148,10 @@ def test_a_conflict_is_no_line(server: Server) -> None:
 def test_an_error_is_one_line(installation: Installation) -> None:
     """An outage is logged once, however many requests fail, and each unhandled exception once, with
     its traceback."""
-    parcel = json.dumps(package()).encode()
+    pkg = json.dumps(package()).encode()
     requests = {
         "read": ("GET /statistics", b""),
-        "send": ("POST /packages", parcel),
+        "send": ("POST /packages", pkg),
         "reject": ("POST /packages", b"{"),
     }
     with installation.gunicorn(workers=1) as server:
@@ -164,7 +164,7 @@ def test_an_error_is_one_line(installation: Installation) -> None:
         assert line["request_id"] == "read"
 
         installation.database.refuse_inserts("packages")
-        answer = ask(server, "POST /packages", "X-Request-ID: unhandled", body=parcel)
+        answer = ask(server, "POST /packages", "X-Request-ID: unhandled", body=pkg)
         assert answer.status == 500
         (line,) = lines(server, request_id="unhandled")
         assert line["level"] == "ERROR"
@@ -248,10 +248,10 @@ def test_errors_are_reported_to_sentry(installation: Installation, sentry: Sentr
     errors."""
     installation.environment["SENTRY_DSN"] = sentry.dsn
     with installation.gunicorn(workers=1) as server:
-        parcel = package()
+        pkg = package()
         for body, status in (
-            (parcel, 201),
-            (parcel | {"sender_id": "kif"}, 409),
+            (pkg, 201),
+            (pkg | {"sender_id": "kif"}, 409),
             ({}, 422),
         ):
             assert server.request("POST", "/packages", body).status == status

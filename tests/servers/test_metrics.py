@@ -110,8 +110,8 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
     with measured.gunicorn(workers=2) as server:
         sent: Counter[tuple[str, str]] = Counter()
 
-        def send(parcel: object, outcome: str, package_type: str = "") -> None:
-            server.request("POST", "/packages", parcel)
+        def send(pkg: object, outcome: str, package_type: str = "") -> None:
+            server.request("POST", "/packages", pkg)
             sent[outcome, package_type] += 1
 
         def both_workers_have_sends() -> bool:
@@ -125,18 +125,18 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
             server.request("PUT", preferences, body)
 
         wait_until(both_workers_have_sends, "both workers have answered a send")
-        parcel, unwanted = package(), package(recipient_id="fry", package_type="marketing")
-        send(parcel, "delivered", "personal")
+        pkg, unwanted = package(), package(recipient_id="fry", package_type="marketing")
+        send(pkg, "delivered", "personal")
         send(package(package_type="marketing"), "delivered", "marketing")
         send(unwanted, "dropped", "marketing")
         send(unwanted, "replayed", "marketing")
-        send(parcel | {"sender_id": "kif"}, "conflicting", "personal")
+        send(pkg | {"sender_id": "kif"}, "conflicting", "personal")
         send({}, "rejected")
         send(b"{", "rejected")
         send(b" " * 100_000, "rejected")
         requests = sent.total()
 
-        batch = [package(), parcel, parcel | {"recipient_id": "amy"}, {}, None]
+        batch = [package(), pkg, pkg | {"recipient_id": "amy"}, {}, None]
         server.request("POST", "/packages/batch", batch)
         server.request("POST", "/packages/batch", b"{}")
         requests += 2
@@ -221,12 +221,12 @@ def failed_commits(scrape: Scrape) -> float:
 def hostile_scrape(measured: Installation) -> Scrape:
     """The metrics after a client has sent the word ``needle`` wherever it can."""
     with measured.gunicorn(workers=1) as server:
-        parcel = package(package_id="needle-1", sender_id="needle", recipient_id="needle")
-        server.request("POST", "/packages", parcel)
-        server.request("POST", "/packages", parcel)
-        server.request("POST", "/packages", parcel | {"sender_id": "another needle"})
-        server.request("POST", "/packages", parcel | {"package_type": "needle"})
-        server.request("POST", "/packages/batch", [parcel, package(package_type="needle")])
+        pkg = package(package_id="needle-1", sender_id="needle", recipient_id="needle")
+        server.request("POST", "/packages", pkg)
+        server.request("POST", "/packages", pkg)
+        server.request("POST", "/packages", pkg | {"sender_id": "another needle"})
+        server.request("POST", "/packages", pkg | {"package_type": "needle"})
+        server.request("POST", "/packages/batch", [pkg, package(package_type="needle")])
         server.request(
             "PUT",
             "/recipients/needle/preferences",

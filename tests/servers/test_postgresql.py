@@ -59,28 +59,28 @@ def test_instances_share_a_database(shared: Installation) -> None:
         for exchange in load.exchanges
         if exchange.answer is not None and exchange.answer.status == 201
     )
-    assert {parcel["package_id"] for parcel in single} <= created.keys()
+    assert {pkg["package_id"] for pkg in single} <= created.keys()
 
     senders = dict(shared.database.rows("SELECT package_id, sender_id FROM packages"))
     for exchange in load.exchanges:
         if 409 in exchange.job.wanted:
-            parcel = exchange.job.body
-            is_owner = senders[parcel["package_id"]] == parcel["sender_id"]
+            pkg = exchange.job.body
+            is_owner = senders[pkg["package_id"]] == pkg["sender_id"]
             assert exchange.is_refused != is_owner
 
 
 def _jobs(client: int, single: list[dict[str, str]], either: list[dict[str, str]]) -> list[Job]:
-    chance = random.Random(client)
-    jobs = [send(parcel) for parcel in single + chance.sample(either, 50)]
-    jobs += [send_batch(chance.sample(either, 150)) for _ in range(4)]
+    rng = random.Random(client)
+    jobs = [send(pkg) for pkg in single + rng.sample(either, 50)]
+    jobs += [send_batch(rng.sample(either, 150)) for _ in range(4)]
     jobs += [
-        claim(package(package_id=f"contested-{number}", sender_id=chance.choice(["zap", "kif"])))
+        claim(package(package_id=f"contested-{number}", sender_id=rng.choice(["zap", "kif"])))
         for number in range(50)
     ]
     for moment in range(50):
-        wanted = chance.random() < 0.5, chance.random() < 0.5
+        wanted = rng.random() < 0.5, rng.random() < 0.5
         jobs.append(update(f"recipient-{moment % 7}", moment * 100 + client, *wanted))
-    chance.shuffle(jobs)
+    rng.shuffle(jobs)
     return jobs
 
 
@@ -92,19 +92,19 @@ def test_slow_statement_keeps_nobody_waiting(shared: Installation, name: str) ->
     shared.configure("server_timeout.default", "60 seconds")
     shared.configure("database.application_name", "galaxy_express_slow")
     server = shared.gunicorn(workers=1) if name == "gunicorn" else shared.baseplate_serve()
-    parcel = package()
+    pkg = package()
     with server, ThreadPoolExecutor() as threads:
         with shared.database.transaction() as cursor:
             cursor.execute("LOCK TABLE packages IN ACCESS EXCLUSIVE MODE")
             read = threads.submit(server.request, "GET", "/packages/unheard-of")
-            written = threads.submit(server.request, "POST", "/packages/batch", [parcel])
+            written = threads.submit(server.request, "POST", "/packages/batch", [pkg])
             wait_until(lambda: _waiting(shared.database) == 2, "both wait for the lock")
             assert server.is_healthy("liveness")
             assert server.request("GET", "/statistics").status == 200
             assert not read.done()
             assert not written.done()
         assert read.result().status == 404
-        assert written.result().json[0]["package_id"] == parcel["package_id"]
+        assert written.result().json[0]["package_id"] == pkg["package_id"]
 
 
 def _waiting(database: Backend) -> int:

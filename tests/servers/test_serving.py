@@ -16,7 +16,7 @@ from tests.servers.speaking import TIMEOUT, Connection, exchange, head, package
 
 def test_every_endpoint_answers(server: Server) -> None:
     """Each endpoint works over HTTP: send, replay, read, preferences, statistics."""
-    parcel = package(recipient_id="fry")
+    pkg = package(recipient_id="fry")
     preferences = {
         "timestamp": "2142-03-01T12:00:00Z",
         "personal_preference": True,
@@ -25,13 +25,13 @@ def test_every_endpoint_answers(server: Server) -> None:
     with Connection(server.port) as client:
         before = client.request("GET", "/statistics").json
         updated = client.request("PUT", "/recipients/fry/preferences", preferences)
-        sent = client.request("POST", "/packages", parcel)
-        retried = client.request("POST", "/packages", parcel)
-        read = client.request("GET", f"/packages/{parcel['package_id']}")
+        sent = client.request("POST", "/packages", pkg)
+        retried = client.request("POST", "/packages", pkg)
+        read = client.request("GET", f"/packages/{pkg['package_id']}")
         batch = client.request(
             "POST",
             "/packages/batch",
-            [package(recipient_id="fry", package_type="marketing"), parcel, {}],
+            [package(recipient_id="fry", package_type="marketing"), pkg, {}],
         )
         in_force = client.request("GET", "/recipients/fry/preferences")
         after = client.request("GET", "/statistics").json
@@ -51,9 +51,9 @@ def test_every_endpoint_answers(server: Server) -> None:
 
 def test_location_is_relative(server: Server) -> None:
     """``Location`` is a percent-encoded path to the package, without a host."""
-    parcel = package(package_id=f"a/b 100% 🚀 {time.time_ns()}")
-    sent = server.request("POST", "/packages", parcel)
-    assert sent.headers["Location"] == f"/packages/{quote(parcel['package_id'], safe='')}"
+    pkg = package(package_id=f"a/b 100% 🚀 {time.time_ns()}")
+    sent = server.request("POST", "/packages", pkg)
+    assert sent.headers["Location"] == f"/packages/{quote(pkg['package_id'], safe='')}"
     assert server.request("GET", sent.headers["Location"]).json == sent.json
 
 

@@ -21,7 +21,7 @@ ROUNDS_OF_A_DATABASE = 10
 
 
 def test_kills(
-    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+    install: Callable[[], Installation], amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """After a worker and then the whole server are killed under load, the restarted server has all
     its answers stored, and unanswered requests can be repeated."""
@@ -32,11 +32,11 @@ def test_kills(
             server = installation.gunicorn()
             exchanges: list[Exchange] = []
         with server:
-            load = _load_until_killed(server, number, chance)
+            load = _load_until_killed(server, number, rng)
         requests += len(load)
         unanswered += sum(exchange.answer is None for exchange in load)
         if number % 3 == 0:
-            _tear(installation.folder, chance)
+            _tear(installation.folder, rng)
         with server:
             exchanges += finish(load, server)
             audit(exchanges, installation.database, server)
@@ -50,21 +50,21 @@ def test_kills(
     )
 
 
-def _load_until_killed(server: Server, number: int, chance: random.Random) -> list[Exchange]:
+def _load_until_killed(server: Server, number: int, rng: random.Random) -> list[Exchange]:
     with Load() as load:
         for client in range(CLIENTS):
             # Some clients repeat the previous round's packages.
             name = f"round-{number - (client % 4 == 0)}"
             load.add_client(server.port, mixed_jobs(client, name))
         load.wait_for(100)
-        time.sleep(chance.uniform(0, 1))
-        os.kill(chance.choice(sorted(server.workers)), signal.SIGKILL)
-        time.sleep(chance.uniform(0, 1))
+        time.sleep(rng.uniform(0, 1))
+        os.kill(rng.choice(sorted(server.workers)), signal.SIGKILL)
+        time.sleep(rng.uniform(0, 1))
         server.kill()
     return load.exchanges
 
 
-def _tear(folder: Path, chance: random.Random) -> None:
+def _tear(folder: Path, rng: random.Random) -> None:
     """Append to the log what a power loss leaves of an interrupted write."""
     with open(folder / "galaxy_express.db-wal", "ab") as log:
-        log.write(chance.randbytes(chance.randrange(1, 10_000)))
+        log.write(rng.randbytes(rng.randrange(1, 10_000)))

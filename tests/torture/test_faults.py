@@ -71,7 +71,7 @@ def _is_in_order(exchange: Exchange) -> bool:
 
 
 def test_faults_under_load(
-    impatient: Installation, amount: Amount, chance: random.Random, report: Report
+    impatient: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """While the file is unusable, requests are answered 503; then the same workers continue, with
     nothing lost."""
@@ -84,7 +84,7 @@ def test_faults_under_load(
             for client in range(CLIENTS):
                 load.add_client(server.port, mixed_jobs(client))
             for _ in range(amount.faults):
-                for fault in chance.sample(happening, len(happening)):
+                for fault in rng.sample(happening, len(happening)):
                     _attack(server, impatient, fault, load)
         requests, unavailable = _check(load, server, impatient)
         assert server.workers == before
@@ -113,17 +113,17 @@ def test_full_disk(on_small_disk: Installation, amount: Amount, report: Report) 
 
 
 def test_faults_at_start(
-    on_small_disk: Installation, amount: Amount, chance: random.Random, report: Report
+    on_small_disk: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """A killed server restarted during a fault is alive but answers 503; after the fault it works
     again, with all earlier decisions."""
     database = on_small_disk.database
     assert isinstance(database, SQLiteBackend)
     happening = [faults.garbage, faults.empty, faults.locked, faults.full, faults.read_only]
-    happening = chance.sample(happening, min(len(happening), amount.faults))
-    parcel = package()
+    happening = rng.sample(happening, min(len(happening), amount.faults))
+    pkg = package()
     with on_small_disk.gunicorn() as server:
-        known = server.request("POST", "/packages", parcel)
+        known = server.request("POST", "/packages", pkg)
         _kill(server)
     for fault in happening:
         with ExitStack() as stack:
@@ -131,10 +131,10 @@ def test_faults_at_start(
                 server = stack.enter_context(on_small_disk.gunicorn())
                 written = server.request("POST", "/packages", package())
                 assert (written.status, written.is_problem) == (503, True)
-                read = server.request("GET", f"/packages/{parcel['package_id']}")
+                read = server.request("GET", f"/packages/{pkg['package_id']}")
                 assert read.json == known.json or (read.status, read.is_problem) == (503, True)
             assert _send_until_taken(server, package()).status == 201
-            again = _send_until_taken(server, parcel)
+            again = _send_until_taken(server, pkg)
             assert (again.status, again.json) == (200, known.json)
             _kill(server)
         audit_database(database.config)
@@ -152,11 +152,11 @@ def _kill(server: Server) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "they are gone")
 
 
-def _send_until_taken(server: Server, parcel: dict[str, str]) -> Answer:
+def _send_until_taken(server: Server, pkg: dict[str, str]) -> Answer:
     answers = []
 
     def is_taken() -> bool:
-        answers.append(server.request("POST", "/packages", parcel))
+        answers.append(server.request("POST", "/packages", pkg))
         return answers[-1].status != 503
 
     wait_until(is_taken, "a package is taken")

@@ -23,11 +23,11 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 @pytest.mark.parametrize("name", ["gunicorn", "baseplate-serve"])
 def test_garbage(
-    installation: Installation, name: str, amount: Amount, chance: random.Random, report: Report
+    installation: Installation, name: str, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """Garbage causes no server error and ends no worker, and stored rows and counters stay
     correct."""
-    pieces = [make_garbage(chance) for _ in range(amount.inputs)]
+    pieces = [make_garbage(rng) for _ in range(amount.inputs)]
     with installation.server(name) as server, ThreadPoolExecutor(CLIENTS) as clients:
         workers = server.workers
         answers = list(clients.map(lambda piece: _statuses(server.port, piece), pieces))

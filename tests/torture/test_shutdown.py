@@ -22,7 +22,7 @@ GRACEFUL_TIMEOUT = 6
 
 
 def test_ends(
-    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+    install: Callable[[], Installation], amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """At SIGTERM a server reports that it isn't ready, serves on, exits in time with code 0, and
     leaves no started request unanswered."""
@@ -38,7 +38,7 @@ def test_ends(
                 mixed.add_client(server.port, mixed_jobs(client))
                 unique.add_client(server.port, (send(package()) for _ in count()))
             unique.wait_for(50)
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.5))
             server.signal(signal.SIGTERM)
             told = time.monotonic()
             _wait_until_unready(server)
@@ -70,7 +70,7 @@ def _wait_until_unready(server: Server) -> None:
 
 
 def test_reloads(
-    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+    install: Callable[[], Installation], amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """At SIGHUP gunicorn replaces its workers, and every request is answered, on persistent and new
     connections, fast and slow."""
@@ -90,7 +90,7 @@ def test_reloads(
                 for delay in (0, 0.02, 0.05, 0.1) * CLIENTS
             ]
             load.wait_for(50)
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.5))
             _reload(server)
             load.wait_for(50)
             reloaded.set()

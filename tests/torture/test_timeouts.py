@@ -20,14 +20,14 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
 
-        def send(parcel: dict[str, str]) -> tuple[int, str]:
-            answer = server.request("POST", "/packages", parcel)
+        def send(pkg: dict[str, str]) -> tuple[int, str]:
+            answer = server.request("POST", "/packages", pkg)
             return answer.status, answer.json.get("detail", "")
 
         with installation.database.locked():
             timed_out = list(clients.map(send, packages))
             assert server.is_healthy("readiness")
-        found = [send(parcel)[0] for parcel in packages]
+        found = [send(pkg)[0] for pkg in packages]
 
     assert timed_out == [(503, "the request took too long; a retry is safe")] * CLIENTS
     # Those that waited behind the blocked commit are abandoned.

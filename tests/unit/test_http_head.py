@@ -261,11 +261,11 @@ FIELDS = [
 
 def test_the_same_as_gunicorn() -> None:
     """What is accepted of ten thousand odd heads, gunicorn's own parser reads in the same way."""
-    chance = random.Random(1)
+    rng = random.Random(1)
     accepted = 0
     for _ in range(10_000):
-        fields = [chance.choice(FIELDS) for _ in range(chance.choice([0, 1, 1, 2, 3]))]
-        data = head(chance.choice(LINES), *fields)
+        fields = [rng.choice(FIELDS) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+        data = head(rng.choice(LINES), *fields)
         try:
             ours = parse_head(data)
         except Unreadable:
