@@ -52,7 +52,7 @@ def test_nothing_was_sent_yet(dashboard: Dashboard) -> None:
     assert not dashboard.find("#empty").is_displayed()
 
 
-def test_the_chart_begins_with_what_is_known(window: Window, server: Server) -> None:
+def test_chart_begins_with_what_is_known(window: Window, server: Server) -> None:
     """The chart shows packages that were decided before the page was opened."""
     for _ in range(30):
         send(server)
@@ -65,7 +65,7 @@ def test_the_chart_begins_with_what_is_known(window: Window, server: Server) -> 
     assert 5 <= float(rate[1]) <= 15
 
 
-def test_a_quiet_chart_says_when_the_last_package_was_decided(
+def test_quiet_chart_says_when_the_last_package_was_decided(
     window: Window, server: Server, installation_of_session: Installation
 ) -> None:
     """If nothing was decided in five minutes, the chart says when the last decision was."""
@@ -89,7 +89,7 @@ def put_preferences(server: Server, timestamp: str, marketing: bool) -> None:
     assert server.request("PUT", "/recipients/leela/preferences", body).status == 200
 
 
-def test_the_numbers_move(dashboard: Dashboard) -> None:
+def test_numbers_move(dashboard: Dashboard) -> None:
     """What others send is seen without reloading: the totals, by type, and as a rate, drawn."""
     server = dashboard.server
     put_preferences(server, "2142-03-01T12:00:00Z", marketing=False)
@@ -118,7 +118,7 @@ def is_drawn(dashboard: Dashboard, kind: str) -> bool:
     return bool(dashboard.run(HEIGHT, f"#chart path.{kind}") > 0)
 
 
-def test_the_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
+def test_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
     """The bars fill most of the picture and are no higher, and the scale has round numbers."""
     for _ in range(40):
         send(dashboard.server)
@@ -135,7 +135,7 @@ def test_the_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_the_minutes_stand_below_their_lines(dashboard: Dashboard, width: int) -> None:
+def test_minutes_stand_below_their_lines(dashboard: Dashboard, width: int) -> None:
     """Each minute is named where it is in the picture, and no name covers another."""
     dashboard.resize(width, 800)
     left, length, names = dashboard.run(
@@ -159,7 +159,7 @@ def test_few_can_be_seen_among_many(
     assert dashboard.run(HEIGHT, "#chart .rejected") == pytest.approx(1, abs=0.01)
 
 
-def test_a_package_is_sent(dashboard: Dashboard) -> None:
+def test_package_is_sent(dashboard: Dashboard) -> None:
     """The form shows the request, the answer, and what it means; the totals follow."""
     dashboard.fill("#send-sender_id", "nibbler")
     dashboard.fill("#send-package_id", "a/b 'c' \"d\" 🚀")
@@ -180,7 +180,7 @@ def test_one_package_is_no_high_rate(dashboard: Dashboard) -> None:
     assert 0 < float(rate[1]) <= 1
 
 
-def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
+def test_package_is_sent_again(dashboard: Dashboard) -> None:
     """A retry is told to be one and counts nothing, until a new id is taken."""
     dashboard.submit("send", "Delivered.")
     answer = dashboard.submit("send", "decided before, so nothing was counted again")
@@ -191,7 +191,7 @@ def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
     dashboard.wait_for_totals("2", "0", "0")
 
 
-def test_a_package_conflicts(dashboard: Dashboard) -> None:
+def test_package_conflicts(dashboard: Dashboard) -> None:
     """A rejection is shown with its own detail."""
     dashboard.submit("send", "Delivered.")
     dashboard.fill("#send-recipient_id", "amy")
@@ -245,7 +245,7 @@ def test_only_what_was_touched_is_changed(dashboard: Dashboard) -> None:
     }
 
 
-def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
+def test_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
     """The updates of a recipient are listed, newest first, and more on demand."""
     for minute in range(12):
         put_preferences(dashboard.server, f"2026-03-01T12:{minute:02}:00Z", marketing=minute == 5)
@@ -264,7 +264,7 @@ def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
     assert not dashboard.find("#history button").is_displayed()
 
 
-def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
+def test_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
     """A recipient's packages are listed, newest first, and more on demand; each can be found."""
     for number in range(12):
         send(dashboard.server, package_id=f"p-{number}", recipient_id="o'neill/&?")
@@ -287,7 +287,7 @@ def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
     assert dashboard.texts("#list-packages .link") == []
 
 
-def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
+def test_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
     """New decisions appear on top without reloading, each once, and old ones leave."""
     for number in range(3):
         send(dashboard.server, package_id=f"p-{number}")
@@ -298,7 +298,7 @@ def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> No
     wait_until(lambda: dashboard.texts("#latest .link") == newest, "the ten newest are shown")
 
 
-def test_the_version_is_shown(dashboard: Dashboard) -> None:
+def test_version_is_shown(dashboard: Dashboard) -> None:
     """The page says which version of the service runs."""
     dashboard.wait_for_text("#version", f"Version {__version__}")
 
@@ -320,14 +320,14 @@ def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) ->
     assert dashboard.find("#prefer button").is_enabled()
 
 
-def test_a_stored_timestamp_in_the_future_is_explained(dashboard: Dashboard) -> None:
+def test_stored_timestamp_in_the_future_is_explained(dashboard: Dashboard) -> None:
     """The form says why an update with the present time changes nothing."""
     put_preferences(dashboard.server, "2142-03-01T12:00:00Z", marketing=False)
     dashboard.look_up("leela", "last updated 2142-03-01 12:00:00 UTC.")
     assert "only a later timestamp changes anything" in dashboard.text("#prefer-timestamp-hint")
 
 
-def test_a_package_is_found(dashboard: Dashboard) -> None:
+def test_package_is_found(dashboard: Dashboard) -> None:
     """A package is found by its id, and its decision explained in words."""
     put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
     send(dashboard.server, package_id="a/b 1", package_type="personal", recipient_id="leela")
@@ -395,7 +395,7 @@ def test_axe_finds_no_violation(dashboard: Dashboard, scheme: str, width: int) -
     assert dashboard.violations() == []
 
 
-def test_the_outcome_is_beside_the_button(dashboard: Dashboard) -> None:
+def test_outcome_is_beside_the_button(dashboard: Dashboard) -> None:
     """What became of a request is to be seen where it was sent from, a phone's screen too."""
     dashboard.resize(390, 844)
     dashboard.submit("send", "Delivered.")
@@ -435,7 +435,7 @@ def test_what_is_wrong_with_the_path_is_told_beside_its_field(dashboard: Dashboa
 
 
 @pytest.mark.parametrize("form", ["send", "prefer"])
-def test_the_command_shown_does_what_the_button_does(dashboard: Dashboard, form: str) -> None:
+def test_command_shown_does_what_the_button_does(dashboard: Dashboard, form: str) -> None:
     """The request is shown while one types, as a command that a shell takes as it is."""
     dashboard.fill(f"#{form}-recipient_id", "o'neill/$HOME `x` \\ ü")
     if form == "prefer":
@@ -459,7 +459,7 @@ def same(body: dict[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in body if name not in ("timestamp", "updated_at")}
 
 
-def test_the_service_goes_and_comes_back(window: Window, installation: Installation) -> None:
+def test_service_goes_and_comes_back(window: Window, installation: Installation) -> None:
     """The page says when the service shuts down, and when it can't be reached; it keeps what it
     knew, and recovers."""
     installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "5"
@@ -490,11 +490,11 @@ def test_the_service_goes_and_comes_back(window: Window, installation: Installat
     assert [each for each in dashboard.complaints() if not any(e in each for e in expected)] == []
 
 
-def test_the_database_goes_and_comes_back(window: Window, installation: Installation) -> None:
+def test_database_goes_and_comes_back(window: Window, installation: Installation) -> None:
     """The page says when the service lives and can't do its work, and why."""
     with installation.gunicorn() as server:
         dashboard = Dashboard(window, server)
-        with installation.database.away():
+        with installation.database.unavailable():
             dashboard.wait_for_text(
                 "#state", "Not in service: the database is not set up (make migratedb)"
             )
@@ -513,7 +513,7 @@ def make(app_config):
 """
 
 
-def test_a_registered_type_appears_by_itself(window: Window, installation: Installation) -> None:
+def test_registered_type_appears_by_itself(window: Window, installation: Installation) -> None:
     """A type that is added to the registry has its row, its choice and its preference."""
     (installation.folder / "more_types.py").write_text(MORE_TYPES)
     installation.configure("factory", "more_types:make")
@@ -651,7 +651,7 @@ def test_all_can_be_read(dashboard: Dashboard, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_kinds_are_told_apart_without_their_hues(dashboard: Dashboard, scheme: str) -> None:
+def test_kinds_are_told_apart_without_their_hues(dashboard: Dashboard, scheme: str) -> None:
     """Each of the three stands out from the page (WCAG 2.2, success criterion 1.4.11: 3 to 1),
     and from the others by its lightness, for those who don't see colours; the names beside the
     picture have the colours that are in it."""
@@ -675,7 +675,7 @@ def test_the_kinds_are_told_apart_without_their_hues(dashboard: Dashboard, schem
         assert in_picture == in_legend
 
 
-def test_a_screen_reader_is_not_talked_to_all_the_time(dashboard: Dashboard) -> None:
+def test_screen_reader_is_not_talked_to_all_the_time(dashboard: Dashboard) -> None:
     """Nothing is announced while only the numbers move."""
     dashboard.run(
         "window.said = []; const observer = new MutationObserver((changes) => said.push(...changes"

@@ -1,4 +1,4 @@
-"""The audit finds nothing wrong where nothing is, and everything that was tampered with."""
+"""The audit passes on an intact database, and reports every kind of inconsistency."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,8 +27,8 @@ def _history(desk: DeliveryDesk) -> None:
     send(desk, package("c"))
 
 
-def complaint(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the audit says of a database in which it finds something wrong."""
+def failed_audit(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run an audit that fails, and return its output."""
     with pytest.raises(SystemExit) as exit_:
         audit_database(backend.config)
     assert exit_.value.code == 1
@@ -37,8 +37,8 @@ def complaint(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
     return printed
 
 
-def test_nothing_is_wrong(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where all is well the audit says so, with the totals, and ends well."""
+def test_intact_database(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """On an intact database the audit prints the totals and succeeds."""
     audit_database(backend.config)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["delivered", "personal", "2", "2"] in lines
@@ -61,47 +61,47 @@ TAMPERED = {
         "UPDATE counters SET value = value + 1 WHERE outcome = 'dropped'",
         "Of 'personal' packages, 1 are dropped, and the counters say 2.",
     ),
-    "a counter that is gone": (
+    "a deleted counter": (
         "DELETE FROM counters WHERE outcome = 'delivered'",
         "Of 'personal' packages, 2 are delivered, and the counters say 0.",
     ),
-    "a counter of nothing": (
+    "a counter without packages": (
         "INSERT INTO counters VALUES (1, 'lost', 'personal', 7)",
         "Of 'personal' packages, 0 are lost, and the counters say 7.",
     ),
-    "a counter below zero": (
+    "a negative counter": (
         "INSERT INTO counters VALUES (99, 'rejected', '', -1)",
         "In counters, 1 rows are below zero, one of them of shard 99.",
     ),
-    "a package inserted": (
+    "an inserted package": (
         INSERT + "('d', 'zap', 'leela', 'personal', 0, 'delivered')",
         "Of 'personal' packages, 3 are delivered, and the counters say 2.",
     ),
-    "a package removed": (
+    "a deleted package": (
         "DELETE FROM packages WHERE package_id = 'a'",
         "Of 'personal' packages, 1 are delivered, and the counters say 2.",
     ),
-    "a decision changed": (
+    "a changed decision": (
         "UPDATE packages SET status = 'dropped' WHERE package_id = 'a'",
         "Of 'personal' packages, 1 are delivered, and the counters say 2.",
     ),
-    "an id that is too long": (
+    "an id over the limit": (
         # 16 times 16 characters.
         "UPDATE packages SET sender_id = replace('zzzzzzzzzzzzzzzz', 'z', '0123456789abcdef')",
         ODD_SEND.format(3, "a"),
     ),
-    "a timestamp beyond time": (
+    "a timestamp out of range": (
         "UPDATE packages SET timestamp = 300000000000000000 WHERE package_id = 'b'",
         ODD_SEND.format(1, "b"),
     ),
-    "a delivered package that was declined": (
+    "a delivered package with declined_at": (
         "UPDATE packages SET declined_at = 0 WHERE package_id = 'a'",
         (
             "In packages, 1 rows have a time of declining, although they were delivered, one of"
             " them of package_id 'a'."
         ),
     ),
-    "an update without its effect": (
+    "an update that was not applied": (
         (
             "INSERT INTO preference_updates"
             " (sequence, recipient_id, timestamp, received_at, wanted, applied)"
@@ -112,21 +112,21 @@ TAMPERED = {
             " recipient_id 'fry'."
         ),
     ),
-    "a preference set back": (
+    "a reverted preference": (
         "UPDATE preferences SET wanted = true",
         (
             "In preference_updates, 1 preferences are newer than the current ones, one of them of"
             " recipient_id 'leela'."
         ),
     ),
-    "a drop that nobody asked for": (
+    "a drop without a decline": (
         "UPDATE preference_updates SET wanted = '{\"personal\": true}'",
         (
             "In packages, 1 rows were dropped at the time of an update that did not decline them,"
             " one of them of package_id 'c'."
         ),
     ),
-    "a recipient without a name": (
+    "a recipient with an empty id": (
         "UPDATE preferences SET recipient_id = ''",
         f"{ODD_UPDATE} of recipient_id ''.",
     ),
@@ -134,25 +134,25 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_was_tampered_with(
+def test_inconsistencies_are_reported(
     backend: Backend, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    """Whatever was done behind the service's back is named, and the audit ends badly."""
+    """Each change made without the service is reported, and the audit fails."""
     statement, sentence = TAMPERED[what]
     backend.rows(statement)
-    assert sentence in complaint(backend, capsys).splitlines()
+    assert sentence in failed_audit(backend, capsys).splitlines()
 
 
-def test_a_table_without_its_constraints(
+def test_table_without_its_constraints(
     backend: Backend, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table that was made anew without its constraints is found out, with what they
-    would have kept out of it."""
+    """If a table was recreated without its constraints, the audit reports that, and the rows that
+    violate them."""
     backend.rows("ALTER TABLE packages RENAME TO old")
     backend.rows("CREATE TABLE packages AS SELECT * FROM old")
     backend.rows("DROP TABLE old")
     backend.rows(INSERT + "('a', 'zap', 'leela', 'personal', 0, 'lost')")
-    printed = complaint(backend, capsys).splitlines()
+    printed = failed_audit(backend, capsys).splitlines()
     assert "The table packages has lost its primary key." in printed
     assert "The table packages has lost its constraint ck_packages_status." in printed
     assert "In packages, the key ('a',) is there more than once." in printed
@@ -162,49 +162,54 @@ def test_a_table_without_its_constraints(
     )
 
 
-def test_a_table_that_is_missing(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a table there is no saying what is right."""
+def test_missing_table(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing table is reported."""
     backend.rows("DROP TABLE counters")
-    assert "There is no table counters." in complaint(backend, capsys).splitlines()
+    assert "There is no table counters." in failed_audit(backend, capsys).splitlines()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_damaged_file(
+def test_damaged_file(
     backend: Backend, desk: DeliveryDesk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An index that disagrees with its table is found by SQLite, and reported."""
+    """An index that disagrees with its table is reported (SQLite detects it)."""
     assert isinstance(backend, SQLiteBackend)
     send(desk, package("needle"))
     backend.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     content = backend.path.read_bytes()
-    # The id is in the table, and once more in the index of the primary key.
+    # The id is stored in the table and again in the index of the primary key.
     place = content.rindex(b"needle")
     backend.path.write_bytes(content[:place] + b"noodle" + content[place + 6 :])
-    assert "The file is damaged: " in complaint(backend, capsys)
+    assert "The file is damaged: " in failed_audit(backend, capsys)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_preference_that_is_neither(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """What SQLite takes for a boolean, and is none, is found out."""
+def test_preference_that_is_not_a_boolean(
+    backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A preference other than true or false, which SQLite can store, is reported."""
     backend.rows("UPDATE preferences SET wanted = 7")
-    assert ODD_UPDATE in complaint(backend, capsys)
+    assert ODD_UPDATE in failed_audit(backend, capsys)
 
 
-def test_a_database_that_is_away(backend: Backend) -> None:
-    """A database that can't be read is said to be so, in a sentence."""
-    with backend.away(), pytest.raises(SystemExit, match=r"^The database .* is unavailable: "):
+def test_unavailable_database(backend: Backend) -> None:
+    """If the database is unavailable, the audit fails with a one-line message."""
+    with (
+        backend.unavailable(),
+        pytest.raises(SystemExit, match=r"^The database .* is unavailable: "),
+    ):
         audit_database(backend.config)
 
 
-def test_a_wrong_configuration() -> None:
-    """A setting that is wrong is named."""
+def test_invalid_configuration() -> None:
+    """The error names the invalid setting."""
     with pytest.raises(SystemExit, match=r"^The configuration is wrong: database\.url"):
         audit_database({"database.url": "nowhere"})
 
 
-def test_beside_writes(database: Database, desk: DeliveryDesk) -> None:
-    """While the service writes, each audit sees rows and counters of the same moment, and
-    keeps no write waiting for its end."""
+def test_audit_during_writes(database: Database, desk: DeliveryDesk) -> None:
+    """An audit during writes sees rows and counters of the same moment, and doesn't block the
+    writes."""
     with ThreadPoolExecutor(1) as threads:
         audits = threads.submit(lambda: [audit(database) for _ in range(20)])
         number = 0
@@ -215,8 +220,8 @@ def test_beside_writes(database: Database, desk: DeliveryDesk) -> None:
     assert number > 0
 
 
-def test_a_snapshot_stays_as_it_is(database: Database, desk: DeliveryDesk) -> None:
-    """What is written during an audit is no part of it, and doesn't wait for its end."""
+def test_snapshot_is_isolated(database: Database, desk: DeliveryDesk) -> None:
+    """A snapshot doesn't show later writes, and doesn't block them."""
     ids = select(models.packages.c.package_id)
     with database.snapshot() as connection:
         before = connection.exec_driver_sql(queries.TOTALS).all()

@@ -70,7 +70,7 @@ def test_checkpoint_while_the_file_is_missing(
     send(desk, package("first"))
     database.checkpoint()
     send(desk, package("second"))
-    with sqlite.away():
+    with sqlite.unavailable():
         with pytest.raises(DatabaseUnavailable):
             database.checkpoint()
         assert not sqlite.path.exists()
@@ -156,7 +156,7 @@ def test_failing_checkpoints_are_counted_and_logged_once(
     checkpoints = Checkpoints(database)
     send(desk, package("first"))
     before = failures()
-    with sqlite.away():
+    with sqlite.unavailable():
         for number in range(1, 4):
             wait_until(lambda: not checkpoints.is_waiting())
             checkpoints.note_commit()

@@ -331,7 +331,7 @@ def test_connection_closed_between_uses(
         assert [describe(outcome) for outcome in send(desk, package(name))] == ["delivered"]
         with database.read_connection() as connection:
             assert queries.find_decision(connection, name) is not None
-        with postgresql.away():
+        with postgresql.unavailable():
             pass
 
 

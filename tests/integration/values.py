@@ -1,4 +1,4 @@
-"""Values of the domain, made short."""
+"""Short constructors of domain values, and helpers that pass them to a desk."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
 
 
 def at(minute: int) -> datetime:
-    """So many minutes after noon."""
+    """Noon plus a number of minutes."""
     return NOON + timedelta(minutes=minute)
 
 
@@ -22,12 +22,12 @@ def package(
     package_type: str = "personal",
     timestamp: datetime = NOON,
 ) -> Package:
-    """A personal package from Zap to Leela, unless the arguments say otherwise."""
+    """A package; by default a personal one from Zap to Leela."""
     return Package(package_id, sender_id, recipient_id, package_type, timestamp)
 
 
 def update(minute: int = 0, recipient_id: str = "leela", **wanted: bool) -> PreferenceUpdate:
-    """An update of Leela's, so many minutes after noon."""
+    """An update by Leela, a number of minutes after noon."""
     return PreferenceUpdate(recipient_id, at(minute), wanted)
 
 

@@ -1,4 +1,4 @@
-"""A forwarder between the service and a server, which can drop answers in several ways."""
+"""A TCP forwarder between the service and a server, which can drop responses."""
 
 import contextlib
 import select
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from tests.servers.running import free_port
 
-# Seconds. Who waits without end for one that is silent shall fail, and not hang.
+# Seconds, so that a test that waits for an unresponsive server fails instead of hanging.
 LONGEST = 40.0
 
 

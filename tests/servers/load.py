@@ -38,7 +38,7 @@ class Job:
         return self.method == "PUT"
 
     @property
-    def may_be_refused(self) -> bool:
+    def may_be_rejected(self) -> bool:
         """Whether it may be counted as rejected."""
         return not self.wanted.isdisjoint({400, 409})
 
@@ -58,14 +58,14 @@ class Exchange:
     seconds: float = 0.0
 
     @property
-    def is_done(self) -> bool:
+    def is_successful(self) -> bool:
         """Whether the answer has an expected status."""
         return self.answer is not None and self.answer.status in self.job.wanted
 
     @property
-    def is_refused(self) -> bool:
+    def is_rejected(self) -> bool:
         """Whether it was rejected, as expected."""
-        return self.is_done and self.answer is not None and self.answer.status >= 400
+        return self.is_successful and self.answer is not None and self.answer.status >= 400
 
     @property
     def is_unavailable(self) -> bool:
@@ -212,13 +212,13 @@ class Load:
 
     def wait_for(self, number: int, matching: Callable[[Exchange], bool] | None = None) -> None:
         """Wait for this many more matching exchanges (by default, successful ones)."""
-        matching = matching or (lambda exchange: exchange.is_done)
+        matching = matching or (lambda exchange: exchange.is_successful)
         start = len(self.exchanges)
 
-        def are_there() -> bool:
+        def have_arrived() -> bool:
             return sum(map(matching, self.exchanges[start:])) >= number
 
-        wait_until(are_there, f"{number} more requests")
+        wait_until(have_arrived, f"{number} more requests")
 
     def wait(self) -> None:
         """Wait until all clients have finished their jobs or left."""
@@ -234,7 +234,7 @@ class Load:
 
 def finish(exchanges: list[Exchange], server: Server) -> list[Exchange]:
     """Repeat unfinished jobs one by one; return all exchanges."""
-    undone = [exchange.job for exchange in exchanges if not exchange.is_done]
+    undone = [exchange.job for exchange in exchanges if not exchange.is_successful]
     return exchanges + [Exchange(job, _insist(server, job)) for job in undone]
 
 
@@ -242,11 +242,11 @@ def _insist(server: Server, job: Job) -> Answer:
     # A worker may only notice a lost database connection at its next request.
     answers: list[Answer] = []
 
-    def is_done() -> bool:
+    def is_successful() -> bool:
         answers.append(server.request(job.method, job.path, job.body))
         return answers[-1].status != 503
 
-    wait_until(is_done, f"{job} is done")
+    wait_until(is_successful, f"{job} is done")
     assert answers[-1].status in job.wanted
     return answers[-1]
 
@@ -268,11 +268,11 @@ def _audit_decisions(exchanges: list[Exchange], database: Backend) -> None:
     created: Counter[str] = Counter()
     for exchange in exchanges:
         for decision in exchange.decisions:
-            told = tuple(
+            returned = tuple(
                 decision[name]
                 for name in ("package_id", "sender_id", "recipient_id", "package_type", "status")
             )
-            assert stored.get(decision["package_id"]) == told
+            assert stored.get(decision["package_id"]) == returned
             if exchange.answer and exchange.answer.status == 201:
                 created[decision["package_id"]] += 1
     assert set(created.values()) <= {1}, "a package is decided once"
@@ -286,7 +286,7 @@ def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
         )
     }
     # All updates that were sent, answered or not, and the newest acknowledged one.
-    said: dict[tuple[str, str], set[tuple[int, bool]]] = defaultdict(set)
+    sent: dict[tuple[str, str], set[tuple[int, bool]]] = defaultdict(set)
     acknowledged: dict[tuple[str, str], int] = defaultdict(int)
     for exchange in exchanges:
         if exchange.job.is_update:
@@ -296,11 +296,11 @@ def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
             moment = age // timedelta(microseconds=1)
             for package_type in ("personal", "marketing"):
                 key = recipient, package_type
-                said[key].add((moment, body[f"{package_type}_preference"]))
-                if exchange.is_done:
+                sent[key].add((moment, body[f"{package_type}_preference"]))
+                if exchange.is_successful:
                     acknowledged[key] = max(acknowledged[key], moment)
-    assert stored.keys() <= said.keys()
-    assert all(preference in said[key] for key, preference in stored.items())
+    assert stored.keys() <= sent.keys()
+    assert all(preference in sent[key] for key, preference in stored.items())
     assert all(stored[key][0] >= moment for key, moment in acknowledged.items())
 
 
@@ -318,13 +318,15 @@ def _audit_counters(
     assert counted == rows, "counters equal rows"
 
     # A retried request may have been counted at each try.
-    refused = [exchange for exchange in exchanges if exchange.is_refused]
-    may_be_refused = [
+    rejected_exchanges = [exchange for exchange in exchanges if exchange.is_rejected]
+    may_be_rejected = [
         exchange
         for exchange in exchanges
-        if exchange.is_refused or (exchange.job.may_be_refused and not exchange.is_done)
+        if exchange.is_rejected or (exchange.job.may_be_rejected and not exchange.is_successful)
     ]
-    assert len(refused) <= rejected <= sum(exchange.tries for exchange in may_be_refused)
+    assert (
+        len(rejected_exchanges) <= rejected <= sum(exchange.tries for exchange in may_be_rejected)
+    )
 
     for server in servers:
         statistics = _insist(server, Job("GET", "/statistics", None)).json

@@ -59,9 +59,9 @@ def open_at() -> Iterator[OpenAt]:
         database.close()
 
 
-def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) -> None:
-    """The service skips a server that never answers, and fails at most one request when its
-    connections fall silent."""
+def test_service_with_an_unresponsive_server(own_cluster: Cluster, tmp_path: Path) -> None:
+    """The service skips a server that never responds, and at most one request fails when its
+    connections become unresponsive."""
     with silent_port() as silent, forwarding(own_cluster.port) as forwarder:
         installation = Installation(tmp_path, PostgreSQLBackend(own_cluster.url, "postgres"))
         installation.create_schema()
@@ -79,7 +79,7 @@ def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) ->
             while not waiting.done():
                 started = time.monotonic()
                 assert server.is_healthy("liveness")
-                assert time.monotonic() - started < 0.4, "the event loop stood still"
+                assert time.monotonic() - started < 0.4, "the event loop was blocked"
             assert waiting.result().status == 503
             wait_until(
                 lambda: server.request("POST", "/packages", package()).status == 201,
@@ -94,7 +94,7 @@ def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) ->
             assert "has not answered" in server.log
 
 
-def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:
+def test_standby_replaces_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:
     """The primary is used whatever the order of the servers; a promoted standby takes over and
     replays earlier decisions."""
     create_schema({"database.url": own_cluster.url})
@@ -145,7 +145,7 @@ def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> N
 
     backend.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     backend.rows("SELECT pg_reload_conf()")
-    new_ids = map(str, count())  # what is decided already needs no commit
+    new_ids = map(str, count())  # a decided package needs no commit
     wait_until(lambda: not _is_decided(desk, next(new_ids)), "commits wait")
     end = time.monotonic() + 3
     while time.monotonic() < end:

@@ -48,7 +48,7 @@ def make(folder: Path, *arguments: str, path: str = os.environ["PATH"]) -> tuple
     return process.returncode, output, errors
 
 
-pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="the commands are make's")
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make isn't installed")
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def skip_unless_set_up() -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "serve"])
-def test_a_port_in_use(tmp_path: Path, command: str) -> None:
+def test_port_in_use(tmp_path: Path, command: str) -> None:
     """If the port is in use, the server doesn't start."""
     skip_unless_set_up()
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -88,18 +88,18 @@ def test_a_port_in_use(tmp_path: Path, command: str) -> None:
         f"Can't listen on {bind}: another program listens there; stop it, or choose another port"
         " (BIND=127.0.0.1:9191)\n"
     )
-    assert not list(tmp_path.iterdir()), "nor are tables made"
+    assert not list(tmp_path.iterdir()), "no tables are created"
 
 
-def test_a_free_port(tmp_path: Path) -> None:
+def test_free_port(tmp_path: Path) -> None:
     """If the port is free, the check succeeds silently."""
     skip_unless_set_up()
     bind = f"BIND=127.0.0.1:{free_port()}"
     assert make(tmp_path, "check-port", bind, f"VENV={VENV}") == (0, "", "")
 
 
-@pytest.mark.parametrize("which", ["none is named", "the one named is old", "all found are old"])
-def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
+@pytest.mark.parametrize("which", ["none given", "an old one given", "only old ones found"])
+def test_no_suitable_python(tmp_path: Path, which: str) -> None:
     """Without a recent enough Python nothing is created, and the error says which version is
     needed."""
     old = tmp_path / "old"
@@ -110,9 +110,9 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
         (old / name).write_text('#!/bin/sh\n[ "$1" = -m ] && mkdir -p "$3"\n')
         (old / name).chmod(0o755)
     named = {
-        "none is named": ["PYTHON="],
-        "the one named is old": [f"PYTHON={old / 'python3'}"],
-        "all found are old": [],
+        "none given": ["PYTHON="],
+        "an old one given": [f"PYTHON={old / 'python3'}"],
+        "only old ones found": [],
     }[which]
     venv = tmp_path / "venv"
     path = f"{old}:{os.environ['PATH']}"
@@ -123,7 +123,7 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "complaint"),
+    ("url", "error"),
     [
         (None, r"database.url: .*GALAXY_EXPRESS_DATABASE_URL is not set"),
         ("galaxy_express.db", "database.url: not a URL"),
@@ -143,7 +143,7 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
         "folder that can't be written to",
     ],
 )
-def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: str) -> None:
+def test_no_usable_database(tmp_path: Path, url: str | None, error: str) -> None:
     """If tables can't be created, the last line says why, without a traceback."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     environment = {
@@ -168,4 +168,4 @@ def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: st
     )
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    assert re.search(complaint, ended.stderr.splitlines()[-1])
+    assert re.search(error, ended.stderr.splitlines()[-1])

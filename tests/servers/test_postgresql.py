@@ -66,7 +66,7 @@ def test_instances_share_a_database(shared: Installation) -> None:
         if 409 in exchange.job.wanted:
             pkg = exchange.job.body
             is_owner = senders[pkg["package_id"]] == pkg["sender_id"]
-            assert exchange.is_refused != is_owner
+            assert exchange.is_rejected != is_owner
 
 
 def _jobs(client: int, single: list[dict[str, str]], either: list[dict[str, str]]) -> list[Job]:
@@ -85,7 +85,7 @@ def _jobs(client: int, single: list[dict[str, str]], either: list[dict[str, str]
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_slow_statement_keeps_nobody_waiting(shared: Installation, name: str) -> None:
+def test_slow_statement_does_not_block_other_requests(shared: Installation, name: str) -> None:
     """While a read and a write wait for a database lock, other requests are served."""
     for key in ("database.lock_timeout", "database.statement_timeout", "desk.timeout"):
         shared.configure(key, "60 seconds")
@@ -125,7 +125,7 @@ def own_cluster() -> Iterator[Cluster]:
         yield own
 
 
-def test_database_goes_away_and_comes_back(own_cluster: Cluster, tmp_path: Path) -> None:
+def test_outage_and_recovery(own_cluster: Cluster, tmp_path: Path) -> None:
     """During an outage requests soon get a 503 and nothing is recorded wrongly; the service
     recovers by itself."""
     database = PostgreSQLBackend(own_cluster.url, "postgres")

@@ -12,9 +12,9 @@ from tests.backends import SQLiteBackend
 Fault = Callable[[SQLiteBackend], AbstractContextManager[None]]
 
 
-def away(database: SQLiteBackend) -> AbstractContextManager[None]:
+def missing(database: SQLiteBackend) -> AbstractContextManager[None]:
     """The file is missing."""
-    return database.away()
+    return database.unavailable()
 
 
 def locked(database: SQLiteBackend) -> AbstractContextManager[None]:

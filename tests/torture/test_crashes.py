@@ -41,12 +41,12 @@ def test_kills(
             exchanges += finish(load, server)
             audit(exchanges, installation.database, server)
             audit_database(installation.database.config)
-    assert unanswered, "the kills came in the middle of something"
+    assert unanswered, "some requests were interrupted"
     report(
         f"`SIGKILL` of a worker, then of the whole server, under the load of {CLIENTS} clients",
         f"{amount.kills} times each",
-        f"{requests:,} requests, {unanswered:,} of them unanswered and sent again;"
-        " answers lost or changed: 0; packages decided twice: 0; counters equal rows",
+        f"{requests:,} requests, {unanswered:,} of them unanswered and retried;"
+        " responses lost or changed: 0; packages decided twice: 0; counters equal rows",
     )
 
 

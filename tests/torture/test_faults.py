@@ -25,7 +25,7 @@ BOUNDED = 10.0
 
 
 @pytest.fixture
-def impatient(installation: Installation) -> Installation:
+def with_short_timeouts(installation: Installation) -> Installation:
     """The service with a short lock timeout."""
     installation.configure("database.lock_timeout", f"{LOCK_TIMEOUT * 1000:.0f} milliseconds")
     return installation
@@ -71,22 +71,22 @@ def _is_in_order(exchange: Exchange) -> bool:
 
 
 def test_faults_under_load(
-    impatient: Installation, amount: Amount, rng: random.Random, report: Report
+    with_short_timeouts: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """While the file is unusable, requests are answered 503; then the same workers continue, with
     nothing lost."""
-    happening: list[Fault] = [faults.away, faults.garbage, faults.empty, faults.locked]
-    if faults.can_be_made_immutable(impatient.folder):
+    happening: list[Fault] = [faults.missing, faults.garbage, faults.empty, faults.locked]
+    if faults.can_be_made_immutable(with_short_timeouts.folder):
         happening.append(faults.immutable)
-    with impatient.gunicorn() as server:
+    with with_short_timeouts.gunicorn() as server:
         before = server.workers
         with Load() as load:
             for client in range(CLIENTS):
                 load.add_client(server.port, mixed_jobs(client))
             for _ in range(amount.faults):
                 for fault in rng.sample(happening, len(happening)):
-                    _attack(server, impatient, fault, load)
-        requests, unavailable = _check(load, server, impatient)
+                    _attack(server, with_short_timeouts, fault, load)
+        requests, unavailable = _check(load, server, with_short_timeouts)
         assert server.workers == before
     report(
         f"database file {', '.join(fault.__name__ for fault in happening)}, under load",
@@ -133,15 +133,15 @@ def test_faults_at_start(
                 assert (written.status, written.is_problem) == (503, True)
                 read = server.request("GET", f"/packages/{pkg['package_id']}")
                 assert read.json == known.json or (read.status, read.is_problem) == (503, True)
-            assert _send_until_taken(server, package()).status == 201
-            again = _send_until_taken(server, pkg)
+            assert _send_until_accepted(server, package()).status == 201
+            again = _send_until_accepted(server, pkg)
             assert (again.status, again.json) == (200, known.json)
             _kill(server)
         audit_database(database.config)
     report(
         f"started with the database file {', '.join(fault.__name__ for fault in happening)}",
         "once each",
-        "each time alive, `503`, and back at work when the fault was gone; lost: 0",
+        "each time alive, `503`, and working again after the fault; lost: 0",
     )
 
 
@@ -149,15 +149,18 @@ def _kill(server: Server) -> None:
     """Kill a server and its workers, which leaves the database's log."""
     workers = server.workers
     server.kill()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "they are gone")
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
+        "all processes have exited",
+    )
 
 
-def _send_until_taken(server: Server, pkg: dict[str, str]) -> Answer:
+def _send_until_accepted(server: Server, pkg: dict[str, str]) -> Answer:
     answers = []
 
-    def is_taken() -> bool:
+    def is_accepted() -> bool:
         answers.append(server.request("POST", "/packages", pkg))
         return answers[-1].status != 503
 
-    wait_until(is_taken, "a package is taken")
+    wait_until(is_accepted, "a package is accepted")
     return answers[-1]

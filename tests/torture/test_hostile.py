@@ -38,12 +38,12 @@ def test_garbage(
         # 501 means an unknown transfer coding.
         assert all(status < b"500" or status == b"501" for status in statuses), piece
     audit_database(installation.database.config)
-    refused = sum(any(status >= b"400" for status in statuses) for statuses in answers)
+    rejected = sum(any(status >= b"400" for status in statuses) for statuses in answers)
     report(
         f"garbage on bare sockets, {name}",
         f"{amount.inputs:,} pieces",
-        f"{refused:,} told that they are wrong, {answers.count([]):,} hung up on without a word;"
-        f" faults of the service: 0; largest worker afterwards: {memory:.0f} MB",
+        f"{rejected:,} answered with an error, {answers.count([]):,} closed without a response;"
+        f" server errors: 0; largest worker afterwards: {memory:.0f} MB",
     )
 
 

@@ -41,7 +41,7 @@ SLOW = {
         head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked"),
         b"1\r\n \r\n" * 1_000,
     ),
-    "body that nobody reads": (
+    "unread body": (
         head("GET /statistics HTTP/1.1", "Content-Length: 5000"),
         b"x" * 5_000,
     ),
@@ -64,14 +64,14 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
             client = stack.enter_context(_connect(server))
             client.sendall(start)
             slow.append((client, iter(rest)))
-        begun = time.monotonic()
+        started = time.monotonic()
         while slow:
-            assert time.monotonic() < begun + BOUNDED, f"{len(slow)} clients are still there"
+            assert time.monotonic() < started + BOUNDED, f"{len(slow)} clients are still there"
             slow = [(client, rest) for client, rest in slow if _send_byte(client, rest)]
             longest = max(longest, _time_to_answer(server))
             memory = max(memory, _largest_worker(server))
             time.sleep(0.05)
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
         assert memory < WORKER_ITSELF + LARGEST_BODY * each
     report(
         f"clients that send byte by byte ({', '.join(SLOW)}); {KEEPALIVE} s for a head,"
@@ -96,15 +96,15 @@ def test_clients_that_do_not_read(
             client = stack.enter_context(_connect(server))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(requests)
-        begun = time.monotonic()
-        wait_until(lambda: _connections(server) > clients // 2, "they are connected")
+        started = time.monotonic()
+        wait_until(lambda: _connections(server) > clients // 2, "all clients are connected")
         while _connections(server) > 0:
-            assert time.monotonic() < begun + BOUNDED, "clients are still there"
+            assert time.monotonic() < started + BOUNDED, "clients are still there"
             longest = max(longest, _time_to_answer(server))
             memory = max(memory, _largest_worker(server))
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
     report(
-        "clients that read no answer",
+        "clients that don't read their responses",
         f"{clients}",
         f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
         f" largest worker: {memory:.0f} MB",
@@ -131,9 +131,9 @@ def test_idle_connections(installation: Installation, amount: Amount, report: Re
     assert files <= WORKER_CONNECTIONS + OTHER_FILES
     assert memory < WORKER_ITSELF + IDLE_CONNECTION * WORKER_CONNECTIONS
     report(
-        "idle connections, while others work",
+        "idle connections, with other active clients",
         f"{idle:,}",
-        f"others waited {1e3 * longest:.0f} ms at the most; largest worker: {memory:.0f} MB,"
+        f"other requests took at most {1e3 * longest:.0f} ms; largest worker: {memory:.0f} MB,"
         f" {files:,} open files",
     )
 

@@ -55,12 +55,12 @@ def test_soak(
     window: list[Hit] = []
     total = 0
     with installation.gunicorn() as server:
-        begun = time.monotonic()
+        started = time.monotonic()
         for hit in hammer(server.port, CLIENTS, seconds, requests):
             assert hit.status in (200, 201, 400)
             total += 1
             window.append(hit)
-            if time.monotonic() > begun + (len(samples) + 1) * seconds / SAMPLES:
+            if time.monotonic() > started + (len(samples) + 1) * seconds / SAMPLES:
                 samples.append(_sample(server, installation.folder, window))
                 window = []
     audit_database(installation.database.config)
@@ -72,7 +72,7 @@ def test_soak(
     assert max(sample.log for sample in samples) < LARGEST_LOG
     assert _p50(late) < 3 * _p50(early)  # the machine may be busy
     report(
-        f"a load of all kinds, of {CLIENTS} clients",
+        f"mixed load of {CLIENTS} clients",
         f"{amount.soak_minutes:g} minutes, {total:,} requests",
         f"second quarter and last: memory {_memory(early):.0f} and {_memory(late):.0f} MB,"
         f" files {early[-1].files} and {late[-1].files},"

@@ -38,8 +38,8 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
     assert stored == installation.database.counted() == {("delivered", "personal"): CLIENTS}
     audit_database(installation.database.config)
     report(
-        "`server_timeout` of 500 ms, another process with the lock",
+        "`server_timeout` of 500 ms while another process holds the lock",
         f"{CLIENTS} requests",
-        f"all answered `503` in time; sent again, {found.count(200)} had been decided by the"
-        f" commit that was under way, {found.count(201)} had not",
+        f"all answered `503` in time; of the retries, {found.count(200)} had been decided by the"
+        f" running commit, {found.count(201)} had not",
     )
