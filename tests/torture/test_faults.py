@@ -25,7 +25,7 @@ BOUNDED = 10.0
 
 
 @pytest.fixture
-def with_short_timeouts(installation: Installation) -> Installation:
+def service(installation: Installation) -> Installation:
     """The service with a short lock timeout."""
     installation.configure("database.lock_timeout", f"{LOCK_TIMEOUT * 1000:.0f} milliseconds")
     return installation
@@ -67,26 +67,26 @@ def _check(load: Load, server: Server, installation: Installation) -> tuple[int,
 
 
 def _is_in_order(exchange: Exchange) -> bool:
-    return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED
+    return (exchange.is_successful or exchange.is_unavailable) and exchange.seconds < BOUNDED
 
 
 def test_faults_under_load(
-    with_short_timeouts: Installation, amount: Amount, rng: random.Random, report: Report
+    service: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """While the file is unusable, requests are answered 503; then the same workers continue, with
     nothing lost."""
     happening: list[Fault] = [faults.missing, faults.garbage, faults.empty, faults.locked]
-    if faults.can_be_made_immutable(with_short_timeouts.folder):
+    if faults.can_be_made_immutable(service.folder):
         happening.append(faults.immutable)
-    with with_short_timeouts.gunicorn() as server:
+    with service.gunicorn() as server:
         before = server.workers
         with Load() as load:
             for client in range(CLIENTS):
                 load.add_client(server.port, mixed_jobs(client))
             for _ in range(amount.faults):
                 for fault in rng.sample(happening, len(happening)):
-                    _attack(server, with_short_timeouts, fault, load)
-        requests, unavailable = _check(load, server, with_short_timeouts)
+                    _attack(server, service, fault, load)
+        requests, unavailable = _check(load, server, service)
         assert server.workers == before
     report(
         f"database file {', '.join(fault.__name__ for fault in happening)}, under load",

@@ -11,8 +11,8 @@ from tests.torture.hammer import Hit, hammer
 
 # The packages that may wait in each worker. As many again may be in its commit.
 MAX_QUEUED = 50
-AS_MANY_AS_IT_CARRIES = 64
-FAR_MORE = 1_000
+CAPACITY_CLIENTS = 64
+OVERLOAD_CLIENTS = 1_000
 
 # Seconds after which warming up is only a small part of a load.
 SETTLED = 10
@@ -27,8 +27,8 @@ def test_overload(installation: Installation, amount: Amount, report: Report) ->
         def send(clients: int) -> list[Hit]:
             return list(hammer(server.port, clients, amount.seconds, _request))
 
-        before = send(AS_MANY_AS_IT_CARRIES)
-        crowd = send(FAR_MORE)
+        before = send(CAPACITY_CLIENTS)
+        crowd = send(OVERLOAD_CLIENTS)
         after = send(MAX_QUEUED)
         statistics = server.request("GET", "/statistics").json
 
@@ -47,12 +47,12 @@ def test_overload(installation: Installation, amount: Amount, report: Report) ->
     answered = sum(hit.status == 201 for hit in before + crowd + after)
     assert statistics["packages_delivered"] == answered
     report(
-        f"{FAR_MORE} concurrent clients, of which {2 * MAX_QUEUED} may queue",
+        f"{OVERLOAD_CLIENTS} concurrent clients, of which {2 * MAX_QUEUED} may queue",
         f"{amount.seconds:.0f} s",
-        f"{len(served) / amount.seconds:.0f} decisions/s (with {AS_MANY_AS_IT_CARRIES} clients"
+        f"{len(served) / amount.seconds:.0f} decisions/s (with {CAPACITY_CLIENTS} clients"
         f" {served_before / amount.seconds:.0f}/s); {len(rejected):,} answered `503` with"
-        f" `Retry-After`, after {_wait(rejected):.0f} ms (median; decisions {_wait(served):.0f} ms);"
-        " after the overload: none",
+        f" `Retry-After` after {_wait(rejected):.0f} ms (median; decisions after"
+        f" {_wait(served):.0f} ms); none after the overload",
     )
 
 

@@ -127,7 +127,7 @@ def test_idle_connections(installation: Installation, amount: Amount, report: Re
         load.stop()
         memory = _largest_worker(server)
         files = max(open_files(worker) for worker in server.workers)
-    assert [exchange for exchange in load.exchanges if not exchange.is_done] == []
+    assert [exchange for exchange in load.exchanges if not exchange.is_successful] == []
     assert files <= WORKER_CONNECTIONS + OTHER_FILES
     assert memory < WORKER_ITSELF + IDLE_CONNECTION * WORKER_CONNECTIONS
     report(
