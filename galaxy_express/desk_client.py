@@ -1,4 +1,4 @@
-"""The delivery desk as a request reaches it: the queue before it, spans, and counts."""
+"""The delivery desk for requests: with a queue, spans and metrics."""
 
 import logging
 from collections.abc import Hashable, Sequence
@@ -21,7 +21,7 @@ from galaxy_express.storage.database import Blocked, Connection, Database, Datab
 
 logger = logging.getLogger(__name__)
 
-# How long a group waits for a lock, while all others wait for the group: at first, and again.
+# How long a group waits for a lock while all others wait for it: the first time, and on retries.
 FIRST_WAIT = timedelta(milliseconds=50)
 NEXT_WAIT = timedelta(milliseconds=20)
 
@@ -82,7 +82,7 @@ class DeskClient:
             metrics.count_rejected(1)
 
     def check(self, connection: Connection) -> None:
-        """Check that writes can be recorded, as far as is known without writing.
+        """Check that writes can be recorded, as far as possible without writing.
 
         :param connection: a connection to read from.
         :raises galaxy_express.storage.database.DatabaseUnavailable: if they can't.
@@ -109,7 +109,7 @@ class DeskClient:
 
 
 def _keys(request: WriteRequest) -> Sequence[Hashable]:
-    """What a request writes to, and may be blocked for."""
+    """The keys of the rows that a request writes, for which it may be blocked."""
     if isinstance(request, UpdateRequest):
         return [("recipient", request.update.recipient_id)]
     return [("package", package.package_id) for package in request.packages]
@@ -162,6 +162,6 @@ class DeskContextFactory(ContextFactory):
         return DeskClient(self._database, self._queue, name, span)
 
     def close(self) -> None:
-        """End the worker threads after their current calls."""
+        """Stop the worker threads after their current calls."""
         self._queue.close()
         self._checkpoints.close()

@@ -15,13 +15,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-# Clients resolve them as steps in a path, percent-encoded or not.
+# Clients resolve these path segments, percent-encoded or not.
 _DOTS = [".", ".."]
 
 
 def _reject_dots(text: str) -> str:
     if text in _DOTS:
-        raise PydanticCustomError("dots", "must not be . or .., which no path can name")
+        raise PydanticCustomError("dots", "must not be . or .., which can't be used in a path")
     return text
 
 
@@ -36,7 +36,7 @@ Identifier = Annotated[
     ),
     AfterValidator(_reject_dots),
     Field(
-        description="Opaque text, without control characters or white space at an end; "
+        description="Opaque text, without control characters or white space at either end; "
         "not `.` or `..`.",
         json_schema_extra={"not": {"enum": _DOTS}},
     ),
@@ -45,7 +45,7 @@ _identifier = TypeAdapter(Identifier)
 
 
 def is_identifier(text: str) -> bool:
-    """Whether the text can be an id."""
+    """Return whether a text is a valid id."""
     try:
         _identifier.validate_python(text)
     except ValidationError:
@@ -63,11 +63,11 @@ _RFC3339 = re.compile(_TIMESTAMP)
 
 
 def parse_timestamp(value: object) -> datetime:
-    """Parse an RFC 3339 timestamp with an offset. A space may stand for the ``T``.
+    """Parse an RFC 3339 timestamp with an offset. A space may replace the ``T``.
 
-    :returns: the instant, in UTC; digits beyond microseconds are cut.
-    :raises pydantic_core.PydanticCustomError: for anything else, for a leap second, which
-        Python's datetime doesn't have, and outside the years 1 to 9999 in UTC.
+    :returns: the instant, in UTC; digits beyond microseconds are truncated.
+    :raises pydantic_core.PydanticCustomError: for anything else, including leap seconds, which
+        Python's datetime doesn't support, and years other than 1 to 9999 in UTC.
     """
     match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -82,7 +82,7 @@ def parse_timestamp(value: object) -> datetime:
         return datetime.fromisoformat(local).astimezone(UTC)
     except (ValueError, OverflowError):
         raise PydanticCustomError(
-            "timestamp", "must be a day and time that exist, in the years 1 to 9999 in UTC"
+            "timestamp", "must be an existing date and time in the years 1 to 9999 in UTC"
         ) from None
 
 
@@ -100,7 +100,7 @@ Timestamp = Annotated[
             "format": "date-time",
             "pattern": f"^{_TIMESTAMP.replace('|60', '')}$",
             "description": "RFC 3339 with an offset, in the years 1 to 9999 in UTC, without "
-            "leap seconds; digits beyond microseconds are cut.",
+            "leap seconds; digits beyond microseconds are truncated.",
         }
     ),
 ]

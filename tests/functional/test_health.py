@@ -88,7 +88,7 @@ def test_start_without_a_schema(
     with caplog.at_level(logging.ERROR):
         make_app()
     (record,) = caplog.records
-    assert "has no tables counters" in record.getMessage()
+    assert "lacks the tables counters" in record.getMessage()
     assert "make migratedb" in record.getMessage()
 
 

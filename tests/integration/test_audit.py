@@ -33,7 +33,7 @@ def failed_audit(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
         audit_database(backend.config)
     assert exit_.value.code == 1
     printed = capsys.readouterr().out
-    assert "Nothing is wrong" not in printed
+    assert "No problems found" not in printed
     return printed
 
 
@@ -44,61 +44,55 @@ def test_intact_database(backend: Backend, capsys: pytest.CaptureFixture[str]) -
     assert ["delivered", "personal", "2", "2"] in lines
     assert ["dropped", "personal", "1", "1"] in lines
     assert ["rejected", "3"] in lines
-    assert lines[-1] == ["Nothing", "is", "wrong."]
+    assert lines[-1] == ["No", "problems", "found."]
 
 
-ODD_SEND = (
-    "In packages, {} rows have ids or a timestamp that no send could have had, one of them"
-    " of package_id {!r}."
-)
-ODD_UPDATE = (
-    "In preferences, 1 rows have an id, a value or a timestamp that no update could have had,"
-    " one of them"
-)
+INVALID_PACKAGES = "packages: {} rows with an invalid id or timestamp, for example package_id {!r}."
+INVALID_PREFERENCE = "preferences: 1 rows with an invalid id, value or timestamp, for example"
 
 TAMPERED = {
     "a counter": (
         "UPDATE counters SET value = value + 1 WHERE outcome = 'dropped'",
-        "Of 'personal' packages, 1 are dropped, and the counters say 2.",
+        "'personal' packages dropped: 1 according to the rows, 2 according to the counters.",
     ),
     "a deleted counter": (
         "DELETE FROM counters WHERE outcome = 'delivered'",
-        "Of 'personal' packages, 2 are delivered, and the counters say 0.",
+        "'personal' packages delivered: 2 according to the rows, 0 according to the counters.",
     ),
     "a counter without packages": (
         "INSERT INTO counters VALUES (1, 'lost', 'personal', 7)",
-        "Of 'personal' packages, 0 are lost, and the counters say 7.",
+        "'personal' packages lost: 0 according to the rows, 7 according to the counters.",
     ),
     "a negative counter": (
         "INSERT INTO counters VALUES (99, 'rejected', '', -1)",
-        "In counters, 1 rows are below zero, one of them of shard 99.",
+        "counters: 1 rows with a negative value, for example shard 99.",
     ),
     "an inserted package": (
         INSERT + "('d', 'zap', 'leela', 'personal', 0, 'delivered')",
-        "Of 'personal' packages, 3 are delivered, and the counters say 2.",
+        "'personal' packages delivered: 3 according to the rows, 2 according to the counters.",
     ),
     "a deleted package": (
         "DELETE FROM packages WHERE package_id = 'a'",
-        "Of 'personal' packages, 1 are delivered, and the counters say 2.",
+        "'personal' packages delivered: 1 according to the rows, 2 according to the counters.",
     ),
     "a changed decision": (
         "UPDATE packages SET status = 'dropped' WHERE package_id = 'a'",
-        "Of 'personal' packages, 1 are delivered, and the counters say 2.",
+        "'personal' packages delivered: 1 according to the rows, 2 according to the counters.",
     ),
     "an id over the limit": (
         # 16 times 16 characters.
         "UPDATE packages SET sender_id = replace('zzzzzzzzzzzzzzzz', 'z', '0123456789abcdef')",
-        ODD_SEND.format(3, "a"),
+        INVALID_PACKAGES.format(3, "a"),
     ),
     "a timestamp out of range": (
         "UPDATE packages SET timestamp = 300000000000000000 WHERE package_id = 'b'",
-        ODD_SEND.format(1, "b"),
+        INVALID_PACKAGES.format(1, "b"),
     ),
     "a delivered package with declined_at": (
         "UPDATE packages SET declined_at = 0 WHERE package_id = 'a'",
         (
-            "In packages, 1 rows have a time of declining, although they were delivered, one of"
-            " them of package_id 'a'."
+            "packages: 1 rows with declined_at although they were delivered, for example"
+            " package_id 'a'."
         ),
     ),
     "an update that was not applied": (
@@ -108,27 +102,27 @@ TAMPERED = {
             " VALUES (1, 'fry', 0, 0, '{\"marketing\": false, \"personal\": true}', true)"
         ),
         (
-            "In preference_updates, 2 preferences are newer than the current ones, one of them of"
+            "preference_updates: 2 preferences are newer than the current ones, for example of"
             " recipient_id 'fry'."
         ),
     ),
     "a reverted preference": (
         "UPDATE preferences SET wanted = true",
         (
-            "In preference_updates, 1 preferences are newer than the current ones, one of them of"
+            "preference_updates: 1 preferences are newer than the current ones, for example of"
             " recipient_id 'leela'."
         ),
     ),
     "a drop without a decline": (
         "UPDATE preference_updates SET wanted = '{\"personal\": true}'",
         (
-            "In packages, 1 rows were dropped at the time of an update that did not decline them,"
-            " one of them of package_id 'c'."
+            "packages: 1 rows were dropped by an update that did not decline them, for example"
+            " package_id 'c'."
         ),
     ),
     "a recipient with an empty id": (
         "UPDATE preferences SET recipient_id = ''",
-        f"{ODD_UPDATE} of recipient_id ''.",
+        f"{INVALID_PREFERENCE} recipient_id ''.",
     ),
 }
 
@@ -153,19 +147,19 @@ def test_table_without_its_constraints(
     backend.rows("DROP TABLE old")
     backend.rows(INSERT + "('a', 'zap', 'leela', 'personal', 0, 'lost')")
     printed = failed_audit(backend, capsys).splitlines()
-    assert "The table packages has lost its primary key." in printed
-    assert "The table packages has lost its constraint ck_packages_status." in printed
-    assert "In packages, the key ('a',) is there more than once." in printed
+    assert "The table packages lacks its primary key." in printed
+    assert "The table packages lacks its constraint ck_packages_status." in printed
+    assert "packages: the key ('a',) is not unique." in printed
     assert (
-        "In packages, 1 rows have a status that is neither delivered nor dropped,"
-        " one of them of package_id 'a'." in printed
+        "packages: 1 rows with a status that is neither delivered nor dropped,"
+        " for example package_id 'a'." in printed
     )
 
 
 def test_missing_table(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing table is reported."""
     backend.rows("DROP TABLE counters")
-    assert "There is no table counters." in failed_audit(backend, capsys).splitlines()
+    assert "The table counters is missing." in failed_audit(backend, capsys).splitlines()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -189,7 +183,7 @@ def test_preference_that_is_not_a_boolean(
 ) -> None:
     """A preference other than true or false, which SQLite can store, is reported."""
     backend.rows("UPDATE preferences SET wanted = 7")
-    assert ODD_UPDATE in failed_audit(backend, capsys)
+    assert INVALID_PREFERENCE in failed_audit(backend, capsys)
 
 
 def test_unavailable_database(backend: Backend) -> None:
@@ -203,7 +197,7 @@ def test_unavailable_database(backend: Backend) -> None:
 
 def test_invalid_configuration() -> None:
     """The error names the invalid setting."""
-    with pytest.raises(SystemExit, match=r"^The configuration is wrong: database\.url"):
+    with pytest.raises(SystemExit, match=r"^The configuration is invalid: database\.url"):
         audit_database({"database.url": "nowhere"})
 
 
@@ -216,7 +210,7 @@ def test_audit_during_writes(database: Database, desk: DeliveryDesk) -> None:
         while not audits.done():
             send(desk, package(f"more-{number}"), rejected=1)
             number += 1
-    assert [found.faults for found in audits.result()] == [[]] * 20
+    assert [found.problems for found in audits.result()] == [[]] * 20
     assert number > 0
 
 

@@ -35,7 +35,7 @@ def test_backup_does_not_overwrite_files(
     """A path that exists or isn't writable is rejected with a one-line message."""
     taken = tmp_path / "taken"
     taken.write_text("kept")
-    with pytest.raises(SystemExit, match="exists already"):
+    with pytest.raises(SystemExit, match="already exists"):
         back_up(backend.config, [str(taken)])
     assert taken.read_text() == "kept"
     with pytest.raises(SystemExit, match="can't be written"):
@@ -52,7 +52,7 @@ def test_inconsistent_backup_is_removed(
     send(desk, package())
     backend.rows("UPDATE counters SET value = 7")
     copy = tmp_path / "copy.db"
-    with pytest.raises(SystemExit, match="The copy is wrong"):
+    with pytest.raises(SystemExit, match="The copy has problems"):
         back_up(backend.config, [str(copy)])
     assert not list(tmp_path.glob("copy.db*"))
 

@@ -38,7 +38,7 @@ def test_recipient_is_forgotten(
     monkeypatch.setenv("RECIPIENT", recipient_id)
     forget_recipient(backend.config)
     assert capsys.readouterr().out == (
-        f"Forgot the preferences of recipient {recipient_id!r}, which were:\n"
+        f"Deleted the preferences of recipient {recipient_id!r}, which were:\n"
         "  marketing: declined since 9999-12-31T23:59:59+00:00\n"
         "  personal: wanted since 9999-12-31T23:59:59+00:00\n"
     )

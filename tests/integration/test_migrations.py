@@ -101,7 +101,7 @@ def test_migration_keeps_the_order_if_known(old: Backend, make_app: MakeApp) -> 
 def test_migrated_database_passes_the_audit(old: Backend, open_database: OpenDatabase) -> None:
     """A migrated database passes the audit."""
     create_schema(old.config)
-    assert audit(open_database()).faults == []
+    assert audit(open_database()).problems == []
 
 
 @pytest.mark.parametrize("start", ["new", "old"])

@@ -62,7 +62,7 @@ Script = Callable[[dict[str, str]], None]
 @SCRIPTS
 def test_invalid_setting_ends_a_script(script: Script) -> None:
     """The command fails with a one-line message that names the invalid setting."""
-    with pytest.raises(SystemExit, match=r"^The configuration is wrong: .*database\.url"):
+    with pytest.raises(SystemExit, match=r"^The configuration is invalid: .*database\.url"):
         script({"database.url": "galaxy_express.db"})
 
 
@@ -88,7 +88,7 @@ def test_dropping_needs_force_if_there_are_packages(
     """Without a terminal, tables with packages aren't dropped; the error has their number."""
     send(desk, package("a"), package("b"))
     monkeypatch.setattr("sys.stdin", StringIO())
-    with pytest.raises(SystemExit, match=r"has 2 packages\. If you mean it: FORCE=1"):
+    with pytest.raises(SystemExit, match=r"has 2 packages\. To confirm, set FORCE=1"):
         drop_schema(backend.config)
     assert backend.stored() == {("delivered", "personal"): 2}
 
@@ -118,7 +118,7 @@ def test_dropping_needs_force_in_production(
 ) -> None:
     """With the production configuration, even empty tables are only dropped with FORCE=1."""
     monkeypatch.setattr("sys.argv", ["baseplate-script", "configs/production.ini", "..."])
-    with pytest.raises(SystemExit, match=r"production's configuration\. .* FORCE=1"):
+    with pytest.raises(SystemExit, match=r"the production configuration\. .* FORCE=1"):
         drop_schema(backend.config)
     monkeypatch.setenv("FORCE", "1")
     drop_schema(backend.config)

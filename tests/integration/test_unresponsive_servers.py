@@ -95,7 +95,7 @@ def test_write_on_an_unresponsive_connection(forwarder: Forwarder, open_at: Open
     desk = DeliveryDesk(open_at(forwarder.port, on_timeout=given_up.append), PACKAGE_TYPES)
     send(desk, package("a"))
     forwarder.mute_connections()
-    assert "has not answered" in fails(lambda: send(desk, package("b")))
+    assert "has not responded" in fails(lambda: send(desk, package("b")))
     assert [describe(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
     assert given_up == ["statement"]
 
@@ -170,7 +170,7 @@ def test_commits_without_a_response(backend: Backend, server: URL, open_at: Open
     database = open_at(server.port)
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     assert "COMMIT" in fails(lambda: send(desk, package("a")))
-    assert "got no answer" in fails(lambda: send(desk, package("b")), 0.5)
+    assert "got no response" in fails(lambda: send(desk, package("b")), 0.5)
     assert count_sleepers(backend) == 1
     with database.read_connection() as connection, pytest.raises(DatabaseUnavailable):
         database.check_commits(connection)

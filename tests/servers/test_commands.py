@@ -48,7 +48,7 @@ def test_galaxy_express_commands(tmp_path: Path) -> None:
     installation = Installation(tmp_path, database)
     assert galaxy_express(installation, "configs") == "configs\n"
     galaxy_express(installation, "migrate")
-    assert "Nothing is wrong." in galaxy_express(installation, "audit")
+    assert "No problems found." in galaxy_express(installation, "audit")
     galaxy_express(installation, "backup", "copy.db")
     assert SQLiteBackend(tmp_path / "copy.db").stored() == {}
     assert "galaxies" in galaxy_express(installation, "shell", stdin="print('gala' + 'xies')")

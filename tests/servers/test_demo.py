@@ -92,7 +92,7 @@ def test_demo_prints_what_the_feeds_show(
             for status in ("delivered", "dropped")
         )
         assert (
-            f"show {delivered + dropped:,} new decisions, {dropped:,} of them to drop a package."
+            f"show {delivered + dropped:,} new decisions; {dropped:,} packages were dropped."
             in capsys.readouterr().out
         )
 
@@ -207,7 +207,7 @@ def other_service(status: int, body: bytes) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("status", "body", "complaint"),
     [
-        (503, b"{}", "The service at {url} stays unavailable; its log says why."),
+        (503, b"{}", "The service at {url} remains unavailable; see its log."),
         (200, b"<html>", "The service at {url} is not Galaxy Express."),
         (200, b"7", "The service at {url} is not Galaxy Express."),
         (404, b'{"detail": "Not Found"}', "The service at {url} is not Galaxy Express."),
@@ -227,7 +227,7 @@ def test_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
-    assert end.value.code == f"Nothing answers at {url(port)}; start the service with: make run"
+    assert end.value.code == f"No service responds at {url(port)}; start it with: make run"
 
 
 def test_import_does_not_run_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,8 +243,8 @@ def test_import_does_not_run_the_demo(capsys: pytest.CaptureFixture[str]) -> Non
         (["localhost:9090"], "localhost:9090 is not a URL like http://localhost:9090"),
         (["http://localhost:x"], "http://localhost:x is not a URL like http://localhost:9090"),
         (["http://"], "http:// is not a URL like http://localhost:9090"),
-        (["http://localhost", "--packages", "0"], "0 is not a positive whole number"),
-        (["http://localhost", "--seconds", "soon"], "soon is not a positive whole number"),
+        (["http://localhost", "--packages", "0"], "0 is not a positive integer"),
+        (["http://localhost", "--seconds", "soon"], "soon is not a positive integer"),
     ],
 )
 def test_invalid_command_line(

@@ -91,7 +91,7 @@ def test_service_with_an_unresponsive_server(own_cluster: Cluster, tmp_path: Pat
             forwarder.mute_everything()
             wait_until(lambda: not server.is_healthy("readiness"), "the service isn't ready")
             assert server.is_healthy("liveness")
-            assert "has not answered" in server.log
+            assert "has not responded" in server.log
 
 
 def test_standby_replaces_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:

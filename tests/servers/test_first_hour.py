@@ -85,8 +85,8 @@ def test_port_in_use(tmp_path: Path, command: str) -> None:
         code, _, errors = make(tmp_path, command, f"BIND={bind}", f"VENV={VENV}")
     assert code != 0
     assert errors == (
-        f"Can't listen on {bind}: another program listens there; stop it, or choose another port"
-        " (BIND=127.0.0.1:9191)\n"
+        f"Can't listen on {bind}: another program is listening there;"
+        " stop it, or choose another port (BIND=127.0.0.1:9191)\n"
     )
     assert not list(tmp_path.iterdir()), "no tables are created"
 

@@ -502,6 +502,6 @@ def test_make_run_with_the_metrics_port_in_use(measured: Installation) -> None:
         assert (
             f"Metrics can't be exported on port {port} of 127.0.0.1 (Address already in use);"
             " choose another address with GALAXY_EXPRESS_METRICS_BIND."
-            " This server goes without metrics.\n"
+            " This server has no metrics.\n"
         ) in server.log
         assert "Traceback" not in server.log

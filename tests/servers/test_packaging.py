@@ -87,7 +87,7 @@ def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> N
     run(*command, "migrate", folder=tmp_path, environment=environment)
     with Server([*command, "serve"], tmp_path, port, environment) as server:
         assert server.request("POST", "/packages", package()).status == 201
-        assert "Nothing is wrong." in run(
+        assert "No problems found." in run(
             *command, "audit", folder=tmp_path, environment=environment
         )
         browser = head("GET / HTTP/1.1", "Accept: text/html")

@@ -45,7 +45,7 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
         database.rows("VACUUM")
     with installation.server(name) as server:
         error = (
-            "has no tables counters, packages, preference_updates, preferences"
+            "lacks the tables counters, packages, preference_updates, preferences"
             if is_there
             else "is unavailable"
         )

@@ -60,7 +60,7 @@ def test_port_in_use_is_rejected(shared: bool) -> None:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         server.bind(("127.0.0.1", 0))
         server.listen()
-        with pytest.raises(ValueError, match=r"another program listens there"):
+        with pytest.raises(ValueError, match=r"another program is listening there"):
             check_address(f"127.0.0.1:{server.getsockname()[1]}")
 
 

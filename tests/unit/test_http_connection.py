@@ -33,12 +33,12 @@ def serve(app: App, request: bytes) -> tuple[str, bytes, bool]:
         head = connection.next_request()
         assert head is not None
         try:
-            goes_on = connection.answer(head, app, logging.getLogger("test"))
+            kept_open = connection.respond(head, app, logging.getLogger("test"))
         finally:
             connection.close()
             server.close()
         head_bytes, _, body = received.get(timeout=5).partition(b"\r\n\r\n")
-    return head_bytes.decode(), body, goes_on
+    return head_bytes.decode(), body, kept_open
 
 
 def _receive(client: Any) -> bytes:
@@ -65,31 +65,31 @@ def answering(
 
 def test_response_with_a_length() -> None:
     """A response with a Content-Length keeps the connection open, without a Connection header."""
-    head, body, goes_on = serve(answering(b"one", b"", b"two", length=6, A="b"), GET)
+    head, body, kept_open = serve(answering(b"one", b"", b"two", length=6, A="b"), GET)
     assert head.startswith("HTTP/1.1 200 OK\r\nDate: ")
     assert head.endswith("\r\nA: b\r\nContent-Length: 6")
-    assert (body, goes_on) == (b"onetwo", True)
+    assert (body, kept_open) == (b"onetwo", True)
 
 
 def test_response_without_a_length() -> None:
     """A response without a Content-Length is sent in chunks."""
-    head, body, goes_on = serve(answering(b"one", b"", b"twelve"), GET)
+    head, body, kept_open = serve(answering(b"one", b"", b"twelve"), GET)
     assert "\r\nTransfer-Encoding: chunked" in head
-    assert (body, goes_on) == (b"3\r\none\r\n6\r\ntwelve\r\n0\r\n\r\n", True)
+    assert (body, kept_open) == (b"3\r\none\r\n6\r\ntwelve\r\n0\r\n\r\n", True)
 
 
 def test_response_without_a_length_in_http_1_0() -> None:
     """HTTP/1.0 has no chunks, so the end of the connection marks the end of the response."""
-    head, body, goes_on = serve(answering(b"one", b"two"), OLD)
+    head, body, kept_open = serve(answering(b"one", b"two"), OLD)
     assert "\r\nConnection: close" in head
-    assert (body, goes_on) == (b"onetwo", False)
+    assert (body, kept_open) == (b"onetwo", False)
 
 
 def test_keep_alive_in_http_1_0() -> None:
     """The response to an HTTP/1.0 client has a header that the connection is kept."""
-    head, _, goes_on = serve(answering(b"one", length=3), OLD)
+    head, _, kept_open = serve(answering(b"one", length=3), OLD)
     assert "\r\nConnection: keep-alive" in head
-    assert goes_on
+    assert kept_open
 
 
 @pytest.mark.parametrize(
@@ -97,15 +97,15 @@ def test_keep_alive_in_http_1_0() -> None:
 )
 def test_responses_without_a_body(status: str, request_bytes: bytes) -> None:
     """If HTTP allows no body, nothing follows the head, whatever the application returns."""
-    head, body, goes_on = serve(answering(b"one", status=status), request_bytes)
+    head, body, kept_open = serve(answering(b"one", status=status), request_bytes)
     assert "Transfer-Encoding" not in head
-    assert (body, goes_on) == (b"", True)
+    assert (body, kept_open) == (b"", True)
 
 
 def test_response_longer_than_its_length() -> None:
     """No more than the Content-Length is sent: the rest would look like the next response."""
-    _, body, goes_on = serve(answering(b"one", b"two", length=4), GET)
-    assert (body, goes_on) == (b"onet", True)
+    _, body, kept_open = serve(answering(b"one", b"two", length=4), GET)
+    assert (body, kept_open) == (b"onet", True)
 
 
 def test_response_shorter_than_its_length() -> None:
@@ -116,8 +116,8 @@ def test_response_shorter_than_its_length() -> None:
 def test_large_responses() -> None:
     """A large response is sent completely to a client that reads in small portions."""
     large = bytes(3_000_000)
-    _, body, goes_on = serve(answering(large, length=len(large)), GET)
-    assert (body == large, goes_on) == (True, True)
+    _, body, kept_open = serve(answering(large, length=len(large)), GET)
+    assert (body == large, kept_open) == (True, True)
 
 
 def failing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -146,10 +146,10 @@ def starting_twice(environ: dict[str, Any], start: Callable[..., Any]) -> Iterab
 @pytest.mark.parametrize("app", [failing, breaking_a_header, not_starting, starting_twice])
 def test_failing_applications(app: App) -> None:
     """An exception becomes a problem response, and the connection is closed."""
-    head, body, goes_on = serve(app, GET)
+    head, body, kept_open = serve(app, GET)
     assert head.startswith("HTTP/1.1 500 Internal Server Error\r\n")
     assert b'"status":500,"code":"internal"' in body
-    assert goes_on is False
+    assert kept_open is False
 
 
 def test_application_that_fails_during_its_response() -> None:
@@ -179,7 +179,7 @@ def test_application_that_fails_during_its_response() -> None:
                 closed.append(True)
 
         with pytest.raises(ArithmeticError):
-            connection.answer(head, lambda *_: Chunks(app(*_)), logging.getLogger("test"))
+            connection.respond(head, lambda *_: Chunks(app(*_)), logging.getLogger("test"))
         connection.close()
         assert client.recv(65536).endswith(b"\r\n\r\none")
     assert closed == [True]
@@ -249,7 +249,7 @@ def test_closing_an_idle_connection(arrived: bytes) -> None:
         connection = Connection(server, {}, LIMITS, lambda: True)
         waiting = gevent.spawn(connection.next_request)
         gevent.sleep(0.01)
-        connection.end()
+        connection.shut_down()
         assert waiting.get(timeout=5) is None
         connection.close()
 
@@ -260,10 +260,10 @@ def test_request_that_arrives_before_closing() -> None:
     with closing(client), closing(server):
         client.sendall(GET)
         connection = Connection(server, {}, LIMITS, lambda: True)
-        connection.end()
+        connection.shut_down()
         head = connection.next_request()
         assert head is not None
         log = logging.getLogger("test")
-        assert connection.answer(head, answering(b"one", length=3), log) is False
+        assert connection.respond(head, answering(b"one", length=3), log) is False
         assert b"\r\nConnection: close\r\n" in client.recv(65536)
         connection.close()

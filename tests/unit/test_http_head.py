@@ -88,7 +88,7 @@ def test_invalid_hosts(host: str) -> None:
     """Anything else in ``Host`` is 400, also in HTTP/1.0."""
     for version in ("1.0", "1.1"):
         status, reason = rejection(head(f"GET / HTTP/{version}", host=f"Host: {host}"))
-        assert (status, reason) == (400, "Host is not a host")
+        assert (status, reason) == (400, "Host is malformed")
 
 
 def test_number_of_hosts() -> None:

@@ -54,7 +54,7 @@ def test_valid_identifiers(text: str) -> None:
         "",
         "x" * 256,
         "\U0001f680" * 256,
-        # White space at an end, of any kind in Unicode.
+        # White space at either end, of any kind in Unicode.
         " ",
         " a",
         "a ",
@@ -89,7 +89,7 @@ def test_valid_identifiers(text: str) -> None:
     ],
 )
 def test_invalid_identifiers(text: str) -> None:
-    """Empty or long text, white space at an end, control characters, dots and lone surrogates
+    """Empty or long text, white space at either end, control characters, dots and lone surrogates
     are rejected."""
     assert not is_identifier(text)
 

@@ -240,7 +240,7 @@ def test_all_errors_at_once() -> None:
         {"pointer": "#/package_type", "detail": "is required"},
         {
             "pointer": "#/recipient_id",
-            "detail": "must not have control characters, or white space at an end",
+            "detail": "must not have control characters, or white space at either end",
         },
         {"pointer": "#/sender_id", "detail": "must have 1 to 255 characters"},
         {
@@ -255,7 +255,7 @@ def test_all_errors_at_once() -> None:
 def test_dots_are_not_identifiers(field: str, dots: str) -> None:
     """Clients resolve . and .. in paths, so no id may be one."""
     assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {field: dots})) == [
-        {"pointer": f"#/{field}", "detail": "must not be . or .., which no path can name"}
+        {"pointer": f"#/{field}", "detail": "must not be . or .., which can't be used in a path"}
     ]
 
 
