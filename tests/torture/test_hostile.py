@@ -42,7 +42,7 @@ def test_garbage(
     report(
         f"garbage on bare sockets, {name}",
         f"{amount.inputs:,} pieces",
-        f"{rejected:,} answered with an error, {answers.count([]):,} closed without a response;"
+        f"{rejected:,} answered `4xx`, {answers.count([]):,} closed without a response;"
         f" server errors: 0; largest worker afterwards: {memory:.0f} MB",
     )
 

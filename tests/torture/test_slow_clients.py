@@ -18,7 +18,7 @@ from tests.torture.resources import allow_many_files, connections, open_files, r
 KEEPALIVE = 2
 SERVER_TIMEOUT = 2
 
-# Seconds within which a client that exceeds these is cut off.
+# Seconds within which a client that exceeds these is disconnected.
 BOUNDED = 3 * (KEEPALIVE + SERVER_TIMEOUT)
 
 # Megabytes: for a worker itself, with room for growth under load; for each idle connection;
@@ -53,7 +53,7 @@ SLOW = {
 
 
 def test_slow_clients(installation: Installation, amount: Amount, report: Report) -> None:
-    """Clients that send byte by byte are cut off in time with bounded memory, while others are
+    """Clients that send byte by byte are disconnected in time with bounded memory, while others are
     served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     each = amount.connections // 100
@@ -77,7 +77,7 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
         f"clients that send byte by byte ({', '.join(SLOW)}); {KEEPALIVE} s for a head,"
         f" {SERVER_TIMEOUT} s for a request",
         f"{each} of each kind",
-        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
+        f"all closed after {took:.1f} s; other requests took at most {1e3 * longest:.0f} ms;"
         f" largest worker: {memory:.0f} MB",
     )
 
@@ -85,7 +85,7 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
 def test_clients_that_do_not_read(
     installation: Installation, amount: Amount, report: Report
 ) -> None:
-    """Clients that don't read their answers are cut off in time, while others are served."""
+    """Clients that don't read their answers are disconnected in time, while others are served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     # More than the socket buffers hold for a client that doesn't read.
     requests = head("GET /static/swagger-ui-bundle.js HTTP/1.1") * 10
@@ -106,7 +106,7 @@ def test_clients_that_do_not_read(
     report(
         "clients that don't read their responses",
         f"{clients}",
-        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
+        f"all closed after {took:.1f} s; other requests took at most {1e3 * longest:.0f} ms;"
         f" largest worker: {memory:.0f} MB",
     )
 
