@@ -142,4 +142,5 @@ $(BIN)/python:
 		fi; exit 1; }
 	@mkdir -p "$(dir $(VENV))" 2>/dev/null; [ -w "$(dir $(VENV))" ] || { echo "This folder isn't writable: copy the checkout to a folder where you can write." >&2; exit 1; }
 	@echo "Creating the virtual environment $(VENV) with $(PYTHON) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@# Recreate an environment whose Python was removed.
+	@$(PYTHON) -m venv $$([ ! -e $(VENV)/pyvenv.cfg ] || echo --clear) $(VENV)

@@ -1,7 +1,7 @@
 """Fixtures: real databases, and the whole application on each of them.
 
 A test that uses ``backend``, ``app``, or a fixture based on them runs once per database. If
-PostgreSQL's programs are installed, the tests start a server of their own. Instead,
+PostgreSQL's programs are installed, the tests start their own server. Instead,
 ``$GALAXY_EXPRESS_TEST_POSTGRES_URL`` may name any database of another server, with a user who may
 create databases; if it is empty, PostgreSQL is left out. Without PostgreSQL its tests are skipped,
 except in CI, where they fail.

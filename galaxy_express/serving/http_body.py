@@ -49,7 +49,7 @@ class Incoming:
         """Receive more data; return false at the end of the connection.
 
         It always waits in the event loop's poll, so that connections are served fairly. Otherwise
-        one whose next request has always arrived already would starve the others.
+        a connection whose next request has always arrived already would starve the others.
         """
         self._data = self._data[self._start :]  # a waiting connection holds no memory
         self._start = 0

@@ -1,6 +1,6 @@
 """The database, as the rest of the service sees it.
 
-What differs between SQLite and PostgreSQL is in modules of their own.
+The differences between SQLite and PostgreSQL are in separate modules.
 """
 
 from abc import ABC, abstractmethod

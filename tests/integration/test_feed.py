@@ -109,7 +109,7 @@ def test_many_writers_and_followers(
     database: Database, make_desk: MakeDesk, open_database: OpenDatabase, limit: int
 ) -> None:
     """Followers that read during writes see every decision once, in the same order."""
-    writing = threading.Semaphore(0)
+    ended = threading.Semaphore(0)
     followers = [Follower(open_database(), limit), Follower(open_database(), limit, "leela")]
     groups = 15
 
@@ -117,22 +117,21 @@ def test_many_writers_and_followers(
         desk = make_desk()
 
         def task() -> None:
-            for group in range(groups):
-                ids = [f"{name}-{group}-{place}" for place in range(1 + group % 5)]
-                # The last one is sent by every writer.
-                send(desk, *map(package, ids), package(f"shared-{group}"))
-            writing.release()
+            try:
+                for group in range(groups):
+                    ids = [f"{name}-{group}-{place}" for place in range(1 + group % 5)]
+                    # The last one is sent by every writer.
+                    send(desk, *map(package, ids), package(f"shared-{group}"))
+            finally:
+                ended.release()
 
         return task
 
     def follow(follower: Follower) -> Callable[[], None]:
         def task() -> None:
-            ended = 0
-            while ended < len(writers):
-                ended += writing.acquire(blocking=False)
-                follower.read()
-            for _ in range(ended):
-                writing.release()
+            for _ in writers:
+                while not ended.acquire(blocking=False):
+                    follower.read()
             follower.read()
 
         return task

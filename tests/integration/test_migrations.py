@@ -195,19 +195,19 @@ def test_interrupted_migration(old: Backend, make_app: MakeApp) -> None:
 @pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 def test_migration_during_writes(old: Backend, make_app: MakeApp) -> None:
     """Packages inserted by the earlier version during a migration are kept and listed once."""
-    beside: list[str] = []
+    concurrent: list[str] = []
 
     def insert(number: int) -> None:
-        old.rows(OLD_INSERT.format(f"beside-{number}", "delivered"))
-        beside.append(f"beside-{number}")
+        old.rows(OLD_INSERT.format(f"concurrent-{number}", "delivered"))
+        concurrent.append(f"concurrent-{number}")
 
     with before_each_statement(insert):
         create_schema(old.config)
-    assert len(beside) > 10
+    assert len(concurrent) > 10
     old.rows(OLD_INSERT.format("afterwards", "delivered"))
     app = make_app()
     send(app, package_id="new")
-    assert sorted(feed_ids(app)) == sorted([*OLD_IDS, *beside, "afterwards", "new"])
+    assert sorted(feed_ids(app)) == sorted([*OLD_IDS, *concurrent, "afterwards", "new"])
     assert feed_ids(app)[-2:] == ["afterwards", "new"]
     (numbers,) = old.rows("SELECT count(DISTINCT sequence), count(*) FROM packages")
     assert numbers[0] == numbers[1]

@@ -72,11 +72,12 @@ class _Client:
 def hammer(
     port: int, connections: int, seconds: float, request: Callable[[], bytes]
 ) -> Iterator[Hit]:
-    """Send requests for a while: on each connection once the last is answered, or after its
+    """Send requests for a while: on each connection after the last response, or after its
     ``Retry-After``.
 
     :param request: returns the bytes of the next request.
     :raises OSError: if a connection fails or ends.
+    :raises TimeoutError: if a response is missing.
     """
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         clients = []
@@ -91,6 +92,8 @@ def hammer(
                 for client in clients:
                     if not client.is_busy and client.due <= now:
                         client.send(request())
+            if now > end + TIMEOUT:
+                raise TimeoutError("some requests got no response")
             for key, _ in selector.select(0.01):
                 hit = key.data.receive()
                 if hit is not None:

@@ -87,6 +87,6 @@ def _count_answered_packages(trace: str) -> int:
             synced |= written.pop(match[1], set())
         elif _SOCKET_WRITE.match(line):
             packages = set(_ID.findall(line))
-            assert packages <= synced, "the sync comes before the answer"
+            assert packages <= synced, "the sync precedes the response"
             answered |= packages
     return len(answered)

@@ -33,7 +33,7 @@ def service(installation: Installation) -> Installation:
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """The service with its database on a small disk of its own."""
+    """The service with its database on a separate small disk."""
     disk = tmp_path / "disk"
     disk.mkdir()
     with faults.small_disk(disk) as mounted:

@@ -477,12 +477,12 @@ def test_default_preferences() -> None:
 def test_body_of_preferences() -> None:
     """The body has the current preferences, and the newest of their timestamps."""
     later = datetime(2142, 3, 2, 12, tzinfo=UTC)
-    said = {
+    preferences = {
         "personal": Preference(False, later),
         "marketing": Preference(True, NOON),
         "forgotten": Preference(True, NOON),  # a type that is no longer registered
     }
-    assert SCHEMAS.preferences_body("leela", said) == {
+    assert SCHEMAS.preferences_body("leela", preferences) == {
         "recipient_id": "leela",
         "personal_preference": False,
         "marketing_preference": True,

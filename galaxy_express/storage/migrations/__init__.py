@@ -1,4 +1,4 @@
-"""Migrations: bring the tables of any earlier version up to date, with Alembic.
+"""Migrations of the tables of any earlier version, with Alembic.
 
 A migration can be rerun after an interruption at any moment, and while the previous
 version of the service still writes.
