@@ -89,7 +89,7 @@ def test_concurrent_update_is_considered(
     current: Preference,
     known: bool,
 ) -> None:
-    """Of two concurrent updates, the winner is current, and the answer shows it."""
+    """The winner of two concurrent updates is current, and is in the result."""
     statement = insert_preference(theirs)
     if known:
         update_preferences(desk, update(-1, personal=True))

@@ -15,7 +15,7 @@ from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
 from tests.integration.values import (
     NOON,
-    Answer,
+    Result,
     Write,
     at,
     commit,
@@ -232,7 +232,7 @@ _writes = st.one_of(
 )
 
 
-def without_times(answer: Answer) -> object:
+def without_times(answer: Result) -> object:
     """The outcomes as text, which leaves out the time of the transaction."""
     return list(map(describe, answer)) if isinstance(answer, list) else answer
 

@@ -74,7 +74,7 @@ def feed_ids(app: Any) -> list[str]:
 
 
 def test_migration_keeps_everything(old: Backend, make_app: MakeApp) -> None:
-    """Rows, totals, preferences and the answers to retries are unchanged by a migration."""
+    """Rows, totals, preferences and the responses to retries are unchanged by a migration."""
     create_schema(old.config)
     app = make_app()
     assert app.get("/health").json is True

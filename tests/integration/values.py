@@ -32,11 +32,11 @@ def update(minute: int = 0, recipient_id: str = "leela", **wanted: bool) -> Pref
 
 
 Write = SendRequest | PreferenceUpdate
-Answer = list[SendOutcome] | UpdatedPreferences
+Result = list[SendOutcome] | UpdatedPreferences
 
 
-def commit(desk: DeliveryDesk, writes: Sequence[Write]) -> list[Answer]:
-    """Commit writes in one transaction, and return the answer to each."""
+def commit(desk: DeliveryDesk, writes: Sequence[Write]) -> list[Result]:
+    """Commit writes in one transaction, and return the result of each."""
     requests = [
         UpdateRequest(write) if isinstance(write, PreferenceUpdate) else write for write in writes
     ]
@@ -61,10 +61,10 @@ def update_preferences(desk: DeliveryDesk, update: PreferenceUpdate) -> UpdatedP
     return request.result
 
 
-def outcomes(answer: Answer) -> list[SendOutcome]:
-    """The answer to a send request."""
-    assert isinstance(answer, list)
-    return answer
+def outcomes(result: Result) -> list[SendOutcome]:
+    """The result of a send request."""
+    assert isinstance(result, list)
+    return result
 
 
 def describe(outcome: SendOutcome) -> str:

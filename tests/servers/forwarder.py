@@ -38,16 +38,16 @@ class Forwarder:
         self._thread.start()
 
     def mute_connections(self) -> None:
-        """Drop all answers on the existing connections."""
+        """Drop all responses on the existing connections."""
         self._muted_before = self.accepted
 
     def mute_everything(self, muted: bool = True) -> None:
-        """Drop all answers on existing and on new connections."""
+        """Drop all responses on existing and on new connections."""
         self.mute_connections()
         self._mutes_new = muted
 
     def mute_at(self, words: bytes | None) -> None:
-        """Drop all answers on a connection once its client has sent these bytes."""
+        """Drop all responses on a connection once its client has sent these bytes."""
         self._mutes_at = words
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Concurrent load, and an audit that the answers match what is recorded."""
+"""Concurrent load, and an audit that the responses match what is recorded."""
 
 import random
 import threading
@@ -59,7 +59,7 @@ class Exchange:
 
     @property
     def is_successful(self) -> bool:
-        """Whether the answer has an expected status."""
+        """Whether the response has an expected status."""
         return self.answer is not None and self.answer.status in self.job.wanted
 
     @property
@@ -69,7 +69,7 @@ class Exchange:
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the answer is a 503 problem with ``Retry-After``."""
+        """Whether the response is a 503 problem with ``Retry-After``."""
         return (
             self.answer is not None
             and self.answer.status == 503
@@ -79,7 +79,7 @@ class Exchange:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
-        """The decisions in the answer."""
+        """The decisions in the response."""
         if self.answer is None or self.answer.status >= 400 or self.job.method != "POST":
             return []
         decided = self.answer.json
@@ -252,7 +252,7 @@ def _insist(server: Server, job: Job) -> Answer:
 
 
 def audit(exchanges: list[Exchange], database: Backend, *servers: Server) -> None:
-    """Assert that answers, stored rows and counters agree."""
+    """Assert that responses, stored rows and counters agree."""
     _audit_decisions(exchanges, database)
     _audit_preferences(exchanges, database)
     _audit_counters(exchanges, database, servers)

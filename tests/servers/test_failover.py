@@ -105,7 +105,7 @@ def test_standby_replaces_its_primary(own_cluster: Cluster, open_at: OpenAt) -> 
         assert describe(first) == "delivered"
         wait_until(lambda: _has(standby, "a"), "the standby has the package")
 
-        # The primary freezes: its connections stay open without answers.
+        # The primary freezes: its connections stay open without responses.
         forwarder.mute_everything()
         with pytest.raises(DatabaseUnavailable):
             decide(desk, make_package("b"))

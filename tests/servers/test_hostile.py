@@ -42,7 +42,7 @@ def test_body_over_the_limit_in_chunks(server: Server, path: str, connection: st
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
 def test_unexpected_body(server: Server, method: str, status: int) -> None:
-    """An unread body isn't taken for a request, and the client can read the answer."""
+    """An unread body isn't taken for a request, and the client can read the response."""
     start = head(f"{method} /statistics HTTP/1.1", "Content-Length: 1000000")
     (answer,) = exchange(server.port, [start, HIDDEN.ljust(1_000_000)])
     assert answer.status == status

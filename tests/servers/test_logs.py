@@ -52,7 +52,7 @@ EVERY_KIND_OF_ANSWER = [
 def test_every_response_has_the_request_id(
     server: Server, method: str, path: str, body: bytes, status: int
 ) -> None:
-    """A client's request id is returned once in the answer, and in the problem if there is one."""
+    """A client's request id is returned once in the response, and in a problem."""
     if status == 201:
         body = json.dumps(package()).encode()  # tests share the server's database
     answer = ask(server, f"{method} {path}", "X-Request-ID: Planet-Express/3.1:a+b=c_", body=body)

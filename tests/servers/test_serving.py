@@ -86,7 +86,7 @@ def test_head_has_no_body(server: Server) -> None:
 
 
 def test_persistent_connection_has_no_delay(server: Server) -> None:
-    """Answers on a persistent connection don't wait for a delayed acknowledgement (40 ms). The
+    """Responses on a persistent connection don't wait for a delayed acknowledgement (40 ms). The
     median allows for a busy machine."""
     durations = []
     with Connection(server.port) as client:

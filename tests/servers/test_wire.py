@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def ask(server: Server, *pieces: bytes) -> list[Answer]:
-    """Send pieces with short pauses, and return the answers until the server closes the
+    """Send pieces with short pauses, and return the responses until the server closes the
     connection."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         for piece in pieces:
@@ -47,7 +47,7 @@ def ask(server: Server, *pieces: bytes) -> list[Answer]:
 
 
 def statuses(server: Server, *pieces: bytes) -> list[int]:
-    """Return the statuses of the answers to some pieces."""
+    """Return the statuses of the responses to some pieces."""
     return [answer.status for answer in ask(server, *pieces)]
 
 
@@ -96,7 +96,7 @@ def test_endless_input(server: Server, start: bytes, endless: bytes, status: int
 
 @pytest.mark.parametrize("connection", ["close", "x, Close", "keep-alive\r\nConnection: close"])
 def test_connection_close(server: Server, connection: str) -> None:
-    """``close`` anywhere in ``Connection`` closes the connection, and the answer says so."""
+    """``close`` anywhere in ``Connection`` closes the connection, and the response says so."""
     (answer,) = ask(server, head("GET / HTTP/1.1", f"Connection: {connection}") + GET)
     assert (answer.status, answer.is_last) == (200, True)
 
@@ -133,7 +133,7 @@ def test_http_1_0(server: Server) -> None:
 )
 @pytest.mark.parametrize("in_one_piece", [True, False])
 def test_keep_alive(server: Server, request_bytes: bytes, in_one_piece: bool) -> None:
-    """Without ``close`` in the answer the connection stays usable, whatever the request and however
+    """Without ``close`` in the response the connection stays open, whatever the request and however
     its bytes are split."""
     start, _, body = request_bytes.partition(b"\r\n\r\n")
     pieces = [start + b"\r\n\r\n", body, LAST]
@@ -165,7 +165,7 @@ def test_keep_alive(server: Server, request_bytes: bytes, in_one_piece: bool) ->
     ids=["part", "much", "malformed", "not asked for", "tunnel", "malformed and then not"],
 )
 def test_connections_that_are_closed(server: Server, request_bytes: bytes) -> None:
-    """An answer says ``close`` if the start of the next request can't be found."""
+    """A response says ``close`` if the start of the next request can't be found."""
     (answer,) = ask(server, request_bytes)
     assert (answer.status < 500, answer.is_last) == (True, True)
 
@@ -188,7 +188,7 @@ def test_expect_continue_with_a_large_body(server: Server, path: str) -> None:
 
 
 def test_client_that_keeps_sending(server: Server) -> None:
-    """A client that keeps sending for a while after a rejection can still read the answer."""
+    """A client that keeps sending for a while after a rejection can still read the response."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("POST /packages HTTP/1.1", "Content-Length: 100000000"))
         for _ in range(20):
@@ -205,7 +205,7 @@ def test_slow_body(server: Server) -> None:
 
 
 def test_timeout_of_head(server: Server) -> None:
-    """The timeout of a HEAD request ends with its answer, and doesn't close the connection
+    """The timeout of a HEAD request ends with its response, and doesn't close the connection
     later."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("HEAD /statistics HTTP/1.1"))

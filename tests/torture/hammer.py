@@ -17,7 +17,7 @@ from tests.servers.speaking import TIMEOUT
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer.
+    """A response.
 
     :param seconds: the time it took.
     :param retry_after: the value of ``Retry-After``, if any.
@@ -47,7 +47,7 @@ class _Client:
         self.socket.sendall(request)
 
     def receive(self) -> Hit | None:
-        """Receive available data, and return the answer once it is complete.
+        """Receive available data, and return the response once it is complete.
 
         :raises ConnectionError: if the server closed the connection.
         """

@@ -1,4 +1,4 @@
-"""Repeated kills at random moments: answers stay valid, and no package is decided twice."""
+"""Repeated kills at random moments: responses stay valid, and no package is decided twice."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from tests.torture.conftest import Report
 
 CLIENTS = 12
 
-# The audit compares all answers with all stored rows, so a database is replaced after a
+# The audit compares all responses with all stored rows, so a database is replaced after a
 # while.
 ROUNDS_OF_A_DATABASE = 10
 
@@ -24,7 +24,7 @@ def test_kills(
     install: Callable[[], Installation], amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """After a worker and then the whole server are killed under load, the restarted server has all
-    its answers stored, and unanswered requests can be repeated."""
+    its responses stored, and unanswered requests can be repeated."""
     requests = unanswered = 0
     for number in range(amount.kills):
         if number % ROUNDS_OF_A_DATABASE == 0:

@@ -44,7 +44,7 @@ def test_sync_precedes_the_response(installation: Installation, report: Report) 
     assert answered >= ANSWERS
     report(
         "`strace` of two workers with eight clients",
-        f"{answered:,} answers",
+        f"{answered:,} responses",
         "each package was written to the log, then synced, then answered",
     )
 

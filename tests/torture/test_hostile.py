@@ -48,7 +48,7 @@ def test_garbage(
 
 
 def _statuses(port: int, piece: bytes) -> list[bytes]:
-    """Send bytes, close the sending side, and return the statuses of the answers."""
+    """Send bytes, close the sending side, and return the statuses of the responses."""
     received = b""
     with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
         try:

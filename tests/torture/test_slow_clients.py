@@ -13,7 +13,7 @@ from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.resources import allow_many_files, connections, open_files, resident_megabytes
 
-# Seconds for the head of a request, and for the answer, instead of the configured 75
+# Seconds for the head of a request, and for the response, instead of the configured 75
 # and 15.
 KEEPALIVE = 2
 SERVER_TIMEOUT = 2
@@ -85,7 +85,7 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
 def test_clients_that_do_not_read(
     installation: Installation, amount: Amount, report: Report
 ) -> None:
-    """Clients that don't read their answers are disconnected in time, while others are served."""
+    """Clients that don't read their responses are disconnected in time, while others are served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     # More than the socket buffers hold for a client that doesn't read.
     requests = head("GET /static/swagger-ui-bundle.js HTTP/1.1") * 10
@@ -157,7 +157,7 @@ def _send_byte(client: socket.socket, rest: Iterator[int]) -> bool:
 
 
 def _time_to_answer(server: Server) -> float:
-    """Return the seconds until an answer."""
+    """Return the seconds until a response."""
     asked = time.monotonic()
     assert server.request("GET", "/statistics").status == 200
     return time.monotonic() - asked

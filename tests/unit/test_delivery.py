@@ -34,8 +34,8 @@ def test_package_dropped_by_default() -> None:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_retry_is_answered_with_the_first_decision(status: Status) -> None:
-    """The first decision on a package is the answer to every retry."""
+def test_retry_returns_the_first_decision(status: Status) -> None:
+    """Every retry of a package returns its first decision."""
     first = Decision(PACKAGE, status, NOW, None)
     assert replay(PACKAGE, first) == SendResult(first, replayed=True)
 
