@@ -65,7 +65,7 @@ class Forwarder:
                 self._accept()
             for end in ready:
                 if end in self._ends:
-                    self._pass_on(end, *self._ends[end])
+                    self._forward(end, *self._ends[end])
         for each in (*self._ends, self._listener, self._stopped):
             each.close()
 
@@ -76,14 +76,16 @@ class Forwarder:
         self._ends[client] = server, self.accepted, True
         self._ends[server] = client, self.accepted, False
 
-    def _pass_on(self, end: socket.socket, peer: socket.socket, number: int, says: bool) -> None:
+    def _forward(
+        self, end: socket.socket, peer: socket.socket, number: int, is_client: bool
+    ) -> None:
         data = b""
         with contextlib.suppress(ConnectionError):
             data = end.recv(65536)
-        if says and self._mutes_at and self._mutes_at in data:
+        if is_client and self._mutes_at and self._mutes_at in data:
             self._silent.add(number)
         is_muted = number <= self._muted_before or self._mutes_new or number in self._silent
-        if is_muted and not says:
+        if is_muted and not is_client:
             if not data:
                 del self._ends[end]
             return

@@ -97,7 +97,7 @@ def claim(pkg: dict[str, str]) -> Job:
 
 
 def send_batch(packages: list[dict[str, str]]) -> Job:
-    """Send packages, some of them perhaps again."""
+    """Send packages, some of which may have been sent before."""
     return Job("POST", "/packages/batch", packages)
 
 
@@ -117,11 +117,11 @@ def update(recipient: str, moment: int, personal: bool, marketing: bool) -> Job:
     )
 
 
-REFUSED = Job("POST", "/packages", b"{", frozenset({400}))
+MALFORMED = Job("POST", "/packages", b"{", frozenset({400}))
 
 
 def numbered_package(name: str, number: int) -> dict[str, str]:
-    """The package for a name and number, always the same."""
+    """The package for a name and number; the same one for the same arguments."""
     return package(
         package_id=f"{name}-{number}",
         recipient_id=f"recipient-{number % RECIPIENTS}",
@@ -148,7 +148,7 @@ def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
             moment = time.time_ns() // 1000 * 100 + client
             yield update(recipient, moment, rng.random() < 0.5, rng.random() < 0.5)
         else:
-            yield REFUSED
+            yield MALFORMED
 
 
 class Load:
@@ -180,7 +180,7 @@ class Load:
         self.stop()
 
     def add_client(self, port: int, jobs: Iterable[Job]) -> None:
-        """Start another client that does jobs at the server on a port."""
+        """Start another client that sends jobs to the server on a port."""
         self._clients.append(self._threads.submit(self._work, port, jobs))
 
     def _work(self, port: int, jobs: Iterable[Job]) -> None:
@@ -234,11 +234,11 @@ class Load:
 
 def finish(exchanges: list[Exchange], server: Server) -> list[Exchange]:
     """Repeat unfinished jobs one by one; return all exchanges."""
-    undone = [exchange.job for exchange in exchanges if not exchange.is_successful]
-    return exchanges + [Exchange(job, _insist(server, job)) for job in undone]
+    unfinished = [exchange.job for exchange in exchanges if not exchange.is_successful]
+    return exchanges + [Exchange(job, _retry_until_available(server, job)) for job in unfinished]
 
 
-def _insist(server: Server, job: Job) -> Answer:
+def _retry_until_available(server: Server, job: Job) -> Answer:
     # A worker may only notice a lost database connection at its next request.
     answers: list[Answer] = []
 
@@ -246,7 +246,7 @@ def _insist(server: Server, job: Job) -> Answer:
         answers.append(server.request(job.method, job.path, job.body))
         return answers[-1].status != 503
 
-    wait_until(is_successful, f"{job} is done")
+    wait_until(is_successful, f"{job} is not answered with 503")
     assert answers[-1].status in job.wanted
     return answers[-1]
 
@@ -275,7 +275,7 @@ def _audit_decisions(exchanges: list[Exchange], database: Backend) -> None:
             assert stored.get(decision["package_id"]) == returned
             if exchange.answer and exchange.answer.status == 201:
                 created[decision["package_id"]] += 1
-    assert set(created.values()) <= {1}, "a package is decided once"
+    assert set(created.values()) <= {1}, "a package was decided twice"
 
 
 def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
@@ -315,7 +315,7 @@ def _audit_counters(
         )
     }
     rejected = counted.pop(("rejected", ""), 0)
-    assert counted == rows, "counters equal rows"
+    assert counted == rows, "the counters differ from the rows"
 
     # A retried request may have been counted at each try.
     rejected_exchanges = [exchange for exchange in exchanges if exchange.is_rejected]
@@ -329,7 +329,7 @@ def _audit_counters(
     )
 
     for server in servers:
-        statistics = _insist(server, Job("GET", "/statistics", None)).json
+        statistics = _retry_until_available(server, Job("GET", "/statistics", None)).json
         assert statistics["requests_rejected"] == rejected
         assert {
             (outcome, package_type): total

@@ -1,4 +1,4 @@
-"""A plain HTTP client that hides nothing.
+"""A low-level HTTP client.
 
 Well-formed requests go through ``http.client``, which neither retries nor pools. Malformed
 ones are written to a bare socket.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-# Seconds. Longer than any answer may take, so that a hanging server fails the test.
+# Seconds; longer than any response may take, so that a hanging server fails the test.
 TIMEOUT = 20.0
 
 
@@ -98,7 +98,7 @@ class Connection:
             may_be_idle = False
             answer = Answer(response.status, response.headers, response.read())
             if "Content-Length" not in answer.headers:
-                raise http.client.IncompleteRead(answer.body)  # it was cut off in the headers
+                raise http.client.IncompleteRead(answer.body)  # the headers were truncated
         except (OSError, http.client.HTTPException) as error:
             self.close()
             is_closed = isinstance(error, ConnectionError)
@@ -151,7 +151,7 @@ class _Received(io.BytesIO):
 
     def answers(self) -> Iterable[Answer]:
         while self.tell() < len(self.getbuffer()):
-            # It only asks its socket for a file to read from.
+            # It only calls makefile() of its socket.
             response = http.client.HTTPResponse(self)  # type: ignore[arg-type]
             response.begin()
             yield Answer(response.status, response.headers, response.read())
