@@ -238,12 +238,12 @@ def errors_tween_factory(
             response = handler(request)
         except DatabaseUnavailable as error:
             outages.note_failure(error, "The database is unavailable: %s", error)
-            state = (
+            what = (
                 "not set up (make migratedb)"
                 if isinstance(error, SchemaMismatch)
                 else "unavailable"
             )
-            return unavailable(f"the database is {state}; a retry is safe")
+            return unavailable(f"the database is {what}; a retry is safe")
         except Overloaded as error:
             outages.note_failure(error, "The service is overloaded: %s", error)
             return unavailable("the service is overloaded; a retry is safe", "overloaded")
