@@ -8,7 +8,7 @@ class Amount:
     """The amount of each attack.
 
     :param kills: how often a worker, and then the whole server, is killed.
-    :param stops: how often servers are stopped or reloaded.
+    :param ends: how often servers are stopped or reloaded.
     :param faults: how often each disk or database fault occurs.
     :param seconds: the duration of load tests.
     :param inputs: the number of garbage inputs.
@@ -17,7 +17,7 @@ class Amount:
     """
 
     kills: int
-    stops: int
+    ends: int
     faults: int
     seconds: float
     inputs: int
@@ -26,8 +26,8 @@ class Amount:
 
 
 SHORT = Amount(
-    kills=1, stops=1, faults=1, seconds=1.5, inputs=300, connections=2_500, soak_minutes=0
+    kills=1, ends=1, faults=1, seconds=1.5, inputs=300, connections=2_500, soak_minutes=0
 )
 LONG = Amount(
-    kills=30, stops=15, faults=5, seconds=15, inputs=20_000, connections=10_000, soak_minutes=0
+    kills=30, ends=15, faults=5, seconds=15, inputs=20_000, connections=10_000, soak_minutes=0
 )

@@ -28,7 +28,7 @@ def test_stops(
     leaves no started request unanswered."""
     requests = 0
     longest = 0.0
-    for _ in range(amount.stops):
+    for _ in range(amount.ends):
         installation = install()
         installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = str(DRAIN_SECONDS)
         server = installation.gunicorn(f"--graceful-timeout={GRACEFUL_TIMEOUT}")
@@ -55,7 +55,7 @@ def test_stops(
         requests += len(mixed.exchanges) + len(unique.exchanges)
     report(
         f"`SIGTERM` under the load of {2 * CLIENTS} clients",
-        f"{amount.stops} times",
+        f"{amount.ends} times",
         f"{requests:,} requests; started and not answered: 0; stopped within {longest:.1f} s,"
         f" {DRAIN_SECONDS} s of which not ready but still serving",
     )
@@ -75,7 +75,7 @@ def test_reloads(
     """On SIGHUP gunicorn replaces its workers, and every request is answered, on persistent and new
     connections, fast and slow."""
     requests = 0
-    for _ in range(amount.stops):
+    for _ in range(amount.ends):
         installation = install()
         with (
             installation.gunicorn() as server,
@@ -100,7 +100,7 @@ def test_reloads(
         requests += len(load.exchanges)
     report(
         f"`SIGHUP` under the load of {5 * CLIENTS} clients",
-        f"{amount.stops} times",
+        f"{amount.ends} times",
         f"{requests:,} requests; failed: 0",
     )
 
