@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-#: What a counter counts: an outcome and a package type. The type is empty for ``REJECTED``.
+#: The key of a counter: an outcome and a package type. The type is empty for ``REJECTED``.
 CounterKey = tuple[str, str]
 
 #: Counts rejected requests. They never became a package, so they have no type.
@@ -12,7 +12,7 @@ REJECTED: CounterKey = ("rejected", "")
 
 
 class Status(StrEnum):
-    """What was decided for a package."""
+    """The outcome of a decision."""
 
     DELIVERED = "delivered"
     DROPPED = "dropped"
@@ -47,7 +47,7 @@ class Decision(NamedTuple):
     """The final decision about a package.
 
     :param decided_at: when it was made, in UTC; ``None`` if that was not recorded.
-    :param declined_at: the timestamp of the preference by which the package was dropped, in UTC;
+    :param declined_at: the timestamp of the preference that caused the drop, in UTC;
         ``None`` if it was delivered, or dropped by default.
     """
 

@@ -62,7 +62,7 @@ class DeskClient:
         """Decide packages, in order.
 
         :param rejected: how many items of the batch were rejected, to be counted.
-        :raises: what :py:meth:`send` raises.
+        :raises: the same exceptions as :py:meth:`send`.
         """
         with self._span.make_child(f"{self._name}.send_batch"):
             outcomes = self._submit(SendRequest(packages, rejected))
@@ -75,7 +75,7 @@ class DeskClient:
     def reject(self) -> None:
         """Count a send request that was rejected.
 
-        :raises: what :py:meth:`send` raises.
+        :raises: the same exceptions as :py:meth:`send`.
         """
         with self._span.make_child(f"{self._name}.reject"):
             self._submit(SendRequest(rejected=1))
@@ -99,7 +99,7 @@ class DeskClient:
     def update_preferences(self, update: PreferenceUpdate) -> UpdatedPreferences:
         """Record a recipient's preferences, unless newer ones are current.
 
-        :raises: what :py:meth:`send` raises.
+        :raises: the same exceptions as :py:meth:`send`.
         """
         with self._span.make_child(f"{self._name}.update_preferences"):
             request = UpdateRequest(update)

@@ -1,4 +1,4 @@
-"""The command ``galaxy-express``: for an installed wheel, what ``make`` is for a checkout."""
+"""The command ``galaxy-express``: the equivalent of ``make`` for an installed wheel."""
 
 import argparse
 import os

@@ -72,7 +72,7 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
         sys.exit(f"[server:main] {error}")
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # The same way in which Baseplate configures its own handler.
+    # Baseplate's own handler is configured in the same way.
     config = server_config | {"handler": f"{__name__}:_Handler"}
     server = wsgi.make_server(config, listener, app)
     _announce(listener)

@@ -37,7 +37,7 @@ class SchemaMismatch(DatabaseUnavailable):
     """The database lacks tables or columns of this version; an operator has to migrate it."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason} (to create what is missing: make migratedb)")
+        super().__init__(f"{reason} (to fix this: make migratedb)")
 
 
 class TransactionConflict(DatabaseUnavailable):

@@ -400,7 +400,7 @@ def test_outcome_is_next_to_the_button(dashboard: Dashboard) -> None:
     """The outcome of a request is visible next to its button, even on a phone."""
     dashboard.resize(390, 844)
     dashboard.submit("send", "Delivered.")
-    # At one moment, since what is above them may grow.
+    # Read together, since elements above them may grow.
     button, outcome = dashboard.run(
         "return ['button:not([type])', '.outcome'].map("
         " (which) => document.querySelector(`#send ${which}`).getBoundingClientRect().y);"

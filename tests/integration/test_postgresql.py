@@ -309,7 +309,7 @@ def test_deadlock_raises_a_transaction_conflict(backend: Backend, database: Data
 def test_attempts_are_limited(backend: Backend, desk: DeliveryDesk) -> None:
     """A transaction that conflicts every time fails after a limited number of attempts."""
     with backend.cursor() as cursor:
-        cursor.execute("CREATE SEQUENCE attempts")  # counts what is rolled back, too
+        cursor.execute("CREATE SEQUENCE attempts")  # isn't rolled back with the transaction
         cursor.execute(
             "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN PERFORM nextval('attempts'); RETURN NULL; END $$"

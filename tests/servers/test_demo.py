@@ -216,14 +216,14 @@ def other_service(status: int, body: bytes) -> Iterator[int]:
 def test_unusable_service(
     monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, complaint: str
 ) -> None:
-    """The demo ends with one sentence if the service is unavailable or another one."""
+    """If the service is unavailable or isn't ours, the demo ends with a one-line message."""
     with other_service(status, body) as port, pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
     assert end.value.code == complaint.format(url=url(port))
 
 
 def test_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If nothing listens, one sentence says so and how to start the service."""
+    """If nothing listens, a one-line message explains how to start the service."""
     port = free_port()
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
@@ -253,7 +253,7 @@ def test_invalid_command_line(
     arguments: list[str],
     complaint: str,
 ) -> None:
-    """One sentence says what is wrong with the command line."""
+    """An invalid command line ends with a one-line message."""
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, *arguments)
     assert end.value.code == 2

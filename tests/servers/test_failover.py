@@ -136,7 +136,7 @@ def _is_decided(desk: DeliveryDesk, package_id: str) -> bool:
 
 def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
     """While commits wait for a missing standby the service isn't ready and leaves few backends
-    waiting; it recovers at once when no standby is required."""
+    waiting; it recovers immediately when no standby is required."""
     create_schema({"database.url": own_cluster.url})
     backend = PostgreSQLBackend(own_cluster.url, "postgres")
     database = open_at(own_cluster.port)

@@ -1,4 +1,4 @@
-"""A newcomer's first commands, and the one-sentence errors for anything missing or wrong."""
+"""A newcomer's first commands, and the one-line errors for missing or invalid things."""
 
 import filecmp
 import os

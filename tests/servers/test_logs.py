@@ -1,4 +1,4 @@
-"""What operators see: request ids, the log, and reports to Sentry."""
+"""Request ids, logs, and reports to Sentry."""
 
 import gzip
 import json

@@ -119,7 +119,7 @@ def test_sends_of_all_workers_are_counted(measured: Installation) -> None:
             return all(counters_of(worker, measured) for worker in (0, 1))
 
         preferences = "/recipients/fry/preferences"
-        applied = [update("12:00:00", marketing=False)] * 2  # a repeat counts as applied, too
+        applied = [update("12:00:00", marketing=False)] * 2  # a repeat also counts as applied
         stale = [update("11:00:00", marketing=True)]
         for body in applied + stale:
             server.request("PUT", preferences, body)
@@ -425,7 +425,7 @@ def test_port_in_use_stops_gunicorn(measured: Installation) -> None:
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_invalid_address_stops_the_start(measured: Installation, name: str) -> None:
-    """An invalid exporter address ends the start with a sentence that names the variable."""
+    """An invalid exporter address stops the start, with a message that names the variable."""
     measured.environment["GALAXY_EXPRESS_METRICS_BIND"] = "6060x"
     server = measured.server(name)
     server.start()

@@ -71,7 +71,7 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
 def test_invalid_variable_stops_the_start(
     installation: Installation, variable: str, values: list[str]
 ) -> None:
-    """gunicorn exits at once with a sentence that names the variable."""
+    """gunicorn exits immediately, with a one-line message that names the variable."""
     for value in values:
         server = installation.gunicorn()
         log = _log_of_failed_start(server, **{variable: value})
@@ -90,7 +90,7 @@ def test_invalid_variable_stops_the_start(
 def test_unusable_settings_of_gunicorn(
     installation: Installation, options: list[str], setting: str
 ) -> None:
-    """A gunicorn setting that the worker doesn't support is rejected with a sentence."""
+    """A gunicorn setting that the worker doesn't support is rejected with a one-line message."""
     log = _log_of_failed_start(installation.gunicorn(*options))
     assert setting in log
     assert "Traceback" not in log

@@ -65,6 +65,6 @@ def _load_until_killed(server: Server, number: int, rng: random.Random) -> list[
 
 
 def _tear(folder: Path, rng: random.Random) -> None:
-    """Append to the log what a power loss leaves of an interrupted write."""
+    """Append garbage to the log, like a write that was interrupted by a power loss."""
     with open(folder / "galaxy_express.db-wal", "ab") as log:
         log.write(rng.randbytes(rng.randrange(1, 10_000)))

@@ -74,7 +74,7 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
 
 
 def _count_answered_packages(trace: str) -> int:
-    """Return the number of packages in answers, each of which was synced before."""
+    """Return the number of packages in responses, after checking that each was synced before."""
     written: dict[str, set[str]] = defaultdict(set)  # by thread, not yet synced
     synced: set[str] = set()
     answered: set[str] = set()
