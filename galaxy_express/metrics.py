@@ -48,13 +48,23 @@ _UNREADY_WORKERS = Gauge(
     "Workers whose last readiness probe failed",
     multiprocess_mode="livesum",
 )
-
-# Looking up labels costs several times as much as counting, so the results are cached.
 _CHECKPOINT_FAILURES = Counter(
     "galaxy_express_checkpoint_failures_total",
     "Checkpoints of SQLite's write-ahead log that failed",
 )
+_FAILED_REQUESTS = Counter(
+    "galaxy_express_failed_requests_total",
+    "Requests that the service failed to handle, by the code of the problem document",
+    ["code"],
+)
 
+# A series that begins at its first event hides that event from rate() and increase().
+for _code in ("unavailable", "overloaded", "timed_out", "internal"):
+    _FAILED_REQUESTS.labels(_code)
+for _operation in ("connect", "statement", "commit"):
+    _DATABASE_TIMEOUTS.labels(_operation)
+
+# Looking labels up costs several times as much as counting.
 _sends = cache(_SENDS.labels)
 _updates = cache(_PREFERENCE_UPDATES.labels)
 _seconds = cache(_COMMIT_SECONDS.labels)
@@ -93,6 +103,14 @@ def observe_commit(writes: int, seconds: float, success: bool) -> None:
 def count_checkpoint_failure() -> None:
     """Count a failed checkpoint of SQLite's write-ahead log."""
     _CHECKPOINT_FAILURES.inc()
+
+
+def count_failed_request(code: str) -> None:
+    """Count a request that failed for a reason of the service's own.
+
+    :param code: ``unavailable``, ``overloaded``, ``timed_out`` or ``internal``.
+    """
+    _FAILED_REQUESTS.labels(code).inc()
 
 
 def count_database_timeout(operation: str) -> None:

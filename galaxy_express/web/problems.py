@@ -21,6 +21,7 @@ from pyramid.response import Response
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.scope import add_global_event_processor
 
+from galaxy_express import metrics
 from galaxy_express.group_commit import Overloaded
 from galaxy_express.storage.database import DatabaseUnavailable, SchemaMismatch
 from galaxy_express.web import instrumentation
@@ -221,6 +222,11 @@ def unavailable(detail: str, code: str = "unavailable") -> Response:
     )
 
 
+def _failed(detail: str, code: str) -> Response:
+    metrics.count_failed_request(code)
+    return unavailable(detail, code)
+
+
 def errors_tween_factory(
     handler: Callable[[Request], Response], registry: Registry
 ) -> Callable[[Request], Response]:
@@ -243,17 +249,18 @@ def errors_tween_factory(
                 if isinstance(error, SchemaMismatch)
                 else "unavailable"
             )
-            return unavailable(f"the database is {what}; a retry is safe")
+            return _failed(f"the database is {what}; a retry is safe", "unavailable")
         except Overloaded as error:
             outages.note_failure(error, "The service is overloaded: %s", error)
-            return unavailable("the service is overloaded; a retry is safe", "overloaded")
+            return _failed("the service is overloaded; a retry is safe", "overloaded")
         except ServerTimeout as error:
             outages.note_failure(
                 error, "%s took longer than %s s", error.span_name, error.timeout_seconds
             )
-            return unavailable("the request took too long; a retry is safe", "timed_out")
+            return _failed("the request took too long; a retry is safe", "timed_out")
         except Exception:  # Baseplate's observers have seen it; the client needs a response
             logger.exception("Unhandled exception")
+            metrics.count_failed_request("internal")
             return problem_response(
                 problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed unexpectedly")
             )

@@ -3,6 +3,7 @@
 import gevent
 import pytest
 from baseplate.observers.timeout import TimeoutBaseplateObserver
+from prometheus_client import REGISTRY
 from webtest import TestApp, TestResponse
 
 from galaxy_express.models import create_schema
@@ -171,3 +172,38 @@ def test_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> Non
         answer = send(app, status=503)
     assert problem(answer)["detail"] == "the request took too long; a retry is safe"
     assert answer.headers["Retry-After"] == "1"
+
+
+CODES = ("unavailable", "overloaded", "timed_out", "internal")
+
+
+def failed_requests() -> list[float]:
+    """The numbers of failed requests of this process, by code."""
+    name = "galaxy_express_failed_requests_total"
+    return [REGISTRY.get_sample_value(name, {"code": code}) or 0.0 for code in CODES]
+
+
+def test_failed_requests_are_counted_by_code(backend: Backend, make_app: MakeApp) -> None:
+    """A 503 or 500 is counted once, by the code of its problem; a client error isn't."""
+    create_schema(backend.config)
+    impatient_app = make_app(IMPATIENT)
+    overloaded_app = make_app({"desk.timeout": "50 milliseconds"})
+    slow_app = make_app()
+    settings = {"server_timeout.default": "50 milliseconds"}
+    slow_app.app.baseplate.register(TimeoutBaseplateObserver.from_config(settings))
+    before = failed_requests()
+
+    send(impatient_app, package_type="unknown", status=422)
+    assert failed_requests() == before
+    counts = []
+    for number, app in enumerate((impatient_app, overloaded_app, slow_app)):
+        with backend.locked():
+            send(app, package_id=str(number), status=503)
+        counts.append(failed_requests())
+    backend.reject_inserts("packages")
+    send(impatient_app, package_id="refused", status=500)
+    counts.append(failed_requests())
+
+    for index, count in enumerate(counts):
+        expected = [value + (position <= index) for position, value in enumerate(before)]
+        assert count == expected, f"after {CODES[index]}"
