@@ -58,13 +58,13 @@ _FAILED_REQUESTS = Counter(
     ["code"],
 )
 
-# A series that begins at its first event hides that event from rate() and increase().
+# Create the series at startup: rate() and increase() ignore the event that creates a series.
 for _code in ("unavailable", "overloaded", "timed_out", "internal"):
     _FAILED_REQUESTS.labels(_code)
 for _operation in ("connect", "statement", "commit"):
     _DATABASE_TIMEOUTS.labels(_operation)
 
-# Looking labels up costs several times as much as counting.
+# Looking up labels costs several times as much as counting, so the results are cached.
 _sends = cache(_SENDS.labels)
 _updates = cache(_PREFERENCE_UPDATES.labels)
 _seconds = cache(_COMMIT_SECONDS.labels)
@@ -106,7 +106,7 @@ def count_checkpoint_failure() -> None:
 
 
 def count_failed_request(code: str) -> None:
-    """Count a request that failed for a reason of the service's own.
+    """Count a request that the service failed to handle.
 
     :param code: ``unavailable``, ``overloaded``, ``timed_out`` or ``internal``.
     """

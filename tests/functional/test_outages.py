@@ -178,7 +178,7 @@ CODES = ("unavailable", "overloaded", "timed_out", "internal")
 
 
 def failed_requests() -> list[float]:
-    """The numbers of failed requests of this process, by code."""
+    """The numbers of failed requests in this process, by code."""
     name = "galaxy_express_failed_requests_total"
     return [REGISTRY.get_sample_value(name, {"code": code}) or 0.0 for code in CODES]
 
@@ -201,7 +201,7 @@ def test_failed_requests_are_counted_by_code(backend: Backend, make_app: MakeApp
             send(app, package_id=str(number), status=503)
         counts.append(failed_requests())
     backend.reject_inserts("packages")
-    send(impatient_app, package_id="refused", status=500)
+    send(impatient_app, package_id="failing", status=500)
     counts.append(failed_requests())
 
     for index, count in enumerate(counts):
