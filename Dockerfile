@@ -1,13 +1,13 @@
-# Two images: `production`, the default, holds what the service needs to run and no more;
-# `development` holds the tools, and works on source that is mounted (docker-compose.yml).
+# Two images: `production`, the default, only has what the service needs to run; `development` has the
+# tools, and uses mounted source code (docker-compose.yml).
 
 FROM python:3.13-slim AS base
-# The warning: Baseplate and Pyramid import it, and setuptools is pinned for them.
+# The warning is ignored because Baseplate and Pyramid import pkg_resources; setuptools is pinned.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONWARNINGS="ignore:pkg_resources is deprecated:UserWarning" \
     GALAXY_EXPRESS_DATABASE_URL=sqlite:////data/galaxy_express.db
-# 1000 is most developers' own uid: what is written into their source stays theirs. The image may
-# run as any other uid too, so everyone can write to /data.
+# 1000 is the uid of most developers, so that files written to mounted source code belong to them. The
+# image may also run as any other uid, so /data is writable by everyone.
 RUN useradd --uid 1000 --create-home galaxy \
     && install --directory --owner=galaxy --group=galaxy --mode=1777 /data
 WORKDIR /app
@@ -17,8 +17,8 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
 
 
 FROM base AS dependencies
-# `make` looks into the environment for a copy of what was installed. The file is complete, and
-# --no-deps keeps pip from asking for posix-ipc, which is left out.
+# `make` compares the copy in the environment with the requirements. The file is complete; --no-deps
+# keeps pip from installing posix-ipc, which is omitted.
 COPY requirements.txt /opt/venv/
 RUN python -m venv /opt/venv \
     && pip install --no-cache-dir --disable-pip-version-check --no-deps --requirement /opt/venv/requirements.txt
@@ -32,7 +32,7 @@ COPY --from=dependencies --chown=galaxy:galaxy /opt/venv /opt/venv
 USER 1000
 COPY --chown=galaxy:galaxy requirements-dev.txt /opt/venv/
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --requirement /opt/venv/requirements-dev.txt
-# The mounted source may be another's, so what the tools keep goes elsewhere.
+# The mounted source code may not be writable, so the tools' caches are elsewhere.
 ENV VENV=/opt/venv \
     COVERAGE_FILE=/tmp/coverage \
     HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
@@ -50,6 +50,6 @@ COPY --from=dependencies /opt/venv /opt/venv
 COPY configs ./configs
 COPY galaxy_express ./galaxy_express
 USER 1000
-# Prometheus's metrics.
+# Prometheus metrics.
 EXPOSE 6060
 CMD ["gunicorn", "--config", "configs/gunicorn.conf.py"]

@@ -1,8 +1,8 @@
 """``python -m benchmarks``: how fast the service is, compared with other servers.
 
-Each round measures every line once, every other round in the opposite order, and compares
-the statistics with the database and with the answers. Another revision is measured line by
-line, alternating with the current one.
+Each round measures every line once, every second round in reverse order, and compares the
+statistics with the database and the responses. Another revision is measured line by line,
+alternating with the current one.
 """
 
 import sys
@@ -49,7 +49,7 @@ STATISTICS = Line("read statistics", Load("get", 64, "/statistics"))
 READ_PACKAGE = Line("read a package", Load("read_package", 64))
 READ_PREFERENCES = Line("read preferences", Load("read_preferences", 64))
 SEND_BATCH = Line(f"packages, in batches of {BATCH}", Load("batch", 4), BATCH)
-RAW_SQLITE = Line(f"packages, {BATCH} in a transaction, `sqlite3` alone", None, BATCH)
+RAW_SQLITE = Line(f"packages, {BATCH} per transaction, `sqlite3` alone", None, BATCH)
 PLAIN_HEALTH = Line("plain ORM: `GET /health`", GET_HEALTH)
 PLAIN_SEND = Line("plain ORM: send", SEND_64)
 BARE = Line("bare WSGI function", GET_HEALTH)
@@ -59,7 +59,7 @@ SERVICE = (
     *(READ_PACKAGE, READ_PREFERENCES, SEND_BATCH),
 )
 TABLE = (*SERVICE, RAW_SQLITE, PLAIN_HEALTH, PLAIN_SEND, BARE)
-# Lines that are compared closely are measured one after the other.
+# Lines that are compared closely are measured one after another.
 ORDER = (
     *(LIVENESS, HEALTH_1, SEND_1, SEND_16, PLAIN_HEALTH, PLAIN_SEND, SEND, BARE, HEALTH, RETRY),
     *(UPDATE, STATISTICS, READ_PACKAGE, READ_PREFERENCES, SEND_BATCH, RAW_SQLITE),
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument(
         "--against",
         metavar="REV",
-        help="measure another revision of the repository in turn; an old one needs port 6060",
+        help="also measure another revision of the repository; an old one needs port 6060",
     )
     settings = parser.parse_args(namespace=BenchSettings())
     prepare(settings)
@@ -102,7 +102,7 @@ def main() -> None:
 def measure(settings: BenchSettings) -> tuple[Results, Results]:
     """Run all rounds.
 
-    :returns: the results of this revision and of what it is compared with in every run, and
+    :returns: the results of this revision and of the servers that every run compares it with; and
         the results of the other revision, which are empty if there is none.
     """
     results, others = Results(), Results()
@@ -143,12 +143,12 @@ def measure(settings: BenchSettings) -> tuple[Results, Results]:
 
 
 def goals(results: Results, others: Results, settings: BenchSettings) -> Iterator[Goal]:
-    """The goals for this run, and what was measured.
+    """The goals for this run, with the measured values.
 
-    :param others: those of the other revision, if there is one.
+    :param others: the results of the other revision, if there is one.
     """
     per_health = results.ratio(processor, HEALTH, BARE)
-    yield at_most("processor time of `GET /health` / bare WSGI function", 1.2, per_health)
+    yield at_most("CPU time of `GET /health` / bare WSGI function", 1.2, per_health)
     yield at_least("send / plain ORM", 12, results.ratio(rate, SEND, PLAIN_SEND))
     if RAW_SQLITE in results:
         batches = results.ratio(rate, SEND_BATCH, RAW_SQLITE)
@@ -168,7 +168,7 @@ def _goals_against(results: Results, others: Results, settings: BenchSettings) -
         return
     for line, most in ((HEALTH, 0.33), (SEND, 0.4)):
         time = results.ratio_to(others, processor, line)
-        yield at_most(f"processor time of {line.name} / the same at {rev}", most, time)
+        yield at_most(f"CPU time of {line.name} / the same at {rev}", most, time)
     for line in (SEND, RETRY, UPDATE, HEALTH, *READS):
         yield at_least(
             f"{line.name} / the same at {rev}", 2.5, results.ratio_to(others, rate, line)

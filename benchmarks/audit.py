@@ -1,6 +1,6 @@
-"""Compares the answers of a service, its statistics and its database.
+"""Compares the responses of a service, its statistics and its database.
 
-It reads the database with SQL of its own, so that it shares no mistake with the service.
+It reads the database with its own SQL, so that it shares no bug with the service.
 """
 
 import time
@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import bindparam, create_engine, text
 from sqlalchemy.pool import NullPool
 
-# Seconds for the requests that were being processed when wrk hung up.
+# Seconds for the requests that were in progress when wrk disconnected.
 PATIENCE = 30.0
 
 _SELECT = text("SELECT package_id, status FROM packages WHERE package_id IN :ids").bindparams(
@@ -24,14 +24,14 @@ Totals = dict[tuple[str, str], int]
 
 
 class Discrepancy(Exception):
-    """The answers, the database and the statistics don't agree."""
+    """The responses, the database and the statistics don't agree."""
 
 
 class Ledger:
-    """The answers of a service, to be compared with its database.
+    """The responses of a service, for comparison with its database.
 
-    :param statistics: asks the service for its statistics.
-    :param recorded: how many packages are there before the first request.
+    :param statistics: requests the statistics of the service.
+    :param recorded: the number of packages before the first request.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Ledger:
         self._unanswered = 0
 
     def enter(self, decisions: Path, unanswered: int) -> None:
-        """Add the answers of a run, and find each of its packages in the database.
+        """Add the responses of a run, and check that its packages are in the database.
 
         :param decisions: the file that :py:func:`.wrk.run_wrk` wrote.
-        :param unanswered: how many packages were sent, at most, that got no good answer;
-            they may or may not be recorded.
-        :raises Discrepancy: unless all are there, with the decision that was answered.
+        :param unanswered: the maximum number of packages that were sent without an expected
+            response; they may or may not be recorded.
+        :raises Discrepancy: unless all are recorded with the decision in the response.
         """
         self._unanswered += unanswered
         with open(decisions, encoding="ascii") as lines, self._engine.connect() as connection:
@@ -58,16 +58,16 @@ class Ledger:
                 recorded = dict(connection.execute(_SELECT, {"ids": list(answered)}).all())
                 if recorded != answered:
                     some = sorted(answered.items() - recorded.items())[:3]
-                    raise Discrepancy(f"answered, but not recorded like this: {some}")
+                    raise Discrepancy(f"returned, but not recorded like this: {some}")
 
     def check(self) -> None:
-        """Compare the statistics with the rows, and the rows with the answers.
+        """Compare the statistics with the rows, and the rows with the responses.
 
         :raises Discrepancy: if they don't agree.
         """
         stated, counted = self._state_and_count()
         if stated != counted:
-            raise Discrepancy(f"the statistics state {stated}, the rows are {counted}")
+            raise Discrepancy(f"the statistics are {stated}, but the rows are {counted}")
         recorded = sum(counted.values())
         if not self._answered <= recorded <= self._answered + self._unanswered:
             raise Discrepancy(

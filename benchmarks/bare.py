@@ -1,4 +1,4 @@
-"""A WSGI function that does nothing: what remains is the cost of the server."""
+"""A WSGI function that does nothing, to measure the cost of the server."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Answer every request with ``true``, as ``GET /health`` does."""
+    """Respond to every request with ``true``, like ``GET /health``."""
     body = b"true"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     start_response("200 OK", headers)

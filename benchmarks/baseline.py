@@ -1,9 +1,9 @@
-"""The plain implementation: an ORM session for each request, and a commit.
+"""The plain implementation: one ORM session and one commit per request.
 
-It has the rules, answers and durability of the service, and is written as the documentation
-of Pyramid and SQLAlchemy shows it. It has code and tables of its own, so that it stays the
-same while the service changes. Baseplate's own client for sessions would add a span and
-three metrics for each statement, and is slower.
+It has the rules, responses and durability of the service, and is written in the style of the
+documentation of Pyramid and SQLAlchemy. It has its own code and tables, so that it stays the same
+while the service changes. Baseplate's session client would add a span and three metrics per
+statement, and is slower.
 """
 
 import json
@@ -140,13 +140,13 @@ def _make_engine(url: str) -> Engine:
 
 
 def _set_up(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # or the driver begins transactions by itself
+    connection.isolation_level = None  # otherwise the driver begins transactions implicitly
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def send_package(request: Request) -> Response:
-    """``POST /packages``: decide a package, once."""
+    """``POST /packages``: decide a package."""
     try:
         package = Submission.model_validate_json(request.body)
     except ValidationError as error:
@@ -156,7 +156,7 @@ def send_package(request: Request) -> Response:
             body, status, headers = _decide(request.session, package)
             request.session.commit()
             return _json(body, status, headers)
-        except exc.IntegrityError:  # PostgreSQL only: another has inserted the same row
+        except exc.IntegrityError:  # PostgreSQL only: another worker has inserted the same row
             request.session.rollback()
 
 
@@ -230,7 +230,7 @@ def read_statistics(request: Request) -> Response:
 
 
 def is_healthy(request: Request) -> Response:
-    """``GET /health``: whether the database answers."""
+    """``GET /health``: whether the database responds."""
     request.session.execute(select(1))
     return _json(True)
 

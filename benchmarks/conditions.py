@@ -1,4 +1,4 @@
-"""What the figures depend on besides the service: the machine, the disk, the database."""
+"""The conditions of a measurement: the machine, the disk, the database."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ SYNCS = 200
 
 
 def describe_conditions(settings: Settings) -> str:
-    """Describe the conditions of a measurement in a line.
+    """Describe the conditions of a measurement in one line.
 
     :raises SystemExit: if the folder for SQLite is in memory.
     """
@@ -37,7 +37,9 @@ def _postgresql(url: str) -> str:
 def _sqlite(folder: Path) -> str:
     kind = _file_system(folder)
     if kind in ("ramfs", "tmpfs"):
-        sys.exit(f"{folder} is in memory ({kind}), where a sync costs nothing; name another folder")
+        sys.exit(
+            f"{folder} is in memory ({kind}), where a sync costs nothing; choose another folder"
+        )
     return f"SQLite {sqlite3.sqlite_version} on {kind}, {_sync_time(folder):.2f} ms for a sync"
 
 

@@ -1,4 +1,4 @@
-"""Millions of packages, quickly: the database makes them, without the service."""
+"""Inserts millions of packages quickly: the database generates them, without the service."""
 
 import os
 import sys
@@ -7,8 +7,8 @@ from sqlalchemy import create_engine, text
 
 CHUNK = 500_000
 
-# The ids are random UUIDs, like those that are sent. Two calls of randomblob() in one row
-# give different bytes.
+# The ids are random UUIDs, like those in the load. Two calls of randomblob() in one row
+# return different bytes.
 _SQLITE = """
     INSERT INTO packages (package_id, sender_id, recipient_id, package_type, timestamp, status)
     WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT :rows)
@@ -29,14 +29,14 @@ _COUNT = """
     VALUES (0, 'delivered', 'personal', :rows)
 """
 
-# Nothing needs to survive a crash until all packages are there. The index fits into the cache.
+# Durability is not needed until all packages are inserted. The index fits into the cache.
 _SQLITE_BEFORE = ("PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", "PRAGMA cache_size=-2000000")
-# PostgreSQL would otherwise do this later, while the service is measured.
+# Otherwise PostgreSQL would do this later, during the measurement.
 _POSTGRESQL_AFTER = ("VACUUM ANALYZE packages", "CHECKPOINT")
 
 
 def fill(database_url: str, packages: int) -> None:
-    """Put packages into empty tables, and count them."""
+    """Insert packages into empty tables, and set the counters."""
     engine = create_engine(database_url, future=True, isolation_level="AUTOCOMMIT")
     is_sqlite = engine.dialect.name == "sqlite"
     insert = text(_SQLITE if is_sqlite else _POSTGRESQL)
@@ -44,11 +44,11 @@ def fill(database_url: str, packages: int) -> None:
         for pragma in _SQLITE_BEFORE if is_sqlite else ():
             connection.exec_driver_sql(pragma)
         for done in range(0, packages, CHUNK):
-            print(f"\r{done:,} of {packages:,} packages are stored", end="", file=sys.stderr)
+            print(f"\r{done:,} of {packages:,} packages stored", end="", file=sys.stderr)
             connection.execute(insert, {"rows": min(CHUNK, packages - done)})
         print(file=sys.stderr)
         connection.execute(text(_COUNT), {"rows": packages})
         for statement in () if is_sqlite else _POSTGRESQL_AFTER:
             connection.exec_driver_sql(statement)
     engine.dispose()
-    os.sync()  # or the system would write it while the service is measured
+    os.sync()  # otherwise the system would write during the measurement

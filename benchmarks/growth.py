@@ -1,7 +1,7 @@
-"""``python -m benchmarks.growth``: what millions of packages change.
+"""``python -m benchmarks.growth``: the effect of millions of packages.
 
-Sends to a server with a full database are compared with sends to a server whose database
-was empty at the start, and the memory of a worker after many sends with that after a few.
+Compares sends to a server with a full database with those to a server with an initially empty one,
+and the memory of a worker after many sends with that after a few.
 """
 
 import sys
@@ -30,8 +30,8 @@ A_FEW = 10_000
 class GrowthSettings(Settings):
     """The options of the command line.
 
-    :param packages: how many a full database has.
-    :param sends: after how many the memory is measured again.
+    :param packages: the number of packages in the full database.
+    :param sends: the number of sends after which the memory is measured again.
     """
 
     packages: int
@@ -40,9 +40,19 @@ class GrowthSettings(Settings):
 
 def main() -> None:
     """Measure, and print the tables."""
-    parser = make_parser("Measure what millions of packages change.")
-    parser.add_argument("--packages", type=int, default=10_000_000, help="in a full database")
-    parser.add_argument("--sends", type=int, default=1_000_000, help="to measure memory after")
+    parser = make_parser("Measure the effect of millions of packages.")
+    parser.add_argument(
+        "--packages",
+        type=int,
+        default=10_000_000,
+        help="the number of packages in the full database",
+    )
+    parser.add_argument(
+        "--sends",
+        type=int,
+        default=1_000_000,
+        help="the number of sends between the memory measurements",
+    )
     settings = parser.parse_args(namespace=GrowthSettings())
     if settings.quick:
         settings.packages, settings.sends = 200_000, 2 * A_FEW
@@ -65,7 +75,7 @@ def main() -> None:
 
 
 def measure_sends(settings: GrowthSettings) -> Results:
-    """Send to the two servers in turn."""
+    """Send to the two servers alternately."""
     results = Results()
     with serving(settings, packages=settings.packages) as full, serving(settings) as empty:
         servers = {EMPTY: empty, FULL: full}
@@ -99,7 +109,7 @@ def _send(service: Service, number: int, seconds: int) -> int:
     sent = 0
     while sent < number:
         sent += service.run(SEND, seconds).good
-        print(f"\r{sent:,} of {number:,} packages are sent", end="", file=sys.stderr)
+        print(f"\r{sent:,} of {number:,} packages sent", end="", file=sys.stderr)
     print(file=sys.stderr)
     return sent
 

@@ -1,23 +1,23 @@
--- What wrk sends, and how it checks the answers. Its arguments, after wrk's own:
+-- Generates wrk's requests and checks the responses. Arguments, after wrk's own:
 --   kind   one of the kinds below
---   path   of a plain GET; other kinds ignore it
---   seed   of the random numbers
---   log    a file to write decisions to, "package_id status" in each line
---   known  a file of package_ids that were sent before, one in each line
---   ready  how many requests to make before the clock starts, so that wrk takes less of
---          the time of the processors that it shares with the server
+--   path   the path of a plain GET; other kinds ignore it
+--   seed   the seed of the random numbers
+--   log    a file to write decisions to, as lines of "package_id status"
+--   known  a file with the package_ids of earlier packages, one per line
+--   ready  the number of requests to generate before the clock starts, so that wrk uses less
+--          of the CPU time that it shares with the server
 
 local BATCH = 500
 local random, format = math.random, string.format
 
--- Random, so that ids fall anywhere in an index, as those of independent senders do.
+-- Random, so that ids are spread over an index, like those of independent senders.
 local function uuid()
   return format("%08x-%04x-4%03x-%04x-%04x%08x",
     random(0, 0xffffffff), random(0, 0xffff), random(0, 0xfff),
     random(0x8000, 0xbfff), random(0, 0xffff), random(0, 0xffffffff))
 end
 
--- A package's fields follow from its id, so that a retry needs only the id.
+-- A package's fields are derived from its id, so that a retry only needs the id.
 local function package(id)
   return format(
     '{"timestamp":"2142-03-01T12:00:00Z","sender_id":"sender-%s","recipient_id":"recipient-%s",' ..
@@ -35,7 +35,7 @@ local function preferences_path()
   return format("/recipients/recipient-%03x/preferences", random(0, 0xfff))
 end
 
--- Newer than all updates before it, those of earlier runs included.
+-- Newer than all earlier updates, including those of earlier runs.
 local started, updates = os.date("!%Y-%m-%dT%H:%M:%S"), 0
 local function update()
   updates = updates + 1
@@ -58,8 +58,8 @@ local function log_decisions(body)
   return count
 end
 
--- For each kind, what to request and, where wrk's own count of the statuses from 400 on
--- is not enough, whether an answer is good.
+-- For each kind, the request and, where wrk's own count of statuses from 400 on is not enough,
+-- a check of the response.
 local kinds = {
   get = {
     request = function() return wrk.format("GET", wrk.path) end,
@@ -98,8 +98,8 @@ function setup(the_thread)
   thread = the_thread
 end
 
--- Read by done(), which wrk runs elsewhere.
-made, bad, began = 0, 0, 0
+-- Read by done(), which wrk runs in another thread.
+made, bad, started_at = 0, 0, 0
 
 function init(args)
   local kind = kinds[args[1]]
@@ -109,7 +109,7 @@ function init(args)
   for id in io.lines(args[5]) do known[#known + 1] = id end
   local ready = {}
   for i = 1, tonumber(args[6]) do ready[i] = kind.request() end
-  began = os.clock()
+  started_at = os.clock()
   function request()
     made = made + 1
     return ready[made] or kind.request()
@@ -125,11 +125,11 @@ function done(summary, latency)
   local errors = summary.errors
   print(format('{"seconds":%f,"made":%d,"answers":%d,"bad":%d,"broken":%d,"processor":%f,"p50":%f,"p99":%f}',
     summary.duration / 1e6,
-    thread:get("made") - 1,  -- wrk makes one that it doesn't send
+    thread:get("made") - 1,  -- wrk generates one that it doesn't send
     summary.requests,
     math.max(errors.status, thread:get("bad")),
     errors.connect + errors.read + errors.write + errors.timeout,
-    os.clock() - thread:get("began"),
+    os.clock() - thread:get("started_at"),
     latency:percentile(50) / 1e3,
     latency:percentile(99) / 1e3))
 end

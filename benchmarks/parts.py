@@ -1,7 +1,7 @@
 """The service with only some parts of a send, for a profile.
 
-Each of ``PARTS`` has the parts of those before it, and one more. The other parts are
-replaced in the service's own classes, which only a profile has a use for.
+Each entry of ``PARTS`` has the parts of the previous one and one more. The remaining parts are
+replaced by patching the service's classes, which is only acceptable in a profile.
 """
 
 import os
@@ -19,8 +19,8 @@ from galaxy_express.desk import DeliveryDesk, SendRequest
 from galaxy_express.desk_client import DeskClient
 from galaxy_express.storage.checkpoints import Checkpoints
 
-# About what SQLite logs: a page for each package, a few more for the rest of a transaction,
-# and from the beginning again when the log is long.
+# About as much as SQLite logs: a page per package, a few more per transaction; and the file is
+# overwritten from the start when it is long.
 PAGE = 2048
 PAGES_MORE = 5
 LOG = 40_960 * PAGE
@@ -30,9 +30,9 @@ WHOLE = "written by SQLite"
 
 @dataclass(frozen=True)
 class Replacement:
-    """A method of the service, and what a profile puts in its place.
+    """A method of the service, and its replacement in a profile.
 
-    :raises AttributeError: if the class has no such method: it would not be left out.
+    :raises AttributeError: if the class has no such method.
     """
 
     owner: type
@@ -44,13 +44,13 @@ class Replacement:
             raise AttributeError(f"{self.owner.__name__} defines no method {self.method}")
 
     def apply(self) -> None:
-        """Replace the method, in all of this process."""
+        """Replace the method in this process."""
         setattr(self.owner, self.method, self.function)
 
 
 def make_wsgi_app(app_config: RawConfig) -> Router:
-    """Make the WSGI application; the key ``parts`` names the parts that are left in it."""
-    service_config = dict(app_config)  # the service knows no such key
+    """Make the WSGI application; the key ``parts`` names the parts that it has."""
+    service_config = dict(app_config)  # the service would reject the key
     for replacement in PARTS[service_config.pop("parts")]:
         replacement.apply()
     return make_whole_app(service_config)
@@ -69,7 +69,7 @@ def _decide_all(requests: Sequence[SendRequest]) -> None:
 
 
 class _Log:
-    """Stands in for SQLite's log: a file that as much is written to and synced."""
+    """Simulates SQLite's log: a file that is written and synced in the same way."""
 
     def __init__(self) -> None:
         self._file: Any = None
@@ -92,11 +92,11 @@ _NO_CHECKPOINTS = Replacement(Checkpoints, "note_commit", lambda _checkpoints: N
 _NO_COMMIT = Replacement(DeliveryDesk, "commit", lambda _desk, requests: _decide_all(requests))
 _FILE = Replacement(DeliveryDesk, "commit", lambda _desk, requests: _log.commit(requests))
 
-#: What is replaced, by the name of the last part that is left.
+#: The replacements, by the name of the last part that isn't replaced.
 PARTS: dict[str, tuple[Replacement, ...]] = {
-    "read, checked and answered": (_NO_LOOK_UP, _NO_QUEUE),
-    "looked up, for a retry": (_NO_QUEUE,),
-    "queued, and handed to the thread that commits": (_NO_CHECKPOINTS, _NO_COMMIT),
+    "parsed, validated and answered": (_NO_LOOK_UP, _NO_QUEUE),
+    "with the lookup for retries": (_NO_QUEUE,),
+    "queued, and passed to the commit thread": (_NO_CHECKPOINTS, _NO_COMMIT),
     "written to a file and synced": (_NO_CHECKPOINTS, _FILE),
     WHOLE: (),
 }

@@ -1,4 +1,4 @@
-"""How much processor time processes have taken, as Linux counts it."""
+"""The CPU time of processes, from Linux's ``/proc``."""
 
 import os
 from collections.abc import Iterable
@@ -8,15 +8,12 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def processor_seconds(pids: Iterable[int]) -> float:
-    """The seconds that processes have spent on a processor, in user and in system mode.
-
-    The threads that have ended are included.
-    """
+    """The CPU time of processes in seconds, in user and system mode, including ended threads."""
     return sum(stat_seconds(Path(f"/proc/{pid}/stat").read_text()) for pid in pids)
 
 
 def threads_seconds(pids: Iterable[int]) -> tuple[float, float]:
-    """The same for the main threads, and for all other threads that are still there."""
+    """The CPU time of the main threads, and of all other threads that are still running."""
     main = others = 0.0
     for pid in pids:
         for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
@@ -29,7 +26,7 @@ def threads_seconds(pids: Iterable[int]) -> tuple[float, float]:
 
 
 def stat_seconds(stat: str) -> float:
-    """``utime`` and ``stime`` of a line of ``/proc/<pid>/stat``, in seconds.
+    """The sum of ``utime`` and ``stime`` in ``/proc/<pid>/stat``, in seconds.
 
     See https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html, fields 14 and 15.
     """

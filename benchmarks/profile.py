@@ -1,7 +1,7 @@
-"""``python -m benchmarks.profile``: what each part of a send costs, and an empty request.
+"""``python -m benchmarks.profile``: the cost of each part of a send, and of an empty request.
 
-Servers that leave out more and more of a send get the same load in turn. The processor time
-is counted apart for the event loop, the other threads of the workers, and wrk.
+Servers with more and more parts of a send get the same load in turn. CPU time is measured
+separately for the event loop, the other threads of the workers, and wrk.
 """
 
 import sys
@@ -20,19 +20,19 @@ from benchmarks.wrk import Load
 
 HEALTH = "`GET /health`"
 
-# In each database at the start, so that each look-up costs the same.
+# Initially in each database, so that each lookup costs the same.
 PACKAGES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a request costs, in microseconds of a processor.
+    """The cost of a request, as CPU time in microseconds.
 
-    :param loop: of the workers' threads with an event loop.
-    :param threads: of the workers' other threads.
-    :param wrk: of the load generator.
-    :param rate: how many were answered in a second.
-    :param alone: how long each took on a single connection, in milliseconds (the median).
+    :param loop: the CPU time of the workers' event loops.
+    :param threads: the CPU time of the workers' other threads.
+    :param wrk: the CPU time of the load generator.
+    :param rate: responses per second.
+    :param alone: the median latency on a single connection, in milliseconds.
     """
 
     loop: float
@@ -44,11 +44,11 @@ class Cost:
 
 def main() -> None:
     """Measure, and print a table."""
-    settings = make_parser("Measure what each part of a send costs.").parse_args(
+    settings = make_parser("Measure the cost of each part of a send.").parse_args(
         namespace=Settings()
     )
     if settings.postgres:
-        sys.exit("The profile works with SQLite only; leave out the URL of PostgreSQL.")
+        sys.exit("The profile only supports SQLite; omit the PostgreSQL URL.")
     prepare(settings)
     conditions = describe_conditions(settings)
     costs = measure(settings)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(settings: Settings) -> dict[str, list[Cost]]:
-    """The costs of an empty request, and of sends with more and more parts, in each round."""
+    """Measure an empty request, and sends with more and more parts, in each round."""
     costs: dict[str, list[Cost]] = {HEALTH: [], **{name: [] for name in PARTS}}
     with ExitStack() as stack:
         services = {name: stack.enter_context(_serving_parts(settings, name)) for name in PARTS}
@@ -98,7 +98,7 @@ def _describe(costs: dict[str, list[Cost]]) -> str:
         alone = median(cost.alone / empty.alone for cost, empty in _with_health(costs, name))
         rows.append(
             (
-                name if name == HEALTH else f"send, {name}",
+                name if name == HEALTH else f"send: {name}",
                 *(f"{microseconds:.0f}" for microseconds in (loop, threads, wrk)),
                 f"{rate:.2f}",
                 f"{alone:.2f}",

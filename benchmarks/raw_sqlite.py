@@ -1,4 +1,4 @@
-"""What SQLite can do alone: the rows that a batch writes, without a service around it."""
+"""SQLite alone: inserts the rows of batches, without the service."""
 
 import sqlite3
 import statistics
@@ -10,7 +10,7 @@ from benchmarks.revisions import PRESENT
 from benchmarks.wrk import BATCH, Run
 from galaxy_express.storage.connect import database_from_config
 
-# Those that determine how fast rows are inserted, and how durably.
+# The pragmas that determine the speed and durability of inserts.
 PRAGMAS = (
     "cache_size",
     "foreign_keys",
@@ -31,7 +31,7 @@ _INSERT = """
 class RawSQLite:
     """A connection to a database with the service's tables and pragmas.
 
-    :param path: where the database is to be.
+    :param path: the path of the new database.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,9 +46,9 @@ class RawSQLite:
             self._connection.execute(f"PRAGMA {name}={value}")
 
     def run(self, seconds: int) -> Run:
-        """Insert packages for a while, as many in each transaction as a batch has.
+        """Insert packages for a while, as many per transaction as in a batch.
 
-        The time to make the rows is not counted.
+        The time to generate the rows isn't counted.
         """
         times: list[float] = []
         processor = 0.0
@@ -77,7 +77,7 @@ class RawSQLite:
 
 
 def _row(package_id: str) -> tuple[str, str, str, str, int, str]:
-    # As load.lua has them.
+    # The same values as in load.lua.
     package_type = "personal" if package_id[-1] < "8" else "marketing"
     return (
         package_id,

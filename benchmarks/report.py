@@ -12,10 +12,10 @@ from benchmarks.wrk import Load, Run
 
 @dataclass(frozen=True)
 class Line:
-    """Something that is measured, and has a line in the table.
+    """A measurement, which is one line in the table.
 
-    :param load: what wrk sends, or ``None`` if the figures don't come from wrk.
-    :param packages: how many packages are in each request, where packages are counted.
+    :param load: the load that wrk sends, or ``None`` if the figures don't come from wrk.
+    :param packages: the number of packages per request, if packages are counted.
     """
 
     name: str
@@ -24,26 +24,26 @@ class Line:
 
     @property
     def connections(self) -> str:
-        """How many connections there are, for a table."""
+        """The number of connections, for a table."""
         return str(self.load.connections) if self.load else ""
 
 
-#: A figure of a run: see the functions below.
+#: A function that returns a figure of a run; see below.
 Figure = Callable[[Line, Run], float]
 
 
 def rate(line: Line, run: Run) -> float:
-    """Requests in a second, or packages."""
+    """Requests or packages per second."""
     return line.packages * run.good / run.seconds
 
 
 def p50(line: Line, run: Run) -> float:
-    """Milliseconds in which half of the requests were answered."""
+    """The median latency in milliseconds."""
     return run.p50
 
 
 def p99(line: Line, run: Run) -> float:
-    """Milliseconds in which 99 in 100 requests were answered."""
+    """The 99th percentile of the latency in milliseconds."""
     return run.p99
 
 
@@ -53,16 +53,15 @@ def tail(line: Line, run: Run) -> float:
 
 
 def processor(line: Line, run: Run) -> float:
-    """Microseconds of a processor that the server took for a request, or a package."""
+    """CPU time of the server per request or package, in microseconds."""
     return 1e6 * run.processor / (line.packages * run.good)
 
 
 class Results:
-    """The runs of each line, one for each round.
+    """The runs of each line, one per round.
 
-    A figure of all rounds is the median of theirs. A ratio is the median of the rounds'
-    ratios, not the ratio of two medians: the measurements of one round met the machine in
-    much the same state.
+    A figure is the median over the rounds. A ratio is the median of the ratios per round, not the
+    ratio of two medians, since the machine was in a similar state during each round.
     """
 
     def __init__(self) -> None:
@@ -76,7 +75,7 @@ class Results:
         self._runs[line].append(run)
 
     def median(self, figure: Figure, line: Line) -> float:
-        """A figure of all rounds."""
+        """The median of a figure over all rounds."""
         return median(self._figures(figure, line))
 
     def ratio(self, figure: Figure, line: Line, other: Line) -> float:
@@ -88,7 +87,7 @@ class Results:
         return _median_ratio(self._figures(figure, line), others._figures(figure, line))
 
     def errors(self, line: Line) -> int:
-        """How many requests, in all rounds, had no answer or not the right one."""
+        """The number of requests, in all rounds, without a response or with a wrong one."""
         return sum(run.errors for run in self._runs[line])
 
     def _figures(self, figure: Figure, line: Line) -> list[float]:
@@ -96,7 +95,7 @@ class Results:
 
 
 def _median_ratio(figures: Iterable[float], others: Iterable[float]) -> float:
-    # A lone request may cost less than the processor's clock can tell.
+    # A lone request may cost less than the resolution of the CPU clock.
     return median(
         figure / other if other else float("nan")
         for figure, other in zip(figures, others, strict=True)
@@ -105,7 +104,7 @@ def _median_ratio(figures: Iterable[float], others: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure to reach, and what was reached."""
+    """A goal for a figure, and the measured value."""
 
     name: str
     goal: str
@@ -124,9 +123,9 @@ def at_most(name: str, goal: float, reached: float) -> Goal:
 
 
 def figures_table(results: Results, lines: Iterable[Line]) -> str:
-    """A table of those of the lines that were measured."""
+    """A table of the lines that were measured."""
     return table(
-        ("", "connections", "a second", "p50 ms", "p99 ms", "processor µs", "errors"),
+        ("", "connections", "per second", "p50 ms", "p99 ms", "CPU µs", "errors"),
         (
             (
                 line.name,
@@ -144,9 +143,9 @@ def figures_table(results: Results, lines: Iterable[Line]) -> str:
 
 
 def ratios_table(results: Results, others: Results, lines: Iterable[Line]) -> str:
-    """A table of the figures of lines as multiples of the same lines' in other results."""
+    """A table of the figures as multiples of those in other results."""
     return table(
-        ("", "connections", "a second", "p50", "p99", "processor", "errors"),
+        ("", "connections", "per second", "p50", "p99", "CPU", "errors"),
         (
             (
                 line.name,

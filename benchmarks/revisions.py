@@ -1,4 +1,4 @@
-"""Revisions of this repository that can be served: the present one, and others."""
+"""Revisions of this repository that can be served: the current one and others."""
 
 import io
 import os
@@ -19,9 +19,9 @@ from benchmarks.settings import ROOT
 
 @dataclass(frozen=True)
 class Revision:
-    """The files of a revision, and an environment that has its requirements.
+    """The files of a revision, and an environment with its requirements.
 
-    :param name: as the command line has it.
+    :param name: the name given on the command line.
     :param root: the folder of the Makefile.
     :param python: the interpreter of the virtual environment.
     """
@@ -31,8 +31,8 @@ class Revision:
     python: Path
 
     def create_tables(self, database_url: str) -> None:
-        """Make the revision's tables in an empty database."""
-        # The environment has what is needed, so nothing is to be installed.
+        """Create the revision's tables in an empty database."""
+        # The environment has the requirements, so make must not install anything.
         self.make("--old-file=install", "migratedb", database_url=database_url)
 
     def make(self, *arguments: str, database_url: str = "") -> None:
@@ -40,7 +40,7 @@ class Revision:
 
         :raises SystemExit: with its output, if it fails.
         """
-        # Without what a make that runs this program tells the makes below it.
+        # Without the variables that a calling make passes to other makes.
         environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
         environment["GALAXY_EXPRESS_DATABASE_URL"] = database_url
         process = subprocess.run(
@@ -62,11 +62,11 @@ PRESENT = Revision("present", ROOT, Path(sys.executable))
 def checked_out(name: str, folder: Path) -> Iterator[Revision]:
     """The files of another revision in a temporary folder.
 
-    It shares this program's virtual environment if that has what the revision requires, and
-    gets one of its own otherwise.
+    It shares this program's virtual environment if that meets the revision's requirements;
+    otherwise it gets its own.
 
-    :param name: whatever git takes for a revision.
-    :param folder: where to make the temporary folder.
+    :param name: anything that git accepts as a revision.
+    :param folder: the parent of the temporary folder.
     :raises SystemExit: if git has no such revision.
     """
     archive = subprocess.run(
@@ -88,7 +88,7 @@ def checked_out(name: str, folder: Path) -> Iterator[Revision]:
 
 
 def unmet_requirements(requirements: str) -> list[str]:
-    """Those of a file of requirements that the environment of this program doesn't meet."""
+    """The requirements in a file that the environment of this program doesn't meet."""
     lines = (line.strip() for line in requirements.splitlines())
     parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return [str(requirement) for requirement in parsed if not _is_met(requirement)]

@@ -1,4 +1,4 @@
-"""A server with a database of its own, and load on it."""
+"""A server with its own database, and load on it."""
 
 import os
 import shutil
@@ -37,17 +37,17 @@ class Target:
     def load(self, load: Load, seconds: int) -> Run:
         """Send a load for a while.
 
-        :raises SystemExit: if no answer is good, or a worker has ended.
+        :raises SystemExit: if no response is as expected, or a worker has exited.
         """
         workers = self.workers
         before = processor_seconds(workers)
         run = run_wrk(self._server.port, load, seconds, self._decisions, self._known)
         if self.workers != workers:
-            sys.exit(f"A worker has ended during {load}. {self._server.log[-2000:]}")
+            sys.exit(f"A worker exited during {load}. {self._server.log[-2000:]}")
         if run.errors:
             print(f"{run.errors} errors of {load}. {self._server.log[-2000:]}", file=sys.stderr)
         if not run.good:
-            sys.exit(f"There is no good answer to {load}.")
+            sys.exit(f"No response to {load} was as expected.")
         return replace(run, processor=processor_seconds(workers) - before)
 
     @property
@@ -56,21 +56,21 @@ class Target:
         return self._server.workers
 
     def resident_megabytes(self) -> float:
-        """How much memory its largest worker has, as Linux counts it."""
+        """The resident memory of its largest worker."""
         return max(_resident_bytes(worker) for worker in self.workers) / 1e6
 
 
 class Service(Target):
-    """A running server whose answers are compared with its database."""
+    """A running server whose responses are compared with its database."""
 
     def __init__(self, server: Server, folder: Path, ledger: Ledger) -> None:
         super().__init__(server, folder)
         self._ledger = ledger
 
     def run(self, load: Load, seconds: int) -> Run:
-        """Send a load for a while, and find the answered packages in the database.
+        """Send a load for a while, and check that the acknowledged packages are in the database.
 
-        :raises benchmarks.audit.Discrepancy: if they aren't there.
+        :raises benchmarks.audit.Discrepancy: if they aren't.
         :raises SystemExit: as :py:meth:`load` does.
         """
         run = self.load(load, seconds)
@@ -78,13 +78,13 @@ class Service(Target):
         return run
 
     def send_known_packages(self) -> None:
-        """Send packages for a second, to be read and sent again later."""
+        """Send packages for a second, for later reads and retries."""
         self.run(Load("send", 64), 1)
         with open(self._decisions, encoding="ascii") as decisions:
             self._known.write_text("".join(f"{line.split()[0]}\n" for line in decisions))
 
     def check(self) -> None:
-        """Compare the statistics with the database, and with the answers.
+        """Compare the statistics with the database and the responses.
 
         :raises benchmarks.audit.Discrepancy: if they don't agree.
         """
@@ -92,7 +92,7 @@ class Service(Target):
 
 
 def _resident_bytes(pid: int) -> int:
-    # The second figure: https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html
+    # The second field: https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -106,11 +106,11 @@ def serving(
     workers: int | None = None,
     packages: int = 0,
 ) -> Iterator[Service]:
-    """Serve a revision with an empty database, as ``make serve`` does. Afterwards both are gone.
+    """Serve a revision with an empty database, like ``make serve``; remove both afterwards.
 
-    :param config: the content of production.ini, if not the revision's own.
-    :param workers: how many, if not as many as the settings say.
-    :param packages: how many there are at the start.
+    :param config: the content of production.ini; by default, the revision's.
+    :param workers: the number of workers; by default, that in the settings.
+    :param packages: the initial number of packages.
     """
     with _folder(settings) as folder, _empty_database(settings.postgres, folder) as database_url:
         revision.create_tables(database_url)
@@ -124,7 +124,7 @@ def serving(
         environment = _environment(revision.root) | {
             "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
             "GALAXY_EXPRESS_DATABASE_URL": database_url,
-            "GALAXY_EXPRESS_DRAIN_SECONDS": "0",  # no load balancer needs to notice the end
+            "GALAXY_EXPRESS_DRAIN_SECONDS": "0",  # no load balancer needs to notice the shutdown
             "GALAXY_EXPRESS_METRICS_BIND": f"127.0.0.1:{free_port()}",
             "GALAXY_EXPRESS_WORKERS": str(workers or settings.workers),
         }
@@ -134,7 +134,7 @@ def serving(
 
 @contextmanager
 def serving_baseline(settings: Settings) -> Iterator[Service]:
-    """Serve the plain implementation with an empty database. Afterwards both are gone."""
+    """Serve the plain implementation with an empty database; remove both afterwards."""
     with _folder(settings) as folder, _empty_database(settings.postgres, folder) as database_url:
         baseline.create_tables(database_url)
         variables = {baseline.DATABASE_URL: database_url}
@@ -145,7 +145,7 @@ def serving_baseline(settings: Settings) -> Iterator[Service]:
 
 @contextmanager
 def serving_bare(settings: Settings) -> Iterator[Target]:
-    """Serve the WSGI function that does nothing."""
+    """Serve a WSGI function that does nothing."""
     with (
         _folder(settings) as folder,
         _stock_server(settings, folder, "benchmarks.bare:application", {}) as server,
@@ -156,7 +156,7 @@ def serving_bare(settings: Settings) -> Iterator[Target]:
 def _stock_server(
     settings: Settings, folder: Path, application: str, variables: dict[str, str]
 ) -> Server:
-    """An application under gunicorn's own gevent worker, yet to be started."""
+    """An application under gunicorn's own gevent worker, not started."""
     port = free_port()
     metrics = folder / "metrics"
     metrics.mkdir()

@@ -1,4 +1,4 @@
-"""How long to measure, with what, and where."""
+"""The command-line options of the benchmarks."""
 
 import argparse
 import os
@@ -15,13 +15,13 @@ POSTGRES_URL = "GALAXY_EXPRESS_BENCH_URL"
 class Settings(argparse.Namespace):
     """The options of the command line.
 
-    :param rounds: how often everything is measured.
-    :param seconds: how long each measurement takes.
-    :param quick: whether to see only that everything works.
-    :param workers: how many each server has.
+    :param rounds: the number of rounds.
+    :param seconds: the duration of each measurement.
+    :param quick: whether to check only that everything works.
+    :param workers: the number of workers of each server.
     :param folder: a folder for temporary files.
-    :param postgres: the URL of any database of a PostgreSQL server, to create databases
-        beside it; ``None`` for SQLite.
+    :param postgres: the URL of any database on a PostgreSQL server where databases can be created;
+        ``None`` for SQLite.
     """
 
     rounds: int
@@ -33,33 +33,35 @@ class Settings(argparse.Namespace):
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """The parser of a command line, for :py:class:`Settings`."""
+    """The command-line parser for :py:class:`Settings`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured")
-    parser.add_argument("--seconds", type=int, default=3, help="how long each measurement takes")
-    parser.add_argument("--quick", action="store_true", help="see only that everything works")
-    parser.add_argument("--workers", type=int, default=2, help="how many each server has")
+    parser.add_argument("--rounds", type=int, default=5, help="the number of rounds")
+    parser.add_argument("--seconds", type=int, default=3, help="the duration of each measurement")
+    parser.add_argument("--quick", action="store_true", help="only check that everything works")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="the number of workers of each server"
+    )
     parser.add_argument(
         "--folder",
         type=Path,
         default=ROOT / "build",
-        help="for temporary files, on the disk to measure with",
+        help="the folder for temporary files, on the disk to measure",
     )
     parser.add_argument(
         "--postgres",
         metavar="URL",
         default=os.environ.get(POSTGRES_URL),
-        help="measure with PostgreSQL instead of SQLite: the URL of any database of a server, on"
-        f" which temporary databases are created; ${POSTGRES_URL} may contain it, too",
+        help="measure PostgreSQL instead of SQLite: the URL of any database on a server, where"
+        f" temporary databases are created (default: ${POSTGRES_URL})",
     )
     return parser
 
 
 def prepare(settings: Settings) -> None:
-    """Make the folder, and turn signals that end the program into exceptions, so that
-    servers are stopped and temporary files removed.
+    """Create the folder, and turn signals that end the program into exceptions, so that servers are
+    stopped and temporary files removed.
 
     :raises SystemExit: if wrk is missing.
     """

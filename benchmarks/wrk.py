@@ -8,15 +8,15 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("load.lua")
 
-#: How many packages there are in a batch; as in ``load.lua``.
+#: The number of packages in a batch; must equal the one in ``load.lua``.
 BATCH = 500
 
-# A request that gets no answer for so many seconds is an error.
+# A request without a response for this many seconds is an error.
 TIMEOUT = 30
 
-# Packages, or other requests, that are made before the load for each second of it. A faster
-# server gets the rest as they are made. A long load has no more than those for ten seconds,
-# since LuaJIT's memory is limited.
+# Packages or other requests generated in advance, per second of the load. For a faster server,
+# more are generated during the load. For a long load, only those for ten seconds are generated in
+# advance, since LuaJIT's memory is limited.
 READY = 12_000
 READY_IN_BATCHES = 60_000
 READY_SECONDS = 10
@@ -24,11 +24,11 @@ READY_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send.
+    """A kind of load.
 
-    :param kind: a kind of request that ``load.lua`` knows.
-    :param connections: kept alive, each with one request at a time.
-    :param path: what to get, where the kind is ``get``.
+    :param kind: a kind of request defined in ``load.lua``.
+    :param connections: the number of persistent connections, each with one request at a time.
+    :param path: the path, if the kind is ``get``.
     """
 
     kind: str
@@ -37,22 +37,22 @@ class Load:
 
     @property
     def packages(self) -> int:
-        """How many new packages are in each request."""
+        """The number of new packages per request."""
         return {"send": 1, "batch": BATCH}.get(self.kind, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The answers to a load.
+    """The result of a load.
 
-    :param made: how many requests were made; when the time is up, each connection may
-        have one under way.
-    :param good: how many answers were as they should be.
-    :param errors: how many answers were not, or never came.
-    :param p50: milliseconds; the 99th percentile is corrected by wrk for what a
+    :param made: the number of requests made; at the end, each connection may have one in
+        progress.
+    :param good: the number of expected responses.
+    :param errors: the number of unexpected or missing responses.
+    :param p50: milliseconds; the 99th percentile is corrected by wrk for the requests that a
         connection could not send while it waited ("coordinated omission").
-    :param wrk: how many seconds of a processor wrk itself took.
-    :param processor: how many seconds of a processor the server took.
+    :param wrk: the CPU time of wrk itself, in seconds.
+    :param processor: the CPU time of the server, in seconds.
     """
 
     seconds: float
@@ -68,10 +68,10 @@ class Run:
 def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -> Run:
     """Send a load to a server on this machine for a while.
 
-    :param decisions: a file to write the answers to new packages to, ``package_id status``
-        in each line.
-    :param known: a file of ``package_id``s that were sent before, for the kinds of
-        request that need them.
+    :param decisions: the file to write the decisions on new packages to, as lines of
+        ``package_id status``.
+    :param known: a file with the ``package_id``s of earlier packages, for the kinds of requests
+        that need them.
     """
     command = [
         "wrk",
@@ -94,7 +94,7 @@ def run_wrk(port: int, load: Load, seconds: int, decisions: Path, known: Path) -
     ]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result = json.loads(output.splitlines()[-1])
-    # wrk connects again where a connection was closed, and reports nothing.
+    # wrk reconnects after a connection was closed, without reporting it.
     lost = result["made"] - result["answers"] - load.connections
     return Run(
         seconds=result["seconds"],

@@ -14,23 +14,23 @@ wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 
 # A worker is a process with one event loop and one commit thread. It ignores gunicorn's settings
-# for access logs, TLS and proxies, and its hooks for each request.
+# for access logs, TLS and proxies, and its per-request hooks.
 worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
 workers = environment.workers()
 # Connections per worker. At the limit, the longest idle one is closed.
 worker_connections = 1000
-# Seconds that a connection may be idle, and that the head of a request may take.
+# How many seconds a connection may be idle, and how many the head of a request may take.
 keepalive = 75
-# Seconds that a worker may take to stop. In the first of them, $GALAXY_EXPRESS_DRAIN_SECONDS,
+# How many seconds a worker may take to stop. For the first $GALAXY_EXPRESS_DRAIN_SECONDS,
 # /health?type=readiness is 503, so that load balancers notice.
 graceful_timeout = 30
 
-# Workers show that they are alive by touching a file, which must not wait for a disk.
+# Workers touch a file to show that they are alive, which must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
-# The control socket would be in the home folder, which the user may not have.
+# The control socket would be in the home directory, which the user may not have.
 control_socket_disable = True
 
-# gunicorn's own lines go to standard error, like those of the workers.
+# gunicorn logs to standard error, like the workers.
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -43,15 +43,15 @@ logconfig_dict = {
 
 
 def on_starting(server: Any) -> None:
-    """Reject settings that don't exist, which gunicorn would ignore; listen for Prometheus.
+    """Reject unknown settings, which gunicorn would ignore, and listen for Prometheus.
 
-    :raises SystemExit: in one sentence, if that can't be done.
+    :raises SystemExit: with a one-line message, for an unknown setting or an unusable address.
     """
     unknown = [
         name
         for name, value in globals().items()
         if name.islower() and name[0] != "_" and name not in server.cfg.settings
-        # Not what is imported.
+        # Except imported names.
         if not isinstance(value, ModuleType) and getattr(value, "__module__", __name__) == __name__
     ]
     if unknown:
@@ -66,32 +66,34 @@ def _listen_for_prometheus(server: Any) -> None:
     except (OSError, ValueError) as error:
         if "GUNICORN_PID" not in os.environ:
             sys.exit(str(error))
-        # This master takes over from one that is still there (SIGUSR2).
+        # This master is taking over from one that is still running (SIGUSR2).
         server.log.warning("%s; until then this server has no metrics", error)
     else:
         metrics_exporter.make_folder()
 
 
 def on_reload(server: Any) -> None:
-    """Tell the workers that they are replaced, and needn't wait for load balancers."""
+    """Mark the workers as replaced, so that they don't wait for load balancers."""
     for worker in server.WORKERS.values():
         worker.replace()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Number the worker. It goes on with the files of the last one of that number."""
+    """Assign a number to the worker. It continues the metrics files of that number."""
     taken = {other.number for other in server.WORKERS.values()}
     worker.number = next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Tell Baseplate the worker's number, and let the worker be ended while it starts."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the master's, until it sets its own
+    """Pass the worker's number to Baseplate, and let SIGTERM end the worker during startup."""
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # replaces the master's handler, until the worker sets its own
     os.environ["MULTIPROCESS_WORKER_ID"] = str(worker.number)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Remove what a worker was doing at the moment from the metrics."""
+    """Remove a worker's live gauges from the metrics."""
     from prometheus_client.multiprocess import mark_process_dead
 
     if metrics_exporter.listener is not None:
@@ -101,5 +103,5 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Remove the folder of the metrics, unless it was given."""
+    """Remove the metrics folder, unless it was configured."""
     metrics_exporter.remove_folder()

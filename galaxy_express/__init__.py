@@ -1,19 +1,19 @@
 """Galaxy Express: decides, exactly once per package, whether to deliver or drop it.
 
-The map::
+The modules::
 
     application     wiring: configuration, Baseplate, and the features below
-    web/            where a request enters: views, schemas, problems, pages
-    desk_client     the desk as a request reaches it
-    desk            where a group of writes is decided and recorded, in one transaction
+    web/            HTTP: views, schemas, problems, pages
+    desk_client     the desk on the context of a request
+    desk            decides and records a group of writes in one transaction
     delivery        the rules of a decision (pure)
     preferences     the rules of a preference update (pure)
     group_commit    many concurrent writes, one transaction, one sync
-    package_types   the types of package that there are
-    models          where everything is stored: the tables
+    package_types   the registered package types
+    models          the tables
     storage/        SQLite and PostgreSQL: connections, transactions, statements
     serving/        the gunicorn worker, Baseplate's server, the WSGI entry point
-    ops/            what operators run: the schema, the audit, the shell, a demo
+    ops/            commands for operators: the schema, the audit, the shell, a demo
     settings, metrics, worker_thread
 """
 
@@ -34,8 +34,8 @@ def make_wsgi_app(
     """Make the WSGI application.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :param package_types: the types of package that there are.
-    :raises baseplate.lib.config.ConfigurationError: naming the setting that is wrong.
+    :param package_types: the types of packages that the service accepts.
+    :raises baseplate.lib.config.ConfigurationError: for an invalid setting, with its name.
     """
     # Imported late: gunicorn's master imports this package for its worker class, and modules
     # imported before the fork can be neither monkey-patched nor reloaded.

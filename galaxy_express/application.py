@@ -30,8 +30,8 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     """Make the WSGI application; :py:func:`close_application` closes what it opens.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :param package_types: the types of package that exist.
-    :raises baseplate.lib.config.ConfigurationError: naming the setting that is wrong.
+    :param package_types: the types of packages that the service accepts.
+    :raises baseplate.lib.config.ConfigurationError: for an invalid setting, with its name.
     """
     check_settings(app_config)
     baseplate = Baseplate(app_config)
@@ -54,7 +54,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     desk = DeskContextFactory(app_config, database, package_types)
     baseplate.add_to_context("database", DatabaseContextFactory(database))
     baseplate.add_to_context("desk", desk)
-    closing = ExitStack()  # from the last to the first
+    closing = ExitStack()  # closes in reverse order
     closing.callback(database.close)
     closing.callback(desk.close)
     configurator.registry.settings["close"] = closing.close
@@ -69,7 +69,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
 
 
 def close_application(app: Router) -> None:
-    """End the application's threads after their current calls, and close its connections."""
+    """Stop the application's threads after their current calls, and close its connections."""
     app.registry.settings["close"]()
 
 
@@ -88,7 +88,7 @@ def _report_schema(database: Database) -> None:
     else:
         if missing:
             logger.error(
-                "The database %s has no tables %s; make them with: make migratedb",
+                "The database %s lacks the tables %s; create them with: make migratedb",
                 database,
                 ", ".join(missing),
             )

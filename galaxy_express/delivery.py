@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-#: What a counter counts: an outcome and a package type. The type is empty for ``REJECTED``.
+#: The key of a counter: an outcome and a package type. The type is empty for ``REJECTED``.
 CounterKey = tuple[str, str]
 
 #: Counts rejected requests. They never became a package, so they have no type.
@@ -12,7 +12,7 @@ REJECTED: CounterKey = ("rejected", "")
 
 
 class Status(StrEnum):
-    """What was decided for a package."""
+    """The outcome of a decision."""
 
     DELIVERED = "delivered"
     DROPPED = "dropped"
@@ -33,7 +33,7 @@ class Package(NamedTuple):
     def is_retry_of(self, other: "Package") -> bool:
         """Return whether this is the same package as ``other``, submitted again.
 
-        The timestamp is ignored: senders may stamp each attempt anew.
+        The timestamp is ignored: senders may use a new one for each attempt.
         """
         return (
             self.package_id == other.package_id
@@ -44,10 +44,10 @@ class Package(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The final decision on a package.
+    """The final decision about a package.
 
     :param decided_at: when it was made, in UTC; ``None`` if that was not recorded.
-    :param declined_at: the timestamp of the preference by which the package was dropped, in UTC;
+    :param declined_at: the timestamp of the preference that caused the drop, in UTC;
         ``None`` if it was delivered, or dropped by default.
     """
 
@@ -63,7 +63,7 @@ class Decision(NamedTuple):
 
 
 class SendResult(NamedTuple):
-    """The outcome of a send: the decision, and whether an earlier send had caused it."""
+    """The outcome of a send: the decision, and whether it was made by an earlier send."""
 
     decision: Decision
     replayed: bool
@@ -92,9 +92,9 @@ def decide(
 
 
 def replay(package: Package, earlier: Decision) -> SendOutcome:
-    """Answer a send whose ``package_id`` was decided before.
+    """Return the outcome of a send whose ``package_id`` was decided before.
 
-    :param earlier: the first decision on that id. It stands, whatever has changed since.
+    :param earlier: the first decision for that id. It is final, whatever has changed since.
     :returns: that decision, or a conflict if the id belongs to a different package.
     """
     if package.is_retry_of(earlier.package):

@@ -1,6 +1,6 @@
 """The delivery desk: decides packages and records everything, in one transaction per group.
 
-Every write goes through here. The desk reads what is known, decides in the order of arrival,
+Every write goes through here. The desk reads the stored state, decides in the order of arrival,
 and writes once.
 """
 
@@ -42,7 +42,7 @@ SHARDS = 64
 # progress.
 ATTEMPTS = 10
 
-# If as many shards are locked, then probably all are.
+# If this many shards are locked, probably all are.
 SHARD_ATTEMPTS = 3
 
 
@@ -101,8 +101,8 @@ class DeliveryDesk:
 
         Each request then has its result.
 
-        :param lock_timeout: how long to wait for a lock of another transaction, if not as long as
-            the database's setting has it.
+        :param lock_timeout: how long to wait for another transaction's lock; by default, the
+            database's setting.
         :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
         :raises galaxy_express.storage.database.Blocked: another transaction has a lock.
         """
@@ -138,7 +138,7 @@ class DeliveryDesk:
             decisions |= queries.find_decisions(connection, decisions.keys() - new)
 
             totals = _count_decisions(decisions[package_id] for package_id in new)
-            unclaimed = new  # whose first send in this group is yet to be answered
+            unclaimed = new  # packages without a result so far
             for send in sends:
                 send.outcomes = [_claim(package, decisions, unclaimed) for package in send.packages]
             if rejected := sum(map(_count_rejected, sends)):
@@ -198,7 +198,7 @@ class _Recipients:
 
 
 def _claim(package: Package, decisions: dict[str, Decision], unclaimed: set[str]) -> SendOutcome:
-    """Answer a send. A new decision belongs to its first send; all others are retries."""
+    """Return the outcome of a send. The first send gets the new decision; others are retries."""
     decision = decisions[package.package_id]
     if package.package_id not in unclaimed:
         return replay(package, decision)

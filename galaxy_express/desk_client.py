@@ -1,4 +1,4 @@
-"""The delivery desk as a request reaches it: the queue before it, spans, and counts."""
+"""The delivery desk for requests: with a queue, spans and metrics."""
 
 import logging
 from collections.abc import Hashable, Sequence
@@ -21,7 +21,7 @@ from galaxy_express.storage.database import Blocked, Connection, Database, Datab
 
 logger = logging.getLogger(__name__)
 
-# How long a group waits for a lock, while all others wait for the group: at first, and again.
+# How long a group waits for a lock while all others wait for it: the first time, and on retries.
 FIRST_WAIT = timedelta(milliseconds=50)
 NEXT_WAIT = timedelta(milliseconds=20)
 
@@ -62,7 +62,7 @@ class DeskClient:
         """Decide packages, in order.
 
         :param rejected: how many items of the batch were rejected, to be counted.
-        :raises: what :py:meth:`send` raises.
+        :raises: the same exceptions as :py:meth:`send`.
         """
         with self._span.make_child(f"{self._name}.send_batch"):
             outcomes = self._submit(SendRequest(packages, rejected))
@@ -75,14 +75,14 @@ class DeskClient:
     def reject(self) -> None:
         """Count a send request that was rejected.
 
-        :raises: what :py:meth:`send` raises.
+        :raises: the same exceptions as :py:meth:`send`.
         """
         with self._span.make_child(f"{self._name}.reject"):
             self._submit(SendRequest(rejected=1))
             metrics.count_rejected(1)
 
     def check(self, connection: Connection) -> None:
-        """Check that writes can be recorded, as far as is known without writing.
+        """Check that writes can be recorded, as far as possible without writing.
 
         :param connection: a connection to read from.
         :raises galaxy_express.storage.database.DatabaseUnavailable: if they can't.
@@ -99,7 +99,7 @@ class DeskClient:
     def update_preferences(self, update: PreferenceUpdate) -> UpdatedPreferences:
         """Record a recipient's preferences, unless newer ones are current.
 
-        :raises: what :py:meth:`send` raises.
+        :raises: the same exceptions as :py:meth:`send`.
         """
         with self._span.make_child(f"{self._name}.update_preferences"):
             request = UpdateRequest(update)
@@ -109,7 +109,7 @@ class DeskClient:
 
 
 def _keys(request: WriteRequest) -> Sequence[Hashable]:
-    """What a request writes to, and may be blocked for."""
+    """The keys of the rows that a request writes, for which it may be blocked."""
     if isinstance(request, UpdateRequest):
         return [("recipient", request.update.recipient_id)]
     return [("package", package.package_id) for package in request.packages]
@@ -162,6 +162,6 @@ class DeskContextFactory(ContextFactory):
         return DeskClient(self._database, self._queue, name, span)
 
     def close(self) -> None:
-        """End the worker threads after their current calls."""
+        """Stop the worker threads after their current calls."""
         self._queue.close()
         self._checkpoints.close()

@@ -1,7 +1,7 @@
 """The metrics of the service, for Prometheus.
 
-Labels are bounded: a package type is one that is registered, or empty for a send that
-was rejected, since that has no type that could be trusted.
+The set of labels is bounded: a package type is a registered one, or empty for a send that
+was rejected, since its type can't be trusted.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ _SENDS = Counter(
 )
 _PREFERENCE_UPDATES = Counter(
     "galaxy_express_preference_updates_total",
-    "Preference updates, by whether all of it is current (applied) or not (stale)",
+    "Preference updates, by whether they are completely current (applied) or not (stale)",
     ["result"],
 )
 _COMMIT_SECONDS = Histogram(
@@ -31,7 +31,7 @@ _COMMIT_WRITES = Histogram(
 )
 _QUEUED_PACKAGES = Gauge(
     "galaxy_express_queued_packages",
-    "Packages (and other writes, each counted as one) that wait for a commit",
+    "Packages (and other writes, each counted as one) waiting for a commit",
     multiprocess_mode="livesum",
 )
 _DROPPED_LOG_LINES = Counter(
@@ -40,12 +40,12 @@ _DROPPED_LOG_LINES = Counter(
 )
 _DATABASE_TIMEOUTS = Counter(
     "galaxy_express_database_timeouts_total",
-    "What PostgreSQL didn't answer in time, and failures to connect",
+    "Operations that timed out waiting for PostgreSQL, and failures to connect",
     ["operation"],
 )
 _UNREADY_WORKERS = Gauge(
     "galaxy_express_unready_workers",
-    "Workers whose last probe of readiness failed",
+    "Workers whose last readiness probe failed",
     multiprocess_mode="livesum",
 )
 _CHECKPOINT_FAILURES = Counter(
@@ -58,13 +58,13 @@ _FAILED_REQUESTS = Counter(
     ["code"],
 )
 
-# A series that begins at its first event hides that event from rate() and increase().
+# Create the series at startup: rate() and increase() ignore the event that creates a series.
 for _code in ("unavailable", "overloaded", "timed_out", "internal"):
     _FAILED_REQUESTS.labels(_code)
 for _operation in ("connect", "statement", "commit"):
     _DATABASE_TIMEOUTS.labels(_operation)
 
-# Looking labels up costs several times as much as counting.
+# Looking up labels costs several times as much as counting, so the results are cached.
 _sends = cache(_SENDS.labels)
 _updates = cache(_PREFERENCE_UPDATES.labels)
 _seconds = cache(_COMMIT_SECONDS.labels)
@@ -89,7 +89,7 @@ def count_preference_update(applied: bool) -> None:
 
 
 def count_dropped_log_line() -> None:
-    """Count a line of the log that was lost, in whole or in part."""
+    """Count a log line that was lost, completely or in part."""
     _DROPPED_LOG_LINES.inc()
 
 
@@ -101,12 +101,12 @@ def observe_commit(writes: int, seconds: float, success: bool) -> None:
 
 
 def count_checkpoint_failure() -> None:
-    """Count a checkpoint of SQLite's log that failed."""
+    """Count a failed checkpoint of SQLite's write-ahead log."""
     _CHECKPOINT_FAILURES.inc()
 
 
 def count_failed_request(code: str) -> None:
-    """Count a request that failed for a reason of the service's own.
+    """Count a request that the service failed to handle.
 
     :param code: ``unavailable``, ``overloaded``, ``timed_out`` or ``internal``.
     """
@@ -114,7 +114,7 @@ def count_failed_request(code: str) -> None:
 
 
 def count_database_timeout(operation: str) -> None:
-    """Count a wait for PostgreSQL that was given up.
+    """Count an operation that timed out waiting for PostgreSQL.
 
     :param operation: ``connect``, ``statement`` or ``commit``.
     """
@@ -122,10 +122,10 @@ def count_database_timeout(operation: str) -> None:
 
 
 def set_ready(ready: bool) -> None:
-    """Record the result of a probe of readiness."""
+    """Record the result of a readiness probe."""
     _UNREADY_WORKERS.set(not ready)
 
 
 def set_queue_length(packages: int) -> None:
-    """Record how much waits for a commit."""
+    """Record the number of packages waiting for a commit."""
     _QUEUED_PACKAGES.set(packages)

@@ -28,7 +28,7 @@ _MICROSECOND = timedelta(microseconds=1)
 def to_microseconds(timestamp: datetime) -> int:
     """Convert an aware datetime to whole microseconds since 1970 in UTC.
 
-    Timestamps are stored so: eight bytes that sort and compare alike in every database,
+    Timestamps are stored in this form: eight bytes that sort and compare alike in every database,
     from year 1 to 9999.
     """
     return (timestamp - _EPOCH) // _MICROSECOND
@@ -39,14 +39,14 @@ def from_microseconds(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-# Compared byte by byte: opaque text has no language, and an index that depends on the
-# operating system's collation would be corrupted by an upgrade of it.
+# Text is compared byte by byte: ids have no language, and an index that depends on the
+# operating system's collation can be corrupted by an upgrade of it.
 OpaqueText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 def _define_tables(dialect: str) -> MetaData:
-    # The sequence numbers of packages and of preference updates increase in the order of their
-    # commits. In SQLite they are the rowids, so that reading in this order needs no further index.
+    # The sequence numbers of packages and of preference updates increase in commit order.
+    # In SQLite they are the rowids, so that reading in this order needs no additional index.
     # In PostgreSQL a function draws them, and no unique constraint keeps the tables from being
     # partitioned by package and by recipient.
     rowids = dialect == "sqlite"
@@ -61,8 +61,8 @@ def _define_tables(dialect: str) -> MetaData:
         }
     )
 
-    #: A package and its decision: written once, never changed. That its id is unique is what
-    #: makes a decision happen once: the database itself enforces it.
+    #: A package and its decision: written once, never changed. The unique id guarantees that
+    #: a package is decided once: the database itself enforces it.
     packages = Table(
         "packages",
         metadata,
@@ -78,7 +78,7 @@ def _define_tables(dialect: str) -> MetaData:
         CheckConstraint("status IN ('delivered', 'dropped')", name="status"),
     )
 
-    #: Each preference update that was received: what it asked for, and whether it was applied.
+    #: Each preference update that was received: its preferences, and whether it was applied.
     updates = Table(
         "preference_updates",
         metadata,
@@ -93,7 +93,7 @@ def _define_tables(dialect: str) -> MetaData:
     if rowids:
         packages.append_constraint(PrimaryKeyConstraint("sequence"))
         packages.append_constraint(UniqueConstraint("package_id"))
-        Index(None, packages.c.recipient_id)  # and by rowid, as all indexes of SQLite
+        Index(None, packages.c.recipient_id)  # followed by the rowid, like all indexes in SQLite
         updates.append_constraint(PrimaryKeyConstraint("sequence"))
         Index(None, updates.c.recipient_id)
     else:
@@ -130,7 +130,7 @@ _METADATA = {dialect: _define_tables(dialect) for dialect in ("sqlite", "postgre
 
 
 def metadata_for(dialect: str) -> MetaData:
-    """Return the tables of a kind of database; their names and columns are the same in all.
+    """Return the tables for a kind of database; names and columns are the same for all.
 
     :param dialect: ``sqlite`` or ``postgresql``.
     """
@@ -145,11 +145,11 @@ counters = metadata.tables["counters"]
 
 
 def missing_tables(connection: Connection) -> list[str]:
-    """Name the tables that the database lacks; empty if all are there."""
+    """Return the names of the tables that the database lacks."""
     return sorted(set(metadata.tables) - set(inspect(connection).get_table_names()))
 
 
-# The scripts' former place, which deployments name (``baseplate-script``).
+# Kept for deployments that run these scripts by their former names (``baseplate-script``).
 
 
 def create_schema(app_config: RawConfig) -> None:

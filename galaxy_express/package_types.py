@@ -1,4 +1,4 @@
-"""The package types that the service knows. Add another type here, and only here."""
+"""The registered package types. To add a type, edit ``PACKAGE_TYPES`` below and nothing else."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 @dataclass(frozen=True, slots=True)
 class PackageType:
-    """A type of package, and how recipients may choose it.
+    """A type of package, and how recipients may accept or decline it.
 
     :param name: lower-case letters, digits and underscores; it is the value of
         ``package_type`` in a send, the stem of the field ``<name>_preference``

@@ -52,8 +52,8 @@ class UpdatedPreferences:
 
     :param preferences: the current preferences.
     :param applied: whether every preference that the update named is now current, with its
-        value and its timestamp. An exact repeat is therefore answered as the first update
-        was, until a newer one arrives.
+        value and its timestamp. An exact repeat therefore gets the same result as the first
+        update, until a newer one arrives.
     """
 
     preferences: Preferences
@@ -62,10 +62,10 @@ class UpdatedPreferences:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedUpdate:
-    """An update of the history, and what became of it.
+    """An update in the history, and its result.
 
     :param received_at: when it was received, by the service's clock, in UTC.
-    :param applied: whether it was applied, as it was answered then.
+    :param applied: whether it was applied, as returned at the time.
     """
 
     update: PreferenceUpdate
@@ -74,7 +74,7 @@ class ReceivedUpdate:
 
 
 def apply_update(update: PreferenceUpdate, current: Preferences) -> UpdatedPreferences:
-    """Return the preferences after an update. ``current`` is left unchanged."""
+    """Return the preferences after an update. ``current`` isn't modified."""
     preferences = dict(current)
     applied = True
     for package_type, wanted in update.wanted.items():

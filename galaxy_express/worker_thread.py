@@ -7,14 +7,14 @@ import gevent
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-# A queue between operating system threads. gevent's replacement works between greenlets only.
+# A queue between operating system threads; gevent's replacement only works between greenlets.
 _Queue = get_original("queue", "SimpleQueue")
 
 Result = TypeVar("Result")
 
 
 class WorkerThread:
-    """An operating system thread that makes one call at a time for the event loop.
+    """An operating system thread that runs one call at a time for the event loop.
 
     gevent's own ThreadPool allocates a watcher and a result per call. Reusing one of each is
     several times faster.
@@ -32,7 +32,7 @@ class WorkerThread:
         function: Callable[[], Result],
         on_done: Callable[[Result | BaseException], None],
     ) -> None:
-        """Call a function in the thread. The previous call must be done.
+        """Call a function in the thread. The previous call must have finished.
 
         :param on_done: called in the event loop with the function's result, or with the
             exception that it raised. It must not block.
@@ -41,7 +41,7 @@ class WorkerThread:
         self._calls.put(function)
 
     def close(self) -> None:
-        """End the thread after its current call. That call's result is discarded."""
+        """Stop the thread after its current call, whose result is discarded."""
         self._calls.put(None)
         self._pool.kill()
         self._done.close()
@@ -54,8 +54,8 @@ class WorkerThread:
         while (function := self._calls.get()) is not None:
             try:
                 result = function()
-            except BaseException as error:  # passed on, so that the thread never dies silently
+            except BaseException as error:  # passed on, so that it isn't lost with the thread
                 result = error
             self._results.put(result)
-            del function, result  # release what they hold before blocking on get()
+            del function, result  # drop the references before blocking on get()
             self._done.send()

@@ -1,1 +1,1 @@
-"""The tests: pure rules, real databases, the whole application, real servers."""
+"""The tests: units, real databases, the whole application, real servers, and a browser."""

@@ -1,4 +1,4 @@
-"""The databases that the tests run on, reached past the code that is tested."""
+"""The databases that the tests run on, accessed without the tested code."""
 
 import sqlite3
 import subprocess
@@ -14,9 +14,9 @@ from sqlalchemy.engine import URL, make_url
 
 
 class Backend(ABC):
-    """A real database, and the things that can happen to one.
+    """A real database, and ways to make it fail.
 
-    :cvar begin: begins a transaction that writes.
+    :cvar begin: the statement that begins a write transaction.
     """
 
     begin: str
@@ -24,12 +24,12 @@ class Backend(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """What ``database.url`` is set to."""
+        """The value of ``database.url``."""
 
     @property
     def config(self) -> dict[str, str]:
-        """A configuration of the service, with more patience than by default: on a busy machine
-        the server may answer late."""
+        """A configuration of the service, with longer timeouts than by default, since the machine
+        may be busy."""
         return {
             "database.url": self.url,
             "database.connect_timeout": "60 seconds",
@@ -38,10 +38,10 @@ class Backend(ABC):
 
     @abstractmethod
     def cursor(self) -> AbstractContextManager[Any]:
-        """A cursor on a connection of its own, without transactions that begin by themselves."""
+        """A cursor on a new connection in autocommit mode."""
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement, commit, and return the rows of its answer, if it has one."""
+        """Run a statement, commit, and return the resulting rows, if any."""
         with self.cursor() as cursor:
             cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
@@ -67,13 +67,13 @@ class Backend(ABC):
         ]
 
     def stored(self) -> dict[tuple[str, str], int]:
-        """How many packages there are, by status and type, counted from the rows."""
+        """The number of packages by status and type, counted from the rows."""
         return self._totals(
             "SELECT status, package_type, count(*) FROM packages GROUP BY status, package_type"
         )
 
     def counted(self) -> dict[tuple[str, str], int]:
-        """The same, as the counters have it, and what was rejected under ``rejected``."""
+        """The values of the counters, by outcome (a status or ``rejected``) and type."""
         return self._totals(
             "SELECT outcome, package_type, sum(value) FROM counters GROUP BY outcome, package_type"
         )
@@ -83,7 +83,7 @@ class Backend(ABC):
 
     @contextmanager
     def transaction(self, end: str = "COMMIT") -> Iterator[Any]:
-        """A transaction of another process, which keeps its locks until it is left."""
+        """A transaction of another process, which keeps its locks until the block ends."""
         with self.cursor() as cursor:
             cursor.execute(self.begin)
             yield cursor
@@ -91,27 +91,27 @@ class Backend(ABC):
 
     @abstractmethod
     def locked(self) -> AbstractContextManager[None]:
-        """Another process keeps everyone else from writing."""
+        """Another process blocks all writes."""
 
     @abstractmethod
-    def away(self) -> AbstractContextManager[None]:
+    def unavailable(self) -> AbstractContextManager[None]:
         """The database can't be reached."""
 
     @abstractmethod
     def read_only(self) -> AbstractContextManager[None]:
-        """The database takes no writes."""
+        """The database is read-only."""
 
     @abstractmethod
-    def refuse_inserts(self, table: str) -> None:
-        """Let every insertion into a table fail, as if the code were wrong."""
+    def reject_inserts(self, table: str) -> None:
+        """Make every insertion into a table fail with an integrity error, like a bug would."""
 
     @abstractmethod
     def wait_for_blocked_write(self) -> None:
-        """Wait until a write waits for the lock of another."""
+        """Wait until a write is blocked by a lock."""
 
 
 class SQLiteBackend(Backend):
-    """A file of SQLite."""
+    """An SQLite database file."""
 
     begin = "BEGIN IMMEDIATE"
 
@@ -136,9 +136,9 @@ class SQLiteBackend(Backend):
             yield
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """See :py:meth:`Backend.away`."""
-        # A database is its file and its log, which may hold what the file hasn't yet.
+    def unavailable(self) -> Iterator[None]:
+        """See :py:meth:`Backend.unavailable`."""
+        # The log belongs to the database: it may have commits that the file lacks.
         elsewhere = self.path.parent / "elsewhere"
         elsewhere.mkdir()
         for path in self.path.parent.glob(f"{self.path.name}*"):
@@ -151,36 +151,36 @@ class SQLiteBackend(Backend):
     @contextmanager
     def read_only(self) -> Iterator[None]:
         """See :py:meth:`Backend.read_only`."""
-        # Permissions are nothing to root. A file of a format to come may only be read.
+        # Root ignores permissions. SQLite doesn't write to files of an unknown, newer format.
         self._set_write_version(3)
         yield
-        self._set_write_version(2)  # that of a database with a write-ahead log
+        self._set_write_version(2)  # the version of databases with a write-ahead log
 
     def _set_write_version(self, version: int) -> None:
         while self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-            time.sleep(0.01)  # it doesn't wait for another checkpoint
-        # By another process: to close the file would give up all locks that this one has on
-        # it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+            time.sleep(0.01)  # another checkpoint is running
+        # In another process: closing the file here would release all locks that this process
+        # has on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
         write = ["dd", f"of={self.path}", "bs=1", "seek=18", "conv=notrunc"]
         subprocess.run(write, input=bytes([version]), stderr=subprocess.PIPE, check=True)
 
-    def refuse_inserts(self, table: str) -> None:
-        """See :py:meth:`Backend.refuse_inserts`."""
+    def reject_inserts(self, table: str) -> None:
+        """See :py:meth:`Backend.reject_inserts`."""
         self.rows(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON {table}"
-            " BEGIN SELECT raise(ABORT, 'refused'); END"
+            f"CREATE TRIGGER reject BEFORE INSERT ON {table}"
+            " BEGIN SELECT raise(ABORT, 'rejected'); END"
         )
 
     def wait_for_blocked_write(self) -> None:
         """See :py:meth:`Backend.wait_for_blocked_write`."""
-        time.sleep(0.1)  # SQLite doesn't tell; what is tested holds for any time
+        time.sleep(0.1)  # SQLite doesn't show this; the tests don't depend on the delay
 
 
 class PostgreSQLBackend(Backend):
     """A database of a PostgreSQL server.
 
-    :param server: the URL of any database of the server, of a user who may make another.
-    :param name: the name of the database to make.
+    :param server: the URL of any database on the server, with a user who may create databases.
+    :param name: the name of the database to create.
     """
 
     begin = "BEGIN"
@@ -199,17 +199,17 @@ class PostgreSQLBackend(Backend):
         return str(url.render_as_string(hide_password=False))
 
     def create(self) -> None:
-        """Make the database."""
+        """Create the database."""
         self._administrate(f"CREATE DATABASE {self._name} TEMPLATE template0")
 
     def drop(self) -> None:
-        """Remove the database."""
+        """Drop the database."""
         self._administrate(f"DROP DATABASE {self._name} WITH (FORCE)")
 
     def reset(self) -> None:
-        """Remove everything from the database."""
+        """Drop everything in the database."""
         with self.cursor() as cursor:
-            cursor.execute("SET lock_timeout = '5s'")  # for a transaction that a test left open
+            cursor.execute("SET lock_timeout = '5s'")  # in case a test left a transaction open
             cursor.execute("DROP SCHEMA public CASCADE")
             cursor.execute("CREATE SCHEMA public")
 
@@ -243,8 +243,8 @@ class PostgreSQLBackend(Backend):
             yield
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """See :py:meth:`Backend.away`."""
+    def unavailable(self) -> Iterator[None]:
+        """See :py:meth:`Backend.unavailable`."""
         self._administrate(f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false")
         self._end_connections()
         yield
@@ -259,9 +259,9 @@ class PostgreSQLBackend(Backend):
         self._administrate(f"ALTER DATABASE {self._name} RESET default_transaction_read_only")
         self._end_connections()
 
-    def refuse_inserts(self, table: str) -> None:
-        """See :py:meth:`Backend.refuse_inserts`."""
-        self.rows(f"ALTER TABLE {table} ADD CONSTRAINT refuse CHECK (false) NOT VALID")
+    def reject_inserts(self, table: str) -> None:
+        """See :py:meth:`Backend.reject_inserts`."""
+        self.rows(f"ALTER TABLE {table} ADD CONSTRAINT reject CHECK (false) NOT VALID")
 
     def wait_for_blocked_write(self) -> None:
         """See :py:meth:`Backend.wait_for_blocked_write`."""

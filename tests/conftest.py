@@ -1,7 +1,7 @@
-"""Fixtures: real databases, and the whole application on one.
+"""Fixtures: real databases, and the whole application on each of them.
 
-A test that takes ``backend``, ``app``, or what is made of them, runs once for each database. If
-PostgreSQL's programs are installed, the tests start a server of their own. Instead,
+A test that uses ``backend``, ``app``, or a fixture based on them runs once per database. If
+PostgreSQL's programs are installed, the tests start their own server. Instead,
 ``$GALAXY_EXPRESS_TEST_POSTGRES_URL`` may name any database of another server, with a user who may
 create databases; if it is empty, PostgreSQL is left out. Without PostgreSQL its tests are skipped,
 except in CI, where they fail.
@@ -40,21 +40,21 @@ NO_POSTGRESQL = (
     "PostgreSQL's programs aren't installed (Debian: postgresql),"
     f" and ${POSTGRES_URL} names no server"
 )
-# Skipping is reported once, not for each of hundreds of tests.
+# Report the skip once, not for each of hundreds of tests.
 SKIP_POSTGRESQL = not (os.environ.get(POSTGRES_URL, find_binaries()) or os.environ.get("CI"))
 DATABASES = ["sqlite"] if SKIP_POSTGRESQL else ["sqlite", "postgresql"]
 
 #: Makes an application: ``make_app(settings, package_types)``, both optional.
 MakeApp = Callable[..., Any]
 
-#: Opens the database, optionally with more settings, as another process would.
+#: Opens the database, optionally with more settings, like another process.
 OpenDatabase = Callable[..., Database]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start a PostgreSQL server for all tests, unless another one is named.
+    """Start a PostgreSQL server for all tests, unless the environment names another one.
 
-    The processes that run tests in parallel find it through the environment.
+    The worker processes of a parallel run find it through the environment.
     """
     binaries = find_binaries()
     if POSTGRES_URL in os.environ or binaries is None:
@@ -121,13 +121,13 @@ def postgresql(postgresql_of_session: PostgreSQLBackend) -> PostgreSQLBackend:
 
 @pytest.fixture(params=DATABASES)
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """An empty database of each kind, in turn."""
+    """An empty database, of each kind in turn."""
     return cast(Backend, request.getfixturevalue(request.param))
 
 
 @pytest.fixture
 def database_url(backend: Backend) -> str:
-    """The URL of an empty database of each kind, in turn."""
+    """The URL of an empty database, of each kind in turn."""
     return backend.url
 
 
@@ -170,7 +170,7 @@ def make_app(backend: Backend) -> Iterator[MakeApp]:
         close_application(app.app)
 
 
-# One application for all tests that only do what users do
+# One application for all tests that only use its public interface
 
 
 @pytest.fixture(scope="session", params=DATABASES)

@@ -1,1 +1,1 @@
-"""What operators run: the schema, the audit, the shell, and a demo."""
+"""Commands for operators: the schema, the audit, backups, the shell, and a demo."""

@@ -44,13 +44,13 @@ def _is_timestamp(column: Any) -> Any:
     return column.between(models.to_microseconds(first), models.to_microseconds(last))
 
 
-# The invariants of each row, in addition to the table constraints.
+# The invariants of rows, by what is wrong with a row that violates them.
 _RULES = {
-    "have a status that is neither delivered nor dropped": (
+    "a status that is neither delivered nor dropped": (
         _packages,
         _packages.c.status.in_([status.value for status in Status]),
     ),
-    "have ids or a timestamp that no send could have had": (
+    "an invalid id or timestamp": (
         _packages,
         and_(
             _is_identifier(_packages.c.package_id),
@@ -59,12 +59,12 @@ _RULES = {
             _is_timestamp(_packages.c.timestamp),
         ),
     ),
-    "have a time of declining, although they were delivered": (
+    "declined_at although they were delivered": (
         _packages,
         or_(_packages.c.status != Status.DELIVERED.value, _packages.c.declined_at.is_(None)),
     ),
-    "have no place in the order of decisions": (_packages, _packages.c.sequence.is_not(None)),
-    "have an id, a value or a timestamp that no update could have had": (
+    "no sequence number": (_packages, _packages.c.sequence.is_not(None)),
+    "an invalid id, value or timestamp": (
         _preferences,
         and_(
             _is_identifier(_preferences.c.recipient_id),
@@ -72,39 +72,39 @@ _RULES = {
             _is_timestamp(_preferences.c.timestamp),
         ),
     ),
-    "are below zero": (_counters, _counters.c.value >= 0),
+    "a negative value": (_counters, _counters.c.value >= 0),
 }
 
 
-_NAMED_BY = {"packages": _packages.c.package_id}
+_EXAMPLE_COLUMNS = {"packages": _packages.c.package_id}
 
 
 @dataclass(frozen=True)
 class Audit:
     """The result of an audit.
 
-    :param totals: how many packages there are by status and type: first as counted from
-        the rows, then as the counters have it.
-    :param rejected: how many requests were rejected; there are no rows to count.
-    :param faults: what is wrong, one sentence each.
+    :param totals: the number of packages by status and type: first as counted from the rows, then
+        according to the counters.
+    :param rejected: the number of rejected requests, according to the counters.
+    :param problems: the problems that were found, one sentence each.
     """
 
     totals: dict[CounterKey, tuple[int, int]]
     rejected: int
-    faults: list[str]
+    problems: list[str]
 
 
 def audit(database: Database) -> Audit:
-    """Examine everything that is stored, as it is at one moment, without blocking anyone.
+    """Examine a snapshot of everything that is stored, without blocking reads or writes.
 
-    While it lasts, SQLite can't reuse its write-ahead log, which grows if there are writes.
+    While it runs, SQLite can't reuse its write-ahead log, which grows if there are writes.
 
     :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be read.
     """
     with database.snapshot(unlimited=True) as connection:
         missing = models.missing_tables(connection)
         if missing:
-            return Audit({}, 0, [f"There is no table {name}." for name in missing])
+            return Audit({}, 0, [f"The table {name} is missing." for name in missing])
         counted = queries.as_totals(connection.exec_driver_sql(queries.TOTALS))
         rejected = counted.pop(REJECTED, 0)
         stored = _count_packages(connection)
@@ -112,19 +112,19 @@ def audit(database: Database) -> Audit:
             key: (stored.get(key, 0), counted.get(key, 0))
             for key in sorted(stored.keys() | counted.keys())
         }
-        faults = [
+        problems = [
             f"The file is damaged: {damage}" for damage in database.check_integrity(connection)
         ]
-        faults += _wrong_counters(totals)
+        problems += _wrong_counters(totals)
         for table in models.metadata_for(connection.dialect.name).sorted_tables:
-            faults += _lost_constraints(connection, table)
+            problems += _lost_constraints(connection, table)
             for key in _keys(table):
-                faults += _repeated_keys(connection, table, key)
-        # Where the sequence is no key, it has to be unique all the same.
-        faults += _repeated_keys(connection, _packages, [_packages.c.sequence])
-        faults += _broken_rules(connection)
-        faults += _contradictions(connection)
-    return Audit(totals, rejected, faults)
+                problems += _repeated_keys(connection, table, key)
+        # The sequence must be unique even where it isn't a key.
+        problems += _repeated_keys(connection, _packages, [_packages.c.sequence])
+        problems += _broken_rules(connection)
+        problems += _contradictions(connection)
+    return Audit(totals, rejected, problems)
 
 
 def _count_packages(connection: Connection) -> dict[CounterKey, int]:
@@ -137,24 +137,24 @@ def _wrong_counters(totals: dict[CounterKey, tuple[int, int]]) -> Iterator[str]:
     for (outcome, package_type), (stored, counted) in totals.items():
         if stored != counted:
             yield (
-                f"Of {package_type!r} packages, {stored} are {outcome},"
-                f" and the counters say {counted}."
+                f"{package_type!r} packages {outcome}: {stored} according to the rows,"
+                f" {counted} according to the counters."
             )
 
 
 def _lost_constraints(connection: Connection, table: Table) -> Iterator[str]:
-    there = inspect(connection)
+    inspector = inspect(connection)
     primary, *others = [[column.name for column in key] for key in _keys(table)]
-    if there.get_pk_constraint(table.name)["constrained_columns"] != primary:
-        yield f"The table {table.name} has lost its primary key."
-    unique = [found["column_names"] for found in there.get_unique_constraints(table.name)]
+    if inspector.get_pk_constraint(table.name)["constrained_columns"] != primary:
+        yield f"The table {table.name} lacks its primary key."
+    unique = [found["column_names"] for found in inspector.get_unique_constraints(table.name)]
     for key in others:
         if key not in unique:
-            yield f"The table {table.name} has lost its unique {', '.join(key)}."
-    checks = {check["name"] for check in there.get_check_constraints(table.name)}
+            yield f"The table {table.name} lacks its unique constraint on {', '.join(key)}."
+    checks = {check["name"] for check in inspector.get_check_constraints(table.name)}
     for constraint in table.constraints:
         if isinstance(constraint, CheckConstraint) and constraint.name not in checks:
-            yield f"The table {table.name} has lost its constraint {constraint.name}."
+            yield f"The table {table.name} lacks its constraint {constraint.name}."
 
 
 def _keys(table: Table) -> list[list[Column[Any]]]:
@@ -165,10 +165,10 @@ def _keys(table: Table) -> list[list[Column[Any]]]:
 def _repeated_keys(connection: Connection, table: Table, key: list[Column[Any]]) -> Iterator[str]:
     repeated = select(*key).group_by(*key).having(func.count() > 1).limit(10)
     for row in connection.execute(repeated):
-        yield f"In {table.name}, the key {tuple(row)} is there more than once."
+        yield f"{table.name}: the key {tuple(row)} is not unique."
 
 
-# Each preference that an update of the history named: its type as key, and its value.
+# The preferences that an update in the history named, with the type as key.
 _NAMED = {
     "sqlite": "json_each(updates.wanted)",
     "postgresql": "jsonb_each_text(updates.wanted::jsonb)",
@@ -176,7 +176,7 @@ _NAMED = {
 
 # The first condition is that of Preference.supersedes. Preferences may be older than the history.
 _CONTRADICTIONS = {
-    "In preference_updates, {} preferences are newer than the current ones, one of them of"
+    "preference_updates: {} preferences are newer than the current ones, for example of"
     " recipient_id {!r}.": """
         SELECT count(*), min(updates.recipient_id)
         FROM preference_updates AS updates CROSS JOIN {named} AS named
@@ -186,8 +186,8 @@ _CONTRADICTIONS = {
            OR updates.timestamp = present.timestamp
               AND present.wanted AND NOT CAST(named.value AS BOOLEAN)
     """,
-    "In packages, {} rows were dropped at the time of an update that did not decline them, one of"
-    " them of package_id {!r}.": """
+    "packages: {} rows were dropped by an update that did not decline them, for example"
+    " package_id {!r}.": """
         SELECT count(*), min(package_id) FROM (
             SELECT package_id
             FROM packages JOIN preference_updates AS updates
@@ -212,23 +212,23 @@ def _contradictions(connection: Connection) -> Iterator[str]:
 
 def _broken_rules(connection: Connection) -> Iterator[str]:
     for what, (table, rule) in _RULES.items():
-        first = _NAMED_BY.get(table.name, table.primary_key.columns.values()[0])
+        first = _EXAMPLE_COLUMNS.get(table.name, table.primary_key.columns.values()[0])
         number, example = connection.execute(
             select(func.count(), func.min(first)).select_from(table).where(not_(rule))
         ).one()
         if number:
-            yield f"In {table.name}, {number} rows {what}, one of them of {first.name} {example!r}."
+            yield f"{table.name}: {number} rows with {what}, for example {first.name} {example!r}."
 
 
 def audit_database(app_config: RawConfig) -> None:
-    """Print what an audit finds (a script for ``baseplate-script``).
+    """Print the result of an audit (a script for ``baseplate-script``).
 
-    :raises SystemExit: if anything is wrong, or can't be found out; the exit code is 1.
+    :raises SystemExit: with exit code 1, if there are problems or the audit fails.
     """
     with database_for_script(app_config) as database:
         found = audit(database)
     sys.stdout.write(f"{database}\n\n{_report(found)}\n")
-    if found.faults:
+    if found.problems:
         raise SystemExit(1)
 
 
@@ -237,5 +237,5 @@ def _report(found: Audit) -> str:
     for (outcome, package_type), (stored, counted) in found.totals.items():
         lines.append(f"{outcome:<12} {package_type:<24} {stored:>12,} {counted:>12,}")
     lines += [f"{'rejected':<12} {'':<24} {'':>12} {found.rejected:>12,}", ""]
-    lines += found.faults or ["Nothing is wrong."]
+    lines += found.problems or ["No problems found."]
     return "\n".join(lines)

@@ -14,34 +14,34 @@ from galaxy_express.storage.sqlite import SQLiteDatabase
 
 
 def back_up(app_config: RawConfig, arguments: list[str]) -> None:
-    """Copy the database, as it is at one moment, and audit the copy (for ``baseplate-script``).
+    """Copy a snapshot of the database, and audit the copy (a script for ``baseplate-script``).
 
-    Copying the file with other tools would miss what is only in the log. Nobody waits for the
-    backup, and the copy needs no log.
+    Copying the file with other tools would miss commits that are only in the log. The backup
+    doesn't block reads or writes, and the copy is a single file without a log.
 
     :param arguments: the path of the copy, which must not exist.
-    :raises SystemExit: with a sentence, if there is no copy afterwards.
+    :raises SystemExit: with a one-line message, if the backup failed.
     """
     path = Path(arguments[0] if arguments else "")
     if path == Path():
-        raise SystemExit("Say where the copy is to be: make backupdb TO=backup.db")
+        raise SystemExit("The path of the copy is missing: make backupdb TO=backup.db")
     if path.exists():
-        raise SystemExit(f"{path} exists already, and a backup overwrites nothing.")
+        raise SystemExit(f"{path} already exists; a backup doesn't overwrite files.")
     with database_for_script(app_config) as database:
         if not isinstance(database, SQLiteDatabase):
-            raise SystemExit(f"{database} is backed up by pg_dump; see docs/operations.md.")
+            raise SystemExit(f"{database} must be backed up with pg_dump; see docs/operations.md.")
         part = path.with_name(f"{path.name}.part")
         try:
             _copy(database, part)
-            faults = _audit(part)
-            if faults:
-                raise SystemExit("The copy is wrong, and was removed: " + " ".join(faults))
+            problems = _audit(part)
+            if problems:
+                raise SystemExit("The copy has problems, and was removed: " + " ".join(problems))
             part.rename(path)
         except OSError as error:
             raise SystemExit(f"{path} can't be written: {error}") from error
         finally:
             part.unlink(missing_ok=True)
-    sys.stdout.write(f"Copied {database} to {path}. Nothing is wrong with the copy.\n")
+    sys.stdout.write(f"Copied {database} to {path}. The audit of the copy found no problems.\n")
 
 
 def _copy(database: SQLiteDatabase, path: Path) -> None:
@@ -56,4 +56,4 @@ def _copy(database: SQLiteDatabase, path: Path) -> None:
 
 def _audit(path: Path) -> list[str]:
     with closing(SQLiteDatabase(path, timedelta(seconds=5))) as copy:
-        return audit(copy).faults
+        return audit(copy).problems

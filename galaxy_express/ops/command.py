@@ -1,4 +1,4 @@
-"""The command ``galaxy-express``: what ``make`` does in a checkout, for an installed wheel."""
+"""The command ``galaxy-express``: the equivalent of ``make`` for an installed wheel."""
 
 import argparse
 import os
@@ -15,25 +15,25 @@ _SCRIPTS = {
 
 
 def main() -> None:
-    """Replace this process by gunicorn, or by one of Baseplate's commands."""
+    """Replace this process with gunicorn, or with one of Baseplate's commands."""
     parser = argparse.ArgumentParser(
-        description="Galaxy Express. $GALAXY_EXPRESS_DATABASE_URL names the database; the other"
-        " settings are in the folder of the configuration files, which may be copied and changed.",
+        description="Galaxy Express. $GALAXY_EXPRESS_DATABASE_URL is the database; the other"
+        " settings are in the configuration files, whose folder can be copied and edited.",
     )
     parser.add_argument("command", choices=["serve", "shell", "configs", *_SCRIPTS])
     parser.add_argument(
         "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
     )
-    asked, more = parser.parse_known_args()
-    settings = asked.configs / "production.ini"
-    if asked.command == "configs":
-        print(asked.configs)  # noqa: T201 - what was asked for
-    elif asked.command == "serve":
-        _execute("-m", "gunicorn", "--config", asked.configs / "gunicorn.conf.py")
-    elif asked.command == "shell":
+    arguments, others = parser.parse_known_args()
+    settings = arguments.configs / "production.ini"
+    if arguments.command == "configs":
+        print(arguments.configs)  # noqa: T201 - the output of the command
+    elif arguments.command == "serve":
+        _execute("-m", "gunicorn", "--config", arguments.configs / "gunicorn.conf.py")
+    elif arguments.command == "shell":
         _execute("-c", _call("load_and_run_shell"), settings)
     else:
-        _execute("-c", _call("load_and_run_script"), settings, _SCRIPTS[asked.command], *more)
+        _execute("-c", _call("load_and_run_script"), settings, _SCRIPTS[arguments.command], *others)
 
 
 def _find_configs() -> Path:
@@ -42,14 +42,14 @@ def _find_configs() -> Path:
 
 
 def _call(function: str) -> str:
-    # As Baseplate's own commands do, whose first lines don't work from a path with a space.
+    # Like Baseplate's own commands, whose shebang lines don't work if the path has a space.
     return f"from baseplate.server import {function}; {function}()"
 
 
 def _execute(*arguments: str | Path) -> None:
     # Baseplate and Pyramid import pkg_resources, and setuptools is pinned for them.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:pkg_resources is deprecated:UserWarning")
-    os.execv(sys.executable, [sys.executable, *map(str, arguments)])  # noqa: S606 - our own words
+    os.execv(sys.executable, [sys.executable, *map(str, arguments)])  # noqa: S606 - fixed commands
 
 
 if __name__ == "__main__":

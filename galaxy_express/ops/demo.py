@@ -1,9 +1,8 @@
 """Fills a running service with made-up packages (``make demo``).
 
-Senders send packages, and send some of them again; some reuse an id, or send invalid
-requests. Recipients change their preferences, and some of their updates arrive late. The
-demo uses only the HTTP API. Its recipients and ids are its own, so that it changes nothing
-for anyone else.
+Senders send packages and resend some of them; some reuse an id, or send invalid requests.
+Recipients change their preferences, and some of their updates arrive late. The demo only uses
+the HTTP API. It has its own recipients and ids, so that it doesn't affect others.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from urllib3.util import Retry, Url, parse_url
 
 Json = dict[str, Any]
 
-# An id is any text, so some of these need to be encoded in a path.
+# Ids can be any text; some of these need to be percent-encoded in a path.
 _COMPANIES = (
     "slurm-loyalty-club",
     "Big Apple Robots (lease/return)",
@@ -52,35 +51,35 @@ _PREFERENCE = "_preference"
 class Service:
     """The HTTP API of a running service.
 
-    :param url: where it is, like ``http://localhost:9090``.
+    :param url: its URL, such as ``http://localhost:9090``.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._session = requests.Session()
-        self._session.trust_env = False  # the service is reached directly, not by a proxy
-        # Every request may be repeated safely. Retry-After says when.
+        self._session.trust_env = False  # connect directly, not through a proxy
+        # Every request can be retried safely, after the time in Retry-After.
         retry = Retry(10, connect=0, status_forcelist=[503], allowed_methods=None)
         for prefix in ("http://", "https://"):
             self._session.mount(prefix, HTTPAdapter(max_retries=retry))
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request, and repeat it while the answer is 503.
+        """Send a request, and retry it while the response is 503.
 
-        :param body: bytes to send as they are, or a value to send as JSON; ``None`` for no body.
-        :returns: the body of the answer, whatever its status.
-        :raises SystemExit: with a sentence, if there is no answer of Galaxy Express.
+        :param body: raw bytes, or a value to send as JSON; ``None`` for no body.
+        :returns: the body of the response, whatever its status.
+        :raises SystemExit: with a one-line message, if there is no response from Galaxy Express.
         """
         content = body if body is None or isinstance(body, bytes) else json.dumps(body)
         try:
             response = self._session.request(method, self._url + path, data=content, timeout=30)
             return response.json()
         except requests.exceptions.RetryError:
-            sys.exit(f"The service at {self._url} stays unavailable; its log says why.")
+            sys.exit(f"The service at {self._url} remains unavailable; see its log.")
         except requests.exceptions.InvalidJSONError:
             self._reject()
         except requests.exceptions.RequestException:
-            sys.exit(f"Nothing answers at {self._url}; start the service with: make run")
+            sys.exit(f"No service responds at {self._url}; start it with: make run")
 
     def package_types(self) -> list[str]:
         """The names of the types that can be sent.
@@ -99,7 +98,7 @@ class Service:
 
 
 class Traffic:
-    """What senders and recipients do, one random action after the other.
+    """Random actions of senders and recipients.
 
     :param rng: chooses the actions.
     """
@@ -113,9 +112,9 @@ class Traffic:
         self._sent: deque[Json] = deque(maxlen=200)
 
     def act(self) -> int:
-        """Do one thing.
+        """Perform a random action.
 
-        :returns: how many packages were submitted.
+        :returns: the number of submitted packages.
         """
         actions = {
             self._send: 60,
@@ -196,7 +195,7 @@ class Traffic:
 
 
 class Feed:
-    """What is decided for one recipient from now on, in the order of the decisions."""
+    """The decisions for one recipient from now on, in order."""
 
     def __init__(self, service: Service, recipient_id: str) -> None:
         self._service = service
@@ -205,7 +204,7 @@ class Feed:
         self.read()
 
     def read(self) -> list[Json]:
-        """Follow the feed to its end.
+        """Read up to the end of the feed.
 
         :returns: the decisions since the last call.
         """
@@ -221,12 +220,12 @@ class Feed:
 def _describe(decisions: list[Json]) -> Iterator[str]:
     dropped = [decision for decision in decisions if decision["status"] == "dropped"]
     yield (
-        f"The feeds of the demo's recipients show {len(decisions):,} new decisions, "
-        f"{len(dropped):,} of them to drop a package."
+        f"The feeds of the demo's recipients show {len(decisions):,} new decisions; "
+        f"{len(dropped):,} packages were dropped."
     )
     for decision in dropped[-1:]:
         yield (
-            f"The last: {decision['package_id']} was dropped, since {decision['recipient_id']} "
+            f"The last one was {decision['package_id']}, because {decision['recipient_id']} "
             f"declined {decision['package_type']} on {decision['declined_at']}."
         )
 
@@ -252,14 +251,14 @@ def _url(text: str) -> str:
 
 def _positive_integer(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
 
 
 def main() -> None:
-    """Run the demo as the command line says. An interrupt ends it early, with the totals.
+    """Run the demo with the options of the command line. Ctrl-C ends it early, with the totals.
 
-    :raises SystemExit: with a sentence, if the service isn't there or stops answering.
+    :raises SystemExit: with a one-line message, if the service doesn't respond.
     """
     parser = argparse.ArgumentParser(
         prog="demo",
@@ -267,12 +266,12 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("service", type=_url, help="the URL of the service")
-    for option, default, meaning in (
-        ("--packages", 3000, "how many packages to submit at least"),
-        ("--seconds", 30, "how long to take"),
+    for option, default, help_text in (
+        ("--packages", 3000, "the minimum number of packages to submit"),
+        ("--seconds", 30, "the duration in seconds"),
     ):
         parser.add_argument(
-            option, type=_positive_integer, default=default, metavar="N", help=meaning
+            option, type=_positive_integer, default=default, metavar="N", help=help_text
         )
     arguments = parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Forgetting the preferences of one recipient, as a command for operators.
+"""Deletes the preferences of one recipient; a command for operators.
 
-An update with a timestamp of the far future would win over all later ones. When it is
-forgotten, the recipient has the defaults again, and the next update is applied.
+An update with a timestamp in the far future would win over all later ones. After it is
+deleted, the recipient has the defaults again, and the next update is applied.
 """
 
 import os
@@ -15,14 +15,14 @@ from galaxy_express.storage import queries
 
 def forget_recipient(app_config: RawConfig) -> None:
     """Delete the preferences of ``$RECIPIENT`` (a script for ``baseplate-script``), and print
-    what they were. Decisions stay.
+    what they were. Decisions are unchanged.
 
-    :raises SystemExit: with a sentence, if there is no such recipient, a setting is wrong, or
-        the database is unavailable.
+    :raises SystemExit: with a one-line message, if there is no such recipient, a setting is
+        invalid, or the database is unavailable.
     """
     recipient_id = os.environ.get("RECIPIENT", "")
     if not recipient_id:
-        raise SystemExit("Say whom to forget: make forgetrecipient RECIPIENT=leela")
+        raise SystemExit("The recipient is missing: make forgetrecipient RECIPIENT=leela")
     try:
         recipient_id.encode()
     except UnicodeEncodeError:
@@ -33,7 +33,7 @@ def forget_recipient(app_config: RawConfig) -> None:
         queries.delete_preferences(connection, recipient_id)
     if not preferences:
         raise SystemExit(f"Recipient {recipient_id!r} has no preferences; nothing was changed.")
-    sys.stdout.write(f"Forgot the preferences of recipient {recipient_id!r}, which were:\n")
+    sys.stdout.write(f"Deleted the preferences of recipient {recipient_id!r}, which were:\n")
     for package_type, preference in sorted(preferences.items()):
         wanted = "wanted" if preference.wanted else "declined"
         since = preference.timestamp.isoformat()

@@ -1,4 +1,4 @@
-"""The schema, as commands for operators."""
+"""Commands for operators that create, migrate and drop the schema."""
 
 import logging
 import os
@@ -17,11 +17,11 @@ from galaxy_express.storage.database import Database, DatabaseUnavailable
 
 
 def create_schema(app_config: RawConfig) -> None:
-    """Create the tables, or bring those of an earlier version up to date (a script for
+    """Create the tables, or migrate those of an earlier version (a script for
     ``baseplate-script``).
 
-    :raises SystemExit: with a sentence, if a setting is wrong, the database unavailable, or
-        newer than this version.
+    :raises SystemExit: with a one-line message, if a setting is invalid, or if the database is
+        unavailable or newer than this version.
     """
     migrations = _import_migrations()
     with database_for_script(app_config) as database:
@@ -31,16 +31,17 @@ def create_schema(app_config: RawConfig) -> None:
         except migrations.NewerDatabase as error:
             raise SystemExit(f"The database {database} was not migrated: {error}") from error
     if revision is not None:
-        sys.stdout.write(f"The tables of {database} are now those of revision {revision}.\n")
+        sys.stdout.write(f"The tables of {database} are now at revision {revision}.\n")
 
 
 def drop_schema(app_config: RawConfig) -> None:
     """Drop the tables, and everything stored in them (a script for ``baseplate-script``).
 
-    If there are packages, it asks on the terminal. Without a terminal ``$FORCE`` must be 1, and
-    always with a database of production's configuration.
+    If there are packages, it asks for confirmation on the terminal. Without a terminal, and always
+    with the production configuration, ``$FORCE`` must be 1.
 
-    :raises SystemExit: with a sentence, if nothing was dropped; see :py:func:`create_schema`.
+    :raises SystemExit: with a one-line message, if nothing was dropped; see
+        :py:func:`create_schema`.
     """
     with (
         database_for_script(app_config) as database,
@@ -56,7 +57,7 @@ def drop_schema(app_config: RawConfig) -> None:
 
 
 def _import_migrations() -> ModuleType:
-    # Alembic logs each of its parts when it is imported.
+    # Alembic logs each of its plug-ins when it is imported.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from galaxy_express.storage import migrations
 
@@ -72,33 +73,34 @@ def _count_packages(connection: Connection) -> int:
 def _confirm(what: str, stored: int, is_production: bool) -> None:
     if is_production:
         raise SystemExit(
-            f"This would drop the tables of {what}, with production's configuration."
-            " If you mean it: FORCE=1"
+            f"This would drop the tables of {what}, with the production configuration."
+            " To confirm, set FORCE=1"
         )
     if not stored:
         return
     if not sys.stdin.isatty():
-        raise SystemExit(f"This would drop the tables of {what}. If you mean it: FORCE=1")
+        raise SystemExit(f"This would drop the tables of {what}. To confirm, set FORCE=1")
     if input(f"Drop the tables of {what}? (yes/no) ") != "yes":
         raise SystemExit("Nothing was dropped.")
 
 
 @contextmanager
 def database_for_script(app_config: RawConfig) -> Iterator[Database]:
-    """The database for a script of ``baseplate-script``. An error ends the script.
+    """The database for a script of ``baseplate-script``. Errors end the script.
 
-    :raises SystemExit: with a sentence, if a setting is wrong or the database unavailable.
+    :raises SystemExit: with a one-line message, if a setting is invalid or the database is
+        unavailable.
     """
     try:
         database = database_from_config(app_config)
     except ConfigurationError as error:
-        raise SystemExit(f"The configuration is wrong: {error}") from error
+        raise SystemExit(f"The configuration is invalid: {error}") from error
     try:
         yield database
     except DatabaseUnavailable as error:
         raise SystemExit(
             f"The database {database} is unavailable: {error}"
-            " (does it exist, and can it, or the folder of its file, be written to?)"
+            " (does it exist, and is it, or the folder of its file, writable?)"
         ) from error
     finally:
         database.close()

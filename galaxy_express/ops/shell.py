@@ -12,8 +12,8 @@ from galaxy_express import models
 def setup(env: dict[str, Any], banner: dict[str, str]) -> None:
     """Add the tables and a query function to the shell.
 
-    :param env: the names that the shell will know, to be added to.
-    :param banner: a line of explanation for each.
+    :param env: the names in the shell, which are extended.
+    :param banner: the explanations of the names, which are extended.
     """
     env |= {"models": models, "select": select, "func": func, "query": _query(env["context"])}
     banner |= {
@@ -21,7 +21,7 @@ def setup(env: dict[str, Any], banner: dict[str, str]) -> None:
         "query": "query(select(models.packages.c.status, func.count()).group_by('status'))",
     }
     if not _is_writable(baseplate.server._get_shell_log_path()):
-        # Baseplate keeps a log of the shell where only root may write.
+        # Baseplate's default path for the shell's log is only writable by root.
         baseplate.server._get_shell_log_path = lambda: os.devnull
 
 

@@ -1,1 +1,1 @@
-"""How the service is served: by gunicorn in production, by Baseplate's server in development."""
+"""The servers: gunicorn in production, Baseplate's server in development."""

@@ -1,4 +1,4 @@
-"""The server of ``baseplate-serve``: Baseplate's own, without its delay, and stricter."""
+"""The server of ``baseplate-serve``: Baseplate's own, but without its delay, and stricter."""
 
 import logging
 import re
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class _Handler(WSGIHandler):
-    """gevent's handler of a connection, which ends persistent connections at shutdown; gevent would
-    serve them until it is killed in the middle of an answer."""
+    """gevent's connection handler, except that it closes persistent connections at shutdown. gevent
+    would serve them until it is killed in the middle of a response."""
 
     close_connection: bool
 
-    def MessageClass(self, *args: Any) -> Any:  # noqa: N802, as gevent calls it
+    def MessageClass(self, *args: Any) -> Any:  # noqa: N802 - gevent's name
         """Parse the head of a request.
 
-        :raises ValueError: if it doesn't say in exactly one way where the body ends (RFC 9112,
-            section 6.3); gevent answers 400.
+        :raises ValueError: if the end of the body is ambiguous (RFC 9112, section 6.3); gevent
+            responds with 400.
         """
         head = super().MessageClass(*args)
         lengths = head.get_all("content-length", [])
@@ -38,33 +38,33 @@ class _Handler(WSGIHandler):
             or any(coding.lower() != "chunked" for coding in codings)
             or head.defects
         ):
-            raise ValueError("it is not clear where the body ends")
+            raise ValueError("the end of the body is ambiguous")
         return head
 
     def read_request(self, raw_requestline: str) -> Any:
-        """Read the head of a request, and decide whether it is the connection's last."""
+        """Read the head of a request, and decide whether to close the connection after it."""
         is_valid = super().read_request(raw_requestline)
         is_shutting_down = SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN
-        # After a malformed chunk it isn't clear where the next request would begin.
+        # After a malformed chunk the start of the next request is unknown.
         is_chunked = "transfer-encoding" in self.headers
         self.close_connection = self.close_connection or is_shutting_down or is_chunked
         return is_valid
 
     def handle_one_request(self) -> Any:
-        """Answer a request. One that can't be parsed gets a problem, where gevent sends no body."""
+        """Handle a request. If it can't be parsed, respond with a problem; gevent sends no body."""
         result = super().handle_one_request()
-        if isinstance(result, tuple):  # a status, and the answer that is yet to be sent
+        if isinstance(result, tuple):  # a status, and a response that has not been sent yet
             status = HTTPStatus(int(result[0]))
-            return result[0], unreadable(status, "it is malformed, or its head is too large")
+            return result[0], unreadable(status, "malformed, or the head is too large")
         return result
 
 
 def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> WSGIServer:
-    """Make Baseplate's WSGI server; a server factory for the ``[server:main]`` section.
+    """Make Baseplate's WSGI server; the server factory of the ``[server:main]`` section.
 
-    gevent sends the headers and the body of an answer separately. On a persistent connection, the
-    body then waits some 40 ms for the client's delayed acknowledgement of the headers, unless
-    TCP_NODELAY is set. Accepted connections inherit it.
+    gevent sends the headers and the body of a response separately. On a persistent connection, the
+    body then waits about 40 ms for the client's delayed acknowledgement of the headers, unless
+    TCP_NODELAY is set. Accepted connections inherit the option.
     """
     try:
         check_server_settings(server_config)
@@ -72,9 +72,9 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
         sys.exit(f"[server:main] {error}")
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # As Baseplate has its own handler_class configured.
-    handled = server_config | {"handler": f"{__name__}:_Handler"}
-    server = wsgi.make_server(handled, listener, app)
+    # Baseplate's own handler is configured in the same way.
+    config = server_config | {"handler": f"{__name__}:_Handler"}
+    server = wsgi.make_server(config, listener, app)
     _announce(listener)
     return server
 

@@ -7,9 +7,9 @@ import sys
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 
-_CURES = {
-    errno.EADDRINUSE: "another program listens there; stop it, or choose another port",
-    errno.EADDRNOTAVAIL: "this machine doesn't have that address; choose one of its own",
+_ADVICE = {
+    errno.EADDRINUSE: "another program is listening there; stop it, or choose another port",
+    errno.EADDRNOTAVAIL: "this machine doesn't have that address; choose one that it has",
     errno.EACCES: "only root may listen there; choose a port above 1023",
 }
 
@@ -18,7 +18,7 @@ def parse_address(address: str) -> tuple[str, int]:
     """Parse an address such as ``127.0.0.1:9090`` or ``[::1]:9090``.
 
     :returns: the host, which is empty for all addresses of the machine, and the port.
-    :raises ValueError: if it is anything else, saying what is needed.
+    :raises ValueError: for anything else, with a message that describes a valid address.
     """
     match = _ADDRESS.fullmatch(address)
     if not match or not 0 < int(match["port"]) < 65536:
@@ -32,19 +32,19 @@ def parse_address(address: str) -> tuple[str, int]:
 def check_address(address: str) -> None:
     """Check that a server could listen on an address now.
 
-    :raises ValueError: if not, saying why and what to do.
+    :raises ValueError: if it can't, with a message that says why and what to do.
     """
     host, port = parse_address(address)
     try:
         found = socket.getaddrinfo(host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
         family, kind, protocol, _, place = found[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # skip closed connections
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore closed connections
             probe.bind(place)
             probe.listen()
     except OSError as error:
-        cure = _CURES.get(error.errno or 0, error.strerror or str(error))
-        raise ValueError(f"Can't listen on {address}: {cure} (BIND=127.0.0.1:9191)") from error
+        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+        raise ValueError(f"Can't listen on {address}: {advice} (BIND=127.0.0.1:9191)") from error
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""``baseplate-serve``, with our metrics exporter instead of Baseplate's::
+"""``baseplate-serve`` with our metrics exporter instead of Baseplate's::
 
     python -m galaxy_express.serving.development --bind 127.0.0.1:9090 configs/development.ini
 
-Baseplate's exporter listens on all addresses, always on port 6060, and shares the port with other
-servers without an error. If our exporter's port is taken, this server has no metrics.
+Baseplate's exporter always listens on port 6060 of all addresses, and shares the port with other
+servers without an error. If our exporter's port is in use, this server has no metrics.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import sys
 from gevent.monkey import patch_all
 
 if __name__ == "__main__":
-    # Before anything else is imported, as in baseplate-serve.
+    # Before any other import, as in baseplate-serve.
     patch_all()
 
 from baseplate import server
@@ -25,9 +25,9 @@ from galaxy_express.serving import metrics_exporter
 
 
 def main() -> None:
-    """Serve, as ``baseplate-serve`` does.
+    """Run the server, as ``baseplate-serve`` does.
 
-    :raises SystemExit: in one sentence, if the configuration is invalid.
+    :raises SystemExit: with a one-line message, if the configuration is invalid.
     """
     patch_stdlib_queues()
     prometheus.start_prometheus_exporter = start_exporter
@@ -51,7 +51,7 @@ def start_exporter(address: EndpointConfiguration | None = None) -> None:
     except ValueError as error:
         sys.exit(str(error))
     except OSError as error:
-        print(f"{error}. This server goes without metrics.", file=sys.stderr)  # noqa: T201 - no log yet
+        print(f"{error}. This server has no metrics.", file=sys.stderr)  # noqa: T201 - logging isn't set up yet
     else:
         metrics_exporter.make_folder()
         atexit.register(metrics_exporter.remove_folder)

@@ -1,4 +1,4 @@
-"""The environment variables that gunicorn's configuration reads, checked."""
+"""The environment variables of gunicorn's configuration, with validation."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from galaxy_express.serving.bind import parse_address
 def bind() -> str:
     """``$GALAXY_EXPRESS_BIND``: the address to listen on, or ``unix:`` and a path.
 
-    :raises SystemExit: naming the variable, if it is anything else.
+    :raises SystemExit: for anything else, naming the variable.
     """
     address = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
     if not address.startswith("unix:"):
@@ -33,8 +33,8 @@ def workers() -> int:
 
 
 def drain_seconds() -> float:
-    """``$GALAXY_EXPRESS_DRAIN_SECONDS``: for how long an instance that is to end reports that it
-    isn't ready, and still accepts connections.
+    """``$GALAXY_EXPRESS_DRAIN_SECONDS``: how long an instance reports at shutdown that it isn't
+    ready, while it still accepts connections.
 
     :raises SystemExit: naming the variable, if it is not a number of seconds.
     """

@@ -1,4 +1,4 @@
-"""A gunicorn worker: accepting connections, load sharing, and the end of a process."""
+"""A gunicorn worker: accepting connections, load sharing, and graceful shutdown."""
 
 import gc
 import mmap
@@ -20,8 +20,8 @@ from galaxy_express.serving.environment import drain_seconds
 from galaxy_express.serving.http_connection import Connection, Environ
 from galaxy_express.serving.http_head import MAX_HEAD, Head, Limits, Unreadable
 
-# What workers and their master tell each other, by the number of the worker. The memory is
-# allocated where gunicorn's master imports this module, and all workers inherit it.
+# State that workers and their master share, indexed by the number of the worker. The memory is
+# allocated when gunicorn's master imports this module, and inherited by all workers.
 _MAX_WORKERS = 1024
 
 
@@ -31,43 +31,41 @@ def _shared(initial: int) -> memoryview:
     return numbers
 
 
-# How many connections a worker has; this if there is no such worker.
+# The number of connections of each worker; _NONE if there is no such worker.
 _NONE = 2**31 - 1
 _loads = _shared(_NONE)
 
-# Whether a reload is replacing a worker.
+# Whether a reload is replacing the worker.
 _replaced = _shared(False)
 
-# How long a worker that has more connections than another leaves new ones to it.
+# How long a worker with more connections than another one pauses accepting.
 PAUSE_SECONDS = 0.002
 
 # The GIL interval. At Python's default of 5 ms, the commit thread waits several times per commit
-# while a batch is parsed, and holds the write lock meanwhile.
+# while a batch is parsed, holding the write lock.
 SWITCH_SECONDS = 0.0005
 
 
 class GalaxyExpressWorker(Worker):
     """A worker on gevent, with load sharing and graceful drain.
 
-    - Workers share the load. One with more connections than another leaves new ones to it.
-    - At the limit of connections, the one that has been idle longest is closed.
-    - At SIGTERM the worker reports that it isn't ready, for as long as load balancers need to
-      notice. Then it stops accepting, closes idle connections, and ends once the requests in
-      progress are answered. A worker that is replaced, by a reload or after ``max_requests``,
-      stops accepting at once: the instance stays ready.
+    - Workers share the load. A worker with more connections than another leaves new ones to it.
+    - At the connection limit, the connection that has been idle for longest is closed.
+    - On SIGTERM the worker reports that it isn't ready, for as long as load balancers need to
+      notice. Then it stops accepting, closes idle connections, and exits once the requests in
+      progress have been answered. A worker that is replaced, by a reload or after
+      ``max_requests``, stops accepting immediately: the instance stays ready.
 
-    It has no TLS, writes no access log, trusts no header of proxies, and doesn't call gunicorn's
-    hooks for each request.
+    It doesn't support TLS, access logs, proxy headers, or gunicorn's per-request hooks.
     """
 
     sockets: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: The lowest number that no other worker has; set by the configuration's hooks.
+        #: The lowest number not in use by another worker; set by hooks in the configuration.
         self.number = 0
-        #: The connections that wait for a request, from the longest waiting to the latest, and
-        #: since when.
+        #: The connections that wait for a request, longest first, with the time since when.
         self.idle: dict[Connection, float] = {}
         self._connections = Pool(self.cfg.worker_connections)
         self._limits = Limits(
@@ -78,28 +76,28 @@ class GalaxyExpressWorker(Worker):
         self._stopping = Event()
 
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - as gunicorn calls it
-        """Reject settings that this worker can't work with; gunicorn calls it at start.
+    def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's signature
+        """Reject settings that this worker doesn't support; gunicorn calls this at startup.
 
-        :raises SystemExit: naming the setting, in a sentence.
+        :raises SystemExit: with a one-line message that names the setting.
         """
         if cfg.preload_app:
             sys.exit(
-                "gunicorn's preload_app can't be used: the thread that commits would belong to"
+                "gunicorn's preload_app isn't supported: the commit thread would belong to"
                 " the master, and every write would time out"
             )
         if cfg.is_ssl:
-            sys.exit("gunicorn's certfile and keyfile can't be used: the service has no TLS")
+            sys.exit("gunicorn's certfile and keyfile aren't supported: the service has no TLS")
         if cfg.keepalive < 1:
-            sys.exit("gunicorn's keepalive must be at least 1: a head may take that long, too")
+            sys.exit("gunicorn's keepalive must be at least 1: it is also the timeout for a head")
         if drain_seconds() > cfg.graceful_timeout - 2:
             sys.exit(
                 f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
-                f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be cut off"
+                f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be aborted"
             )
 
     def init_process(self) -> None:
-        """Start: gunicorn calls it after the fork, and then :py:meth:`run`."""
+        """Initialize the worker: gunicorn calls this after the fork, and then :py:meth:`run`."""
         patch_all()
         gevent.reinit()
         self.sockets = [
@@ -109,35 +107,35 @@ class GalaxyExpressWorker(Worker):
         super().init_process()
 
     def notify(self) -> None:
-        """Show that the worker is alive, and end with the master."""
+        """Signal that the worker is alive; exit if the master has exited."""
         super().notify()
         if self.ppid != os.getppid():
             self.log.info("Parent changed, shutting down: %s", self)
             sys.exit(0)
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until stopped."""
         sys.setswitchinterval(SWITCH_SECONDS)
-        # The application is there to stay. Looking through all of it, as the garbage collector
-        # does every few thousand requests, would stop the event loop for some 25 ms.
+        # The application's objects are permanent. Traversing them, as the garbage collector does
+        # every few thousand requests, would block the event loop for about 25 ms.
         gc.collect()
         gc.freeze()
         _loads[self.number] = 0
         servers = [self._serve(listener) for listener in self.sockets]
         while not self._stopping.wait(1):
             self.notify()
-            self._end_idle(self.cfg.keepalive)
+            self._close_idle(self.cfg.keepalive)
         deadline = time.monotonic() + self.cfg.graceful_timeout - drain_seconds() - 1
         for server in servers:
             server.close()
         self.deregister()
         while self._connections and time.monotonic() < deadline:
-            # A client that has just connected, or been answered, may be about to send a request.
-            self._end_idle(1)
+            # A client that has just connected, or got a response, may be about to send a request.
+            self._close_idle(1)
             self.notify()
             self._connections.join(timeout=0.1)
         if self._connections:
-            self.log.warning("Cutting off %s requests", len(self._connections))
+            self.log.warning("Aborting %s requests", len(self._connections))
             self._connections.kill(timeout=0.5)
 
     def _serve(self, listener: Any) -> StreamServer:
@@ -167,7 +165,7 @@ class GalaxyExpressWorker(Worker):
         return server
 
     def _environ(self, listener: Any) -> Environ:
-        """What the environs of all requests have in common."""
+        """The part of the WSGI environ that all requests share."""
         address = listener.getsockname()
         host, port = address[:2] if isinstance(address, tuple) else ("localhost", 80)
         return {
@@ -189,28 +187,28 @@ class GalaxyExpressWorker(Worker):
         _replaced[self.number] = False
 
     def replace(self) -> None:
-        """Note that a reload is replacing this worker. The master calls this."""
+        """Mark this worker as being replaced by a reload. The master calls this."""
         _replaced[self.number] = True
 
     def handle_exit(self, sig: Any, frame: Any) -> None:
-        """Begin to stop, at SIGTERM."""
+        """Start a graceful shutdown, on SIGTERM."""
         if not self.booted:
             os._exit(0)
         if _replaced[self.number]:
             self._stop()
             return
-        # Not imported before gevent has patched what it imports.
+        # Imported late, after gevent has patched its dependencies.
         from baseplate.server import SERVER_STATE, ServerLifecycle
 
         SERVER_STATE.state = ServerLifecycle.SHUTTING_DOWN
         gevent.spawn_later(drain_seconds(), self._stop)
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
-        """End at once, at SIGQUIT or SIGINT."""
-        gevent.spawn(super().handle_quit, sig, frame)  # it waits, which a signal handler can't
+        """Exit immediately, on SIGQUIT or SIGINT."""
+        gevent.spawn(super().handle_quit, sig, frame)  # it blocks, which a signal handler can't
 
     def handle_usr1(self, sig: Any, frame: Any) -> None:
-        """Open the log files again, at SIGUSR1."""
+        """Reopen the log files, on SIGUSR1."""
         gevent.spawn(super().handle_usr1, sig, frame)
 
     def _stop(self) -> None:
@@ -218,24 +216,24 @@ class GalaxyExpressWorker(Worker):
         self._stopping.set()
 
     def _handle(self, client: Any, address: Any, environ: Environ) -> None:
-        # Not imported before gevent has patched what it imports.
+        # Imported late, after gevent has patched its dependencies.
         from baseplate.observers.timeout import ServerTimeout
 
         ip, port = address[:2] if address else ("", "")  # a Unix socket has none
         environ = {**environ, "REMOTE_ADDR": ip, "REMOTE_PORT": str(port)}
         connection = Connection(client, environ, self._limits, lambda: self.alive)
         try:
-            self._answer_requests(connection, ip)
+            self._serve_requests(connection, ip)
         except ServerTimeout:
-            self.log.warning("Closing a connection from ip=%s that doesn't read its answer", ip)
+            self.log.warning("Closing a connection from ip=%s that doesn't read its response", ip)
         except OSError as error:
             self.log.debug("Lost a connection from ip=%s: %s", ip, error)
         finally:
             connection.close()
 
-    def _answer_requests(self, connection: Connection, ip: str) -> None:
-        goes_on = True
-        while goes_on:
+    def _serve_requests(self, connection: Connection, ip: str) -> None:
+        keep_open = True
+        while keep_open:
             try:
                 head = self._next_request(connection)
             except Unreadable as error:
@@ -248,23 +246,25 @@ class GalaxyExpressWorker(Worker):
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Replacing this worker after %s requests", self.nr)
                 self._stop()
-            goes_on = connection.answer(head, self.wsgi, self.log)
+            keep_open = connection.respond(head, self.wsgi, self.log)
         connection.linger()
 
     def _next_request(self, connection: Connection) -> Head | None:
         if self._connections.full() and self.idle:
-            self._end([next(iter(self.idle))])
+            self._close_connections([next(iter(self.idle))])
         self.idle[connection] = time.monotonic()
         try:
             return connection.next_request()
         finally:
             self.idle.pop(connection, None)
 
-    def _end_idle(self, seconds: float) -> None:
-        then = time.monotonic() - seconds
-        self._end([connection for connection, since in self.idle.items() if since < then])
+    def _close_idle(self, seconds: float) -> None:
+        limit = time.monotonic() - seconds
+        self._close_connections(
+            [connection for connection, since in self.idle.items() if since < limit]
+        )
 
-    def _end(self, idle: list[Connection]) -> None:
+    def _close_connections(self, idle: list[Connection]) -> None:
         for connection in idle:
             del self.idle[connection]
-            connection.end()
+            connection.shut_down()

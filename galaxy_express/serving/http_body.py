@@ -1,4 +1,4 @@
-"""The bytes of a connection as they arrive, and the body of a request among them."""
+"""The received bytes of a connection, and the body of a request."""
 
 import io
 import re
@@ -11,11 +11,11 @@ import gevent
 
 from galaxy_express.serving.http_head import Head, Limits, Unreadable
 
-# How much of a body that nobody read is read before the answer, and for how many seconds.
+# The limits for reading an unread body before the response, in bytes and seconds.
 DRAIN_BYTES = 65536
 DRAIN_SECONDS = 0.5
 
-# Bytes that the extensions and the trailers of a chunked body may have.
+# The limit for the extensions and the trailers of a chunked body, in bytes.
 MAX_EXTRAS = 8190
 
 _MAX_DIGITS = 15
@@ -24,9 +24,9 @@ _TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\t\x20-\x7e\x80-\xff]*")
 
 
 class Incoming:
-    """What a connection has received and nobody has read yet.
+    """The bytes that a connection has received and that have not been read yet.
 
-    :param sock: a socket of gevent's.
+    :param sock: a gevent socket.
     """
 
     def __init__(self, sock: Any) -> None:
@@ -46,12 +46,12 @@ class Incoming:
         return self._start == len(self._data)
 
     def receive(self) -> bool:
-        """Receive more, and tell whether there is more.
+        """Receive more data; return false at the end of the connection.
 
-        It always waits in the event loop's poll, so that connections take turns. Otherwise one
-        whose next request has always arrived would be served again and again.
+        It always waits in the event loop's poll, so that connections are served fairly. Otherwise
+        a connection whose next request has always arrived already would starve the others.
         """
-        self._data = self._data[self._start :]  # a connection that waits keeps no memory
+        self._data = self._data[self._start :]  # a waiting connection holds no memory
         self._start = 0
         self._hub.wait(self._readable)
         received: bytes = self._sock.recv(65536)
@@ -59,7 +59,7 @@ class Incoming:
         return received != b""
 
     def read_head(self, limits: Limits) -> bytes:
-        """Read up to an empty line; ``b""`` if nothing more arrives.
+        """Read up to an empty line; return ``b""`` if nothing more arrives.
 
         :raises Unreadable: if it is over a limit, or ends early.
         """
@@ -82,7 +82,7 @@ class Incoming:
         return head
 
     def read_line(self, limit: int) -> bytes:
-        """Read a line, without its end.
+        """Read a line, without the line ending.
 
         :raises Unreadable: if it is longer than the limit, or ends early.
         """
@@ -96,7 +96,7 @@ class Incoming:
         return line
 
     def read_some(self, size: int) -> bytes:
-        """Read at least a byte and at most ``size``; ``b""`` if nothing more arrives."""
+        """Read at least one byte and at most ``size``; return ``b""`` if nothing more arrives."""
         if self.is_empty and not self.receive():
             return b""
         some = self._data[self._start : self._start + size]
@@ -104,7 +104,7 @@ class Incoming:
         return some
 
     def discard(self, seconds: float) -> bool:
-        """Forget what was received, and tell whether more arrives within some seconds."""
+        """Discard the received data, and return whether more arrives within some seconds."""
         self._data = b""
         self._start = 0
         with gevent.Timeout(seconds, exception=False):
@@ -113,9 +113,9 @@ class Incoming:
 
 
 class Body(io.IOBase):
-    """The body of a request, received as it is read: WSGI's ``wsgi.input``.
+    """The body of a request, received when it is read: WSGI's ``wsgi.input``.
 
-    :param head: says where the body ends.
+    :param head: the head of the request, which defines where the body ends.
     """
 
     def __init__(self, incoming: Incoming, sock: Any, head: Head) -> None:
@@ -125,51 +125,51 @@ class Body(io.IOBase):
         self._is_chunked = head.length is None
         self._left = head.length or 0  # bytes of the body, or of a chunk
         self._extras = MAX_EXTRAS
-        self._is_at_its_end = head.length == 0
+        self._is_complete = head.length == 0
         self._is_broken = False
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read a number of bytes, or all that there are.
+        """Read a number of bytes, or all.
 
         :raises Unreadable: if it isn't well-formed.
         """
         wanted = sys.maxsize if size is None or size < 0 else size
         if self._expects_continue:
             self._expects_continue = False
-            if self._incoming.is_empty and not self._is_at_its_end:
+            if self._incoming.is_empty and not self._is_complete:
                 self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._is_broken = True  # unless nothing is raised from here on
+        self._is_broken = True  # unless the following succeeds
         read = bytearray()
-        while len(read) < wanted and not self._is_at_its_end:
+        while len(read) < wanted and not self._is_complete:
             some = self._read_some(wanted - len(read))
-            if not some and not self._is_at_its_end:
-                return bytes(read)  # the client has gone
+            if not some and not self._is_complete:
+                return bytes(read)  # the client has disconnected
             read += some
         self._is_broken = False
         return bytes(read)
 
     def drain(self) -> bool:
-        """Read what nobody has read, if it is little and soon there.
+        """Read the rest of the body, if it is short and arrives soon.
 
-        :returns: whether the next request begins here.
+        :returns: whether the whole body was read, so that the next request can follow.
         """
-        if self._is_at_its_end:
+        if self._is_complete:
             return True
         if self._is_broken or self._expects_continue or self._left > DRAIN_BYTES:
             return False
         with gevent.Timeout(DRAIN_SECONDS, exception=False), suppress(OSError, Unreadable):
             self.read(DRAIN_BYTES)
-        return self._is_at_its_end
+        return self._is_complete
 
     def _read_some(self, size: int) -> bytes:
         if self._is_chunked and self._left == 0:
             self._begin_chunk()
-            if self._is_at_its_end:
+            if self._is_complete:
                 return b""
         some = self._incoming.read_some(min(size, self._left))
         self._left -= len(some)
         if not self._is_chunked:
-            self._is_at_its_end = self._left == 0
+            self._is_complete = self._left == 0
         elif self._left == 0:
             self._incoming.read_line(0)
         elif not some:
@@ -188,7 +188,7 @@ class Body(io.IOBase):
             if not _TRAILER.fullmatch(trailer):
                 raise Unreadable(HTTPStatus.BAD_REQUEST, "a trailer is malformed")
             self._count_extras(trailer)
-        self._is_at_its_end = True
+        self._is_complete = True
 
     def _read_extras(self) -> bytes:
         return self._incoming.read_line(self._extras + _MAX_DIGITS)
@@ -196,4 +196,6 @@ class Body(io.IOBase):
     def _count_extras(self, extras: bytes) -> None:
         self._extras -= len(extras)
         if self._extras < 0:
-            raise Unreadable(HTTPStatus.BAD_REQUEST, "the extensions or trailers are too long")
+            raise Unreadable(
+                HTTPStatus.BAD_REQUEST, "the chunk extensions or trailers are too long"
+            )

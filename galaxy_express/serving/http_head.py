@@ -1,7 +1,7 @@
-"""The head of an HTTP/1.1 request, read by RFC 9112 and within limits.
+"""The head of an HTTP/1.1 request, parsed according to RFC 9112 and within limits.
 
-llhttp parses the fields, strictly. It leaves the rest to its caller: limits, what a target means,
-``Host`` and ``Expect``.
+llhttp parses the fields, strictly. It leaves the rest to its caller: limits, the target, ``Host``
+and ``Expect``.
 """
 
 import re
@@ -14,14 +14,14 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-#: The most bytes that a head may have, whatever its fields may have.
+#: The limit of the whole head in bytes, in addition to those of its fields.
 MAX_HEAD = 65536
 
-# The syntax of methods is that of gunicorn: RFC 9110 has lower case, too, which no method uses.
+# Methods as in gunicorn: RFC 9110 also allows lower case, which no method uses.
 _REQUEST_LINE = re.compile(
     rb"([A-Z0-9!$%&'*+.^_`|~-]{3,20}) ([\x21\x22\x24-\x7e]+) HTTP/1\.([0-9])\r\n"
 )
-# llhttp would reject methods that it doesn't know, and they are to be answered with 405.
+# llhttp would reject methods that it doesn't know, but the response to them must be 405.
 _PARSED_REQUEST_LINE = b"GET / HTTP/1.1\r\n"
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 _HOST = re.compile(
@@ -33,9 +33,9 @@ _MAX_DIGITS = 15
 
 
 class Unreadable(ValueError):
-    """A request that can't be read, after which its connection ends.
+    """A request that can't be read, and after which the connection is closed.
 
-    :param status: the status of the answer.
+    :param status: the status of the response.
     """
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
@@ -51,7 +51,7 @@ class Limits(NamedTuple):
     field_size: int
 
     def check(self, head: bytes) -> None:
-        """Check a head, or what has arrived of it.
+        """Check a head, or the part that has arrived so far.
 
         :raises Unreadable: if it is over a limit.
         """
@@ -61,7 +61,7 @@ class Limits(NamedTuple):
                 HTTPStatus.REQUEST_URI_TOO_LONG,
                 f"the request line is longer than {self.line:,} bytes",
             )
-        if len(fields) > self.fields + 2:  # a whole head ends with two empty lines
+        if len(fields) > self.fields + 2:  # a complete head ends with two empty lines
             raise Unreadable(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"there are more than {self.fields:,} header fields",
@@ -85,7 +85,7 @@ class Head:
     :param environ: its part of the WSGI environ.
     :param minor: the minor version, of HTTP/1.
     :param length: the bytes of the body; ``None`` if it is chunked.
-    :param keeps_alive: whether the client leaves the connection in use.
+    :param keeps_alive: whether the client keeps the connection open.
     :param expects_continue: whether the client waits for 100 before it sends the body.
     """
 
@@ -133,7 +133,7 @@ def _bad(reason: str) -> Unreadable:
 
 @dataclass(slots=True)
 class _Fields:
-    """What llhttp calls."""
+    """The callbacks of llhttp."""
 
     environ: dict[str, str] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
@@ -156,7 +156,7 @@ class _Fields:
 @lru_cache(maxsize=256)
 def _environ_key(name: bytes) -> str | None:
     if b"_" in name:
-        return None  # it would be taken for the field that has a hyphen instead
+        return None  # in WSGI it would look like the field with a hyphen
     key = name.decode().upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
@@ -166,9 +166,9 @@ def _parse_fields(lines: bytes) -> _Fields:
     try:
         httptools.HttpRequestParser(fields).feed_data(_PARSED_REQUEST_LINE + lines)
     except httptools.HttpParserUpgrade:
-        pass  # the client asks for another protocol, and goes on with this one if it isn't there
+        pass  # the client offers another protocol, and continues with HTTP/1.1
     except httptools.HttpParserError as error:
-        # It rejects transfer codings only after the fields are complete; see _body_length.
+        # llhttp rejects transfer codings after the fields are complete; see _body_length.
         if not fields.are_complete:
             raise _bad(str(error)) from None
     if not fields.are_complete:
@@ -204,7 +204,7 @@ def _check_host(fields: _Fields, minor: int) -> None:
     elif "HTTP_HOST" in fields.repeated:
         raise _bad("Host is repeated")
     elif not _is_host(host):
-        raise _bad("Host is not a host")
+        raise _bad("Host is malformed")
 
 
 @lru_cache(maxsize=256)
@@ -226,12 +226,12 @@ def _body_length(fields: _Fields, minor: int) -> int | None:
         if not minor:
             raise _bad("HTTP/1.0 has no Transfer-Encoding")
         if length is not None:
-            raise _bad("there are both a Content-Length and a Transfer-Encoding")
+            raise _bad("there is both a Content-Length and a Transfer-Encoding")
         if coding.lower() == "chunked":
             return None
         if not _CODINGS.fullmatch(coding):
             raise _bad("the Transfer-Encoding is malformed")
-        raise Unreadable(HTTPStatus.NOT_IMPLEMENTED, "the Transfer-Encoding is unknown")
+        raise Unreadable(HTTPStatus.NOT_IMPLEMENTED, "the Transfer-Encoding is not supported")
     if length is None:
         return 0
     if "CONTENT_LENGTH" in fields.repeated or not (length.isascii() and length.isdigit()):
@@ -244,7 +244,7 @@ def _body_length(fields: _Fields, minor: int) -> int | None:
 def _keeps_alive(environ: dict[str, str], minor: int) -> bool:
     options = environ.get("HTTP_CONNECTION")
     if environ["REQUEST_METHOD"] == "CONNECT":
-        return False  # what follows would be for another server
+        return False  # the following bytes would be for another server
     if options is None:
         return minor > 0
     names = {option.strip(" \t").lower() for option in options.split(",")}
@@ -256,5 +256,5 @@ def _expects_continue(environ: dict[str, str], minor: int) -> bool:
     if expectation is None:
         return False
     if expectation.lower() != "100-continue":
-        raise Unreadable(HTTPStatus.EXPECTATION_FAILED, "the Expect is unknown")
+        raise Unreadable(HTTPStatus.EXPECTATION_FAILED, "the expectation is not supported")
     return minor > 0  # HTTP/1.0 has no 100

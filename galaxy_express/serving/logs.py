@@ -1,7 +1,7 @@
-"""The log: lines with their time, which are written without blocking.
+"""The log: lines with a time, written without blocking.
 
 If nothing reads the log, or its disk is full, lines are dropped and counted.
-gunicorn's master imports this module before it forks, so it imports nothing that gevent patches.
+gunicorn's master imports this module before it forks, so it must not import what gevent patches.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from typing import Any
 
 from pythonjsonlogger.jsonlogger import JsonFormatter
 
-# How much of a pipe may be unread before lines are lost; the most that any user may ask for.
+# How many unread bytes a pipe holds before lines are lost; the maximum for ordinary users.
 PIPE_BYTES = 2**20
 
 
@@ -28,25 +28,25 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class PlainFormatter(logging.Formatter):
-    """Lines for a person: the time (UTC), the level, the message, and the id of the request."""
+    """Plain text lines: the time (UTC), the level, the message, and the request id."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(message)s")
 
-    def formatTime(  # noqa: N802 - as logging calls it
+    def formatTime(  # noqa: N802 - logging's name
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
         """Return the time in ISO 8601."""
         return _time(record)
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging calls it
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line, without a traceback."""
         request_id = getattr(record, "request_id", "")
         return super().formatMessage(record) + (f" [{request_id}]" if request_id else "")
 
 
 class JSONFormatter(JsonFormatter):
-    """Lines for programs: JSON objects with Baseplate's fields and the time (UTC)."""
+    """JSON lines: objects with Baseplate's fields and the time (UTC)."""
 
     def __init__(self) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ class JSONFormatter(JsonFormatter):
         record: logging.LogRecord,
         message_dict: dict[str, Any],
     ) -> None:
-        """Add the time, and the id of the trace: Baseplate names the thread after it."""
+        """Add the time, and the trace id, which Baseplate uses as the name of the thread."""
         log_record["time"] = _time(record)
         super().add_fields(log_record, record, message_dict)
         if (record.threadName or "").isdigit():
@@ -69,10 +69,10 @@ class JSONFormatter(JsonFormatter):
 
 
 class NonBlockingHandler(logging.Handler):
-    """Writes lines to a file descriptor, and drops lines that it doesn't accept at once.
+    """Writes lines to a file descriptor, and drops lines that can't be written immediately.
 
     :param descriptor: a pipe, a terminal, a socket or a file.
-    :ivar on_drop: called when a line, or a part of it, was lost.
+    :ivar on_drop: called when a line was lost, completely or in part.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -88,10 +88,10 @@ class NonBlockingHandler(logging.Handler):
         """Write a line."""
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-        except Exception:  # as handlers of the standard library do
+        except Exception:  # like the handlers of the standard library
             self.handleError(record)
             return
-        if self._is_torn:  # the last line has no end
+        if self._is_torn:  # the last line is incomplete
             line = b"\n" + line
         try:
             written = self._write(line)
@@ -103,14 +103,14 @@ class NonBlockingHandler(logging.Handler):
             self.on_drop()
 
     def close(self) -> None:
-        """Close what was opened to write, but not the file descriptor."""
-        self._write = _write_nowhere  # the descriptor may be another file's from now on
+        """Close the resources of the handler, but not the file descriptor."""
+        self._write = _write_nowhere  # the descriptor may be reused for another file
         self._resources.close()
         super().close()
 
 
 class StderrHandler(NonBlockingHandler):
-    """A handler for standard error, to be named in a configuration of logging."""
+    """A handler for standard error, for use in a logging configuration."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr.fileno())
@@ -121,9 +121,9 @@ def _write_nowhere(line: bytes) -> int:
 
 
 def _make_writer(descriptor: int, resources: ExitStack) -> Callable[[bytes], int]:
-    """Return a function that writes to a file descriptor without waiting for its reader.
+    """Return a function that writes to a file descriptor without blocking.
 
-    :param resources: closes what is opened for it.
+    :param resources: the stack that closes whatever is opened.
     """
     try:
         mode = os.fstat(descriptor).st_mode
@@ -144,7 +144,7 @@ def _reopen(descriptor: int, resources: ExitStack) -> int:
     try:
         reopened = os.open(f"/proc/self/fd/{descriptor}", flags)
     except OSError:
-        # It is another user's, say. Then the flag is set for all who share it.
+        # Belongs to another user, for example. Then the flag is set for all that share it.
         os.set_blocking(descriptor, False)
         return descriptor
     resources.callback(os.close, reopened)
@@ -152,10 +152,10 @@ def _reopen(descriptor: int, resources: ExitStack) -> int:
 
 
 def install(record_filter: logging.Filter, on_drop: Callable[[], None]) -> None:
-    """Make the log that Baseplate has set up non-blocking, and show the time of each line.
+    """Make the log that Baseplate has set up non-blocking, and add a time to each line.
 
-    Handlers that a configuration file defines in ``[loggers]`` stay as they are if they write
-    elsewhere, and their formats if they show the time.
+    Handlers defined by a configuration file are unchanged if they don't write to standard output
+    or error. Their formats are unchanged if they show the time.
 
     :param record_filter: added to each handler.
     :param on_drop: called for each line that is dropped.
@@ -178,7 +178,7 @@ def _log_exception(
     value: BaseException,
     traceback: TracebackType | None,
 ) -> None:
-    # gevent would write it to standard error by itself, without its time.
+    # By default gevent writes it to standard error, without a time.
     exc_info = (exception, value, traceback)
     logging.getLogger("gevent").error("Unhandled exception in %s", context, exc_info=exc_info)
 

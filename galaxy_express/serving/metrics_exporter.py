@@ -1,6 +1,6 @@
-"""Where Prometheus reads metrics: the address, and the folder that workers keep them in.
+"""The address at which Prometheus reads metrics, and the folder in which workers keep them.
 
-gunicorn's master imports this before it forks, so it imports nothing that gevent patches.
+gunicorn's master imports this module before it forks, so it must not import what gevent patches.
 """
 
 import configparser
@@ -15,7 +15,7 @@ from contextlib import suppress
 
 PORT = 6060
 
-# Variables of the environment.
+# Environment variables.
 BIND = "GALAXY_EXPRESS_METRICS_BIND"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -23,9 +23,9 @@ _PREFIX = "galaxy_express_metrics_"
 
 
 def is_enabled(config_path: str) -> bool:
-    """Whether ``metrics.enabled`` is true, or missing, in a configuration file.
+    """Return whether ``metrics.enabled`` is true or missing in a configuration file.
 
-    In a file that can't be read it isn't; the application's start says what is wrong.
+    Return false if the file can't be read; the application reports the error at startup.
     """
     parser = configparser.RawConfigParser()
     try:
@@ -38,12 +38,12 @@ def is_enabled(config_path: str) -> bool:
 
 
 def exporter_address(service: str, environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """The address to read metrics at: ``$GALAXY_EXPRESS_METRICS_BIND``.
+    """Return the address of the metrics: ``$GALAXY_EXPRESS_METRICS_BIND``.
 
     It is a port, or a host and a port. By default the host is the service's, and the port 6060.
 
     :param service: the address of the service: a host and a port, or the path of a socket.
-    :raises ValueError: naming the variable, if it is anything else.
+    :raises ValueError: for anything else, naming the variable.
     """
     service_host = _host(service.rpartition(":")[0]) or "127.0.0.1"
     given = environ.get(BIND, "")
@@ -59,14 +59,14 @@ def _host(text: str) -> str:
     return "" if "/" in text or text == "unix" else text.strip("[]")
 
 
-#: Where Prometheus connects to, if metrics are enabled. Workers inherit it from the master.
+#: The socket that Prometheus connects to, if metrics are enabled. Workers inherit it.
 listener: socket.socket | None = None
 
 
 def listen(address: tuple[str, int]) -> None:
-    """Listen for Prometheus, on a port that isn't shared.
+    """Listen for Prometheus, on a port that is not shared.
 
-    :raises OSError: in one sentence, if the port is taken, or if the host isn't this machine's.
+    :raises OSError: with a one-line message, if the port is in use or the host isn't local.
     """
     global listener
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -80,10 +80,11 @@ def listen(address: tuple[str, int]) -> None:
 
 
 def make_folder() -> None:
-    """Make the folder that ``$PROMETHEUS_MULTIPROC_DIR`` names, or else one in memory, and name it.
+    """Create the folder ``$PROMETHEUS_MULTIPROC_DIR``. If it isn't set, create one in memory, and
+    set it.
 
-    Folders in memory that were left by servers that were killed are removed. Where there is no
-    room for a folder, workers go on without one.
+    Folders in memory that killed servers have left behind are removed. If a folder can't be
+    created, workers run without metrics.
     """
     with suppress(OSError):
         if FOLDER not in os.environ:
@@ -97,16 +98,16 @@ def make_folder() -> None:
 
 
 def remove_folder() -> None:
-    """Remove the folder, if it was made by :py:func:`make_folder` under a name of its own."""
+    """Remove the folder, if :py:func:`make_folder` has chosen its name."""
     folder = os.environ.get(FOLDER, "")
     if os.path.basename(folder).startswith(_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: str) -> int:
-    """Lock a folder as long as this process, or a child of it, runs.
+    """Lock a folder for as long as this process or one of its children runs.
 
-    :raises OSError: if another has the lock.
+    :raises OSError: if another process has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,9 +1,9 @@
-"""The values of metrics, in files from which the values of all workers are summed.
+"""Metric values in files, from which the values of all workers are summed.
 
-Metrics never decide whether a request is answered. prometheus_client's own values raise if their
-folder is missing, and writing to them ends the process (SIGBUS) if the disk is full, since their
-files are sparse. These files are allocated before they are written to. If that fails, values stay
-in the worker's memory and are not exported. prometheus_client has no types for what is used here.
+Metrics must never make a request fail. prometheus_client's own values raise if their folder is
+missing, and writing to them kills the process (SIGBUS) if the disk is full, since their files are
+sparse. The files here are allocated before they are written to. If that fails, values stay in the
+worker's memory and aren't exported. The parts of prometheus_client used here are untyped.
 """
 
 import logging
@@ -35,12 +35,12 @@ _UNUSABLE = (OSError, *_DAMAGED)
 
 
 class _AllocatedFile(MmapedDict):
-    """A file of values, all of whose bytes are on the disk before they are written to.
+    """A file of values whose disk space is allocated before it is written to.
 
-    Its base class makes files sparse when they grow. Only its private names allow allocating them
-    first; tests/unit/test_metrics_files.py fails if they change.
+    The base class grows files sparsely. Allocating them first is only possible through its private
+    names; tests/unit/test_metrics_files.py fails if they change.
 
-    :raises OSError: if there is no room.
+    :raises OSError: if the disk is full.
     """
 
     def __init__(self, path: str) -> None:
@@ -71,12 +71,12 @@ def _allocate(path: str, size: int) -> None:
 
 
 class FileValue:
-    """A value of a metric, as prometheus_client makes and uses it."""
+    """A metric value, with the interface that prometheus_client uses."""
 
     _multiprocess = True
     _files: ClassVar[dict[str, _AllocatedFile]] = {}
-    # Not gevent's, which is slower: no greenlet that holds it ever switches. Reentrant, since a
-    # signal's handler may count, too.
+    # Not gevent's, which is slower: a greenlet that holds the lock never switches. Reentrant, since
+    # signal handlers may count, too.
     _lock = get_original("threading", "RLock")()
     _is_reported = False
 
@@ -117,12 +117,12 @@ class FileValue:
             logger.error("Metrics can't be stored, so this process has none: %s", error)
 
     def inc(self, amount: float) -> None:
-        """Add to it."""
+        """Add to the value."""
         with self._lock:
             self._write(self._value + amount)
 
     def set(self, value: float, timestamp: float | None = None) -> None:
-        """Set it."""
+        """Set the value."""
         with self._lock:
             self._write(value)
 
@@ -132,21 +132,21 @@ class FileValue:
             self._file.write_value(self._key, value, 0.0)  # type: ignore[no-untyped-call]
 
     def get(self) -> float:
-        """Read it, as this worker has it."""
+        """Return the value in this worker."""
         return self._value
 
     def set_exemplar(self, exemplar: object) -> None:
-        """Files have no exemplars."""
+        """Do nothing: files don't support exemplars."""
 
     def get_exemplar(self) -> None:
-        """Files have no exemplars."""
+        """Do nothing: files don't support exemplars."""
 
 
 def export_metrics() -> None:
-    """Store the values of all metrics that are created from now on in files, and export their sums
-    in this event loop; without a listener, keep them in memory.
+    """Store the values of all metrics created from now on in files, and export their sums in this
+    event loop. Without a listener, keep them in memory.
 
-    Workers share the listener, since each of them exports the sums of all.
+    Workers share the listener: each of them exports the sums over all workers.
     """
     listener = metrics_exporter.listener
     if listener is None:

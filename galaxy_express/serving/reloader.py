@@ -1,7 +1,7 @@
-"""``make run``: Baseplate's server, started again whenever the code changes.
+"""``make run``: Baseplate's server, restarted whenever the code changes.
 
-``baseplate-serve --reload`` ends for good when broken code is saved. Here a monitor waits until
-the code is mended, and starts the server again.
+``baseplate-serve --reload`` exits when broken code is saved. Here a monitor waits until the code
+is fixed, and restarts the server.
 """
 
 import os
@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Serve a configuration file, which the command line names, on ``$GALAXY_EXPRESS_BIND``."""
+    """Run the configuration file given on the command line, on ``$GALAXY_EXPRESS_BIND``."""
     config = sys.argv[1]
     bind = os.environ["GALAXY_EXPRESS_BIND"]
     if ":" in parse_address(bind)[0]:
@@ -29,27 +29,27 @@ def main() -> None:
     hupper.start_reloader(
         f"{_serve_until_changed.__module__}.{_serve_until_changed.__name__}",
         worker_args=[bind, config],
-        shutdown_interval=10,  # seconds; more than the server may take
+        shutdown_interval=10,  # seconds; longer than a shutdown takes
         verbose=0,
     )
 
 
 def _serve_until_changed(bind: str, config: str) -> None:
     hupper.get_reloader().watch_files([config, *map(str, _PACKAGE.rglob("*.py"))])
-    # Not in this process: gevent could no longer patch its threads.
+    # In another process, since gevent could no longer patch the threads of this one.
     command = [sys.executable, "-m", "galaxy_express.serving.development", "--bind", bind, config]
-    server = subprocess.Popen(command)  # noqa: S603 - the developer's own words
+    server = subprocess.Popen(command)  # noqa: S603 - the developer's own arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.terminate())
     while (code := server.poll()) is None:
         try:
             server.wait(1)
         except subprocess.TimeoutExpired:
-            continue  # a signal from the monitor is handled between two waits
+            continue  # signals from the monitor are handled between waits
     sys.exit(code)
 
 
 if __name__ == "__main__":
-    from galaxy_express.serving import reloader  # not __main__, which the monitor can't import
+    from galaxy_express.serving import reloader  # the monitor can't import __main__
 
     reloader.main()

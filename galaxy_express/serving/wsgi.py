@@ -1,4 +1,4 @@
-"""The entry points of servers: ``make_app`` is for both, ``application`` for gunicorn."""
+"""The servers' entry points: ``make_app`` for both servers, ``application`` for gunicorn."""
 
 import atexit
 import configparser
@@ -15,14 +15,14 @@ from galaxy_express.serving.metrics_files import export_metrics
 
 
 def make_app(app_config: RawConfig) -> Router:
-    """Make the WSGI application, or end the process with one sentence.
+    """Make the WSGI application, or exit with a one-line message.
 
-    What the application opens is closed when the process exits.
+    The application is closed when the process exits.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :raises SystemExit: for a setting that is wrong, with its name.
+    :raises SystemExit: for an invalid setting, with its name.
     """
-    # Not imported before it is clear where metrics are kept.
+    # Imported late, after the storage of metrics was configured.
     from galaxy_express import metrics
     from galaxy_express.application import close_application
     from galaxy_express.web.request_ids import RequestIdFilter
@@ -39,12 +39,11 @@ def make_app(app_config: RawConfig) -> Router:
 def application(config_path: str) -> Router:
     """Make the WSGI application of a configuration file.
 
-    It does what ``baseplate-serve`` does before it makes the application: logging and metrics are
-    set up.
+    Like ``baseplate-serve``, it first sets up logging and metrics.
 
     :param config_path: the path of a file like ``configs/production.ini``.
-    :raises gunicorn.errors.AppImportError: for a file that can't be read, or a setting that is
-        wrong, with its name. It ends gunicorn, which would replace a worker that just exits.
+    :raises gunicorn.errors.AppImportError: for an unreadable file, or an invalid setting, with its
+        name. It stops gunicorn, which would replace a worker that just exits.
     """
     try:
         return _set_up(config_path)
@@ -53,7 +52,7 @@ def application(config_path: str) -> Router:
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an error says, without line breaks."""
+    """The message of an error, without line breaks."""
     return " ".join(str(error).split())
 
 

@@ -1,1 +1,1 @@
-"""Where everything is stored: the databases, and the statements that run on them."""
+"""Storage: the databases and their SQL statements."""

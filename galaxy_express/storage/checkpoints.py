@@ -1,8 +1,8 @@
 """Checkpoints: copy committed pages from the write-ahead log into the database file.
 
-By default SQLite checkpoints inside the commit that overflows the log, and all other commits wait,
-the longer the more packages there are. So most of the work is done here, beside the commits and a
-little at a time, and little is left for that one.
+By default SQLite checkpoints inside the commit that overflows the log, while all other commits
+wait, and the more packages there are, the longer it takes. So most of the work is done here, in
+small portions concurrently with commits, which leaves little for that checkpoint.
 """
 
 import logging
@@ -18,9 +18,9 @@ INTERVAL_SECONDS = 0.25
 
 
 class Checkpoints:
-    """Makes checkpoints after commits, in a worker thread.
+    """Runs checkpoints after commits, in a worker thread.
 
-    A checkpoint that fails is counted, and made again after the next commit. Only the first of
+    A checkpoint that fails is counted, and retried after the next commit. Only the first of
     consecutive failures is logged. All calls must come from one event loop.
     """
 
@@ -58,5 +58,5 @@ class Checkpoints:
             self._failures = 0
 
     def close(self) -> None:
-        """End the worker thread after its current checkpoint."""
+        """Stop the worker thread after its current checkpoint."""
         self._thread.close()

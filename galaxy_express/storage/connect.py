@@ -1,4 +1,4 @@
-"""From the settings ``database.*`` to a database."""
+"""Creates the database from the settings ``database.*``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,11 @@ from galaxy_express.storage.url import database_url
 def database_from_config(
     app_config: RawConfig, on_timeout: Callable[[str], None] = lambda _: None
 ) -> Database:
-    """Make the database that the keys ``database.*`` describe. It doesn't connect yet.
+    """Create the database that the keys ``database.*`` describe, without connecting yet.
 
-    :param on_timeout: called when a wait for PostgreSQL is given up, with what for: ``connect``,
-        ``statement`` or ``commit``.
-    :raises baseplate.lib.config.ConfigurationError: naming the key that is wrong.
+    :param on_timeout: called when an operation on PostgreSQL times out, with its kind:
+        ``connect``, ``statement`` or ``commit``.
+    :raises baseplate.lib.config.ConfigurationError: naming the invalid key.
     """
     settings = read_section(app_config, "database", DatabaseSettings)
     try:

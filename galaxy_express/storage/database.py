@@ -1,6 +1,6 @@
 """The database, as the rest of the service sees it.
 
-What differs between SQLite and PostgreSQL is in modules of their own.
+The differences between SQLite and PostgreSQL are in separate modules.
 """
 
 from abc import ABC, abstractmethod
@@ -26,10 +26,10 @@ Values = Sequence[Any] | Mapping[str, Any]
 
 
 class DatabaseUnavailable(Exception):
-    """The database is locked, full, read-only, away, damaged, or not set up.
+    """The database is locked, full, read-only, unreachable, damaged, or not set up.
 
-    The transaction was rolled back, and trying again later is safe. If the connection
-    was lost during COMMIT the outcome is unknown, and trying again finds the truth.
+    The transaction was rolled back, and a retry is safe. If the connection was lost during COMMIT,
+    the outcome is unknown, and a retry finds it.
     """
 
 
@@ -37,15 +37,15 @@ class SchemaMismatch(DatabaseUnavailable):
     """The database lacks tables or columns of this version; an operator has to migrate it."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason} (to create what is missing: make migratedb)")
+        super().__init__(f"{reason} (to fix this: make migratedb)")
 
 
 class TransactionConflict(DatabaseUnavailable):
-    """The transaction conflicted with another, was rolled back, and can be retried at once."""
+    """The transaction conflicted with another, was rolled back, and can be retried immediately."""
 
 
 class Blocked(DatabaseUnavailable):
-    """Another transaction holds a lock on what this one needs; it was rolled back."""
+    """Another transaction holds a lock that this one needs; this one was rolled back."""
 
 
 def in_a_line(error: Exception) -> str:
@@ -56,9 +56,9 @@ def in_a_line(error: Exception) -> str:
 class Pages(NamedTuple):
     """The queries for a page of rows in each order.
 
-    Their parameters are ``recipient_id``, the sequence number ``after`` which the page begins,
-    that up to which everything is ``settled`` (in ascending order), and the ``limit``. The
-    columns are the sequence number and what is listed.
+    Their parameters are ``recipient_id``; ``after``, the sequence number after which the page
+    begins; ``settled``, the number up to which everything is committed (in ascending order); and
+    ``limit``. The columns are the sequence number and those of the item.
     """
 
     ascending: str
@@ -67,8 +67,8 @@ class Pages(NamedTuple):
 
 @dataclass(frozen=True)
 class Statements:
-    """The SQL of one kind of database. What differs between them stands in ``sqlite`` and
-    ``postgresql``; parameters are as the driver writes them."""
+    """The SQL for one kind of database; see ``sqlite_statements`` and
+    ``postgresql_statements``. Parameters are in the syntax of the driver."""
 
     find_decision: str
     find_decisions: str
@@ -87,7 +87,7 @@ class Statements:
 class Connection(ABC):
     """A connection on which the driver itself runs SQL.
 
-    SQLAlchemy makes the connection; to run each statement through it as well would take several
+    SQLAlchemy opens the connection; running each statement through it as well would take several
     times as long.
 
     :cvar statements: the SQL for this kind of database.
@@ -122,15 +122,15 @@ class Connection(ABC):
 
     @abstractmethod
     def read_clock(self) -> int:
-        """Return this machine's time, in microseconds since 1970: once for each transaction, and
-        before it inserts anything.
+        """Return this machine's time, in microseconds since 1970. Call it once per transaction,
+        before any insert.
 
-        It is never before that of an earlier transaction, as far as this machine knows them.
+        The time is never before that of an earlier transaction on this machine.
         """
 
     @abstractmethod
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
-        """Insert the packages whose id isn't taken, in the order of the feed.
+        """Insert the packages whose id isn't taken yet, in feed order.
 
         :param rows: without sequence numbers.
         :returns: the ids that were inserted.
@@ -138,7 +138,7 @@ class Connection(ABC):
 
     @abstractmethod
     def insert_updates(self, rows: Sequence[Row]) -> None:
-        """Insert preference updates, in the order of the history.
+        """Insert preference updates, in history order.
 
         :param rows: without sequence numbers.
         """
@@ -150,11 +150,11 @@ class Connection(ABC):
 
     @abstractmethod
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
-        """Insert rows, or update those whose primary key is taken.
+        """Insert rows, or update those whose primary key exists.
 
-        :raises TransactionConflict: if a row was left unchanged, because of a write that this
-            transaction could not see when it decided to make its own.
-        :raises Blocked: if another transaction kept a row locked for too long.
+        :raises TransactionConflict: if a row was left unchanged because of a concurrent write
+            that this transaction had not seen.
+        :raises Blocked: if another transaction held the lock of a row for too long.
         """
 
     @abstractmethod
@@ -181,21 +181,21 @@ class Connection(ABC):
 
     @abstractmethod
     def check_writable(self) -> None:
-        """Check that the service may write what it writes, without writing.
+        """Check that the service has the permissions to write, without writing.
 
-        :raises DatabaseUnavailable: if it may not.
+        :raises DatabaseUnavailable: if it doesn't have them.
         """
 
     @abstractmethod
     def is_current(self) -> bool:
-        """Return whether it still leads to the database, as far as is known without asking."""
+        """Return whether it is still connected to the database, as far as known without a query."""
 
     def outlives(self, error: Exception) -> bool:
-        """Return whether the connection can be used after an error of the driver."""
+        """Return whether the connection is still usable after an error of the driver."""
         return False
 
     def close(self) -> None:
-        """Close the connection for good. An open transaction is rolled back."""
+        """Close the connection. An open transaction is rolled back."""
         self._raw.invalidate()
 
 
@@ -204,7 +204,7 @@ class PersistentConnection:
 
     Checking it out of a pool each time would cost more than reading a row.
 
-    :param connect: makes it.
+    :param connect: opens the connection.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
@@ -212,7 +212,7 @@ class PersistentConnection:
         self._connection: Connection | None = None
 
     def get(self) -> Connection:
-        """Return the connection. If it no longer leads to the database, open another."""
+        """Return the connection, after reopening it if it is no longer current."""
         if self._connection is not None and not self._connection.is_current():
             self.close()
         if self._connection is None:
@@ -220,12 +220,12 @@ class PersistentConnection:
         return self._connection
 
     def note_error(self, error: Exception) -> None:
-        """Close the connection, unless it can be used after this error."""
+        """Close the connection, unless it is still usable after this error."""
         if self._connection is not None and not self._connection.outlives(error):
             self.close()
 
     def close(self) -> None:
-        """Close the connection. The next use opens another."""
+        """Close the connection. The next use opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -235,7 +235,7 @@ class Database(ABC):
     """A database with a schema. Each process has many readers and one writer.
 
     :cvar driver_error: the base class of the driver's exceptions.
-    :param connect: makes the connection to write with.
+    :param connect: opens the connection for writes.
     """
 
     driver_error: ClassVar[type[Exception]]
@@ -245,7 +245,7 @@ class Database(ABC):
 
     @abstractmethod
     def read_connection(self) -> AbstractContextManager[Connection]:
-        """A connection to read from. Each statement sees what is committed when it starts.
+        """A connection for reads. Each statement sees what was committed when it started.
 
         :raises DatabaseUnavailable: if it can't be read.
         """
@@ -254,11 +254,11 @@ class Database(ABC):
     def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[Connection]:
         """A transaction: committed to disk at the end, rolled back after an exception.
 
-        :param lock_timeout: how long each statement may wait for a lock, if not as long as the
-            database's own setting has it. Databases with a single lock ignore it.
+        :param lock_timeout: how long each statement may wait for a lock; by default, the
+            database's setting. Databases with a single lock ignore it.
         :raises DatabaseUnavailable: if nothing was recorded, or the outcome is unknown.
-        :raises TransactionConflict: if the whole transaction may be run again.
-        :raises Blocked: if another transaction kept something locked for too long.
+        :raises TransactionConflict: if the whole transaction can be retried.
+        :raises Blocked: if another transaction held a lock for too long.
         """
         with self._translating_errors(self._write_connection):
             connection = self._write_connection.get()
@@ -266,10 +266,10 @@ class Database(ABC):
                 yield connection
 
     def check_commits(self, connection: Connection) -> None:  # noqa: B027 - not all can hang
-        """Check that commits are answered, as far as is known.
+        """Check that commits get a response, as far as known.
 
         :param connection: a connection to read from.
-        :raises DatabaseUnavailable: if they aren't.
+        :raises DatabaseUnavailable: if they don't.
         """
 
     @abstractmethod
@@ -281,7 +281,7 @@ class Database(ABC):
 
     @abstractmethod
     def migrating(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
-        """A connection for migrations, which one process at a time can have. It creates the
+        """A connection for migrations, which only one process can have at a time. It creates the
         database if necessary.
 
         :raises DatabaseUnavailable: if the migration failed. It can be run again.
@@ -291,7 +291,7 @@ class Database(ABC):
     def snapshot(
         self, unlimited: bool = False
     ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
-        """A connection to examine the database with. It shows the database as it is at one
+        """A connection for examining the database. It shows the database as it is at one
         moment, and doesn't block writers.
 
         :param unlimited: whether a statement may take as long as it needs.
@@ -299,16 +299,16 @@ class Database(ABC):
         """
 
     def checkpoint(self) -> None:  # noqa: B027 - most databases do this themselves
-        """Copy committed pages from the log into the database, without blocking anyone.
+        """Copy committed pages from the log into the database, without blocking reads or writes.
 
-        What can't be copied is left for the next checkpoint. In each process, checkpoints must not
-        overlap.
+        Pages that can't be copied are left for the next checkpoint. Within a process, checkpoints
+        must not overlap.
 
         :raises DatabaseUnavailable: if nothing was copied.
         """
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
-        """Return the damage that the database finds in its own files, one sentence each."""
+        """Return the damage that the database finds in its files, one sentence each."""
         return []
 
     def close(self) -> None:
@@ -321,7 +321,7 @@ class Database(ABC):
 
     @contextmanager
     def _translating_errors(self, *kept: PersistentConnection) -> Iterator[None]:
-        # After an error, persistent connections are opened again.
+        # After an error, persistent connections are reopened.
         try:
             yield
         except (self.driver_error, exc.DBAPIError) as error:

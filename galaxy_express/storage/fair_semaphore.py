@@ -9,12 +9,12 @@ from threading import Lock
 class FairSemaphore:
     """Admits a number of threads or greenlets at a time, first come, first served.
 
-    Releasing a slot hands it to the longest waiter. An ordinary semaphore, or a pool of
-    connections, only wakes a waiter, and newcomers may overtake it: under load some would wait
+    Releasing a slot hands it to the longest waiter. An ordinary semaphore or a pool of
+    connections only wakes a waiter, and newcomers may overtake it: under load some would wait
     many times as long as others.
 
     :param capacity: how many may hold a slot at the same time.
-    :param timeout: the longest that one may wait, in seconds.
+    :param timeout: how long to wait for a slot, in seconds.
     """
 
     def __init__(self, capacity: int, timeout: float) -> None:
@@ -27,7 +27,7 @@ class FairSemaphore:
     def acquire(self) -> Iterator[None]:
         """Wait for a slot, and hold it during the block.
 
-        :raises TimeoutError: if there was none in time.
+        :raises TimeoutError: if no slot became free in time.
         """
         self._wait()
         try:
@@ -50,7 +50,7 @@ class FairSemaphore:
                 self._release()
             raise
         if not admitted and self._withdraw(admission):
-            raise TimeoutError("too many reads at the same time")
+            raise TimeoutError("too many concurrent reads")
 
     def _withdraw(self, admission: Lock) -> bool:
         """Stop waiting; false if the slot has been handed over already."""

@@ -1,7 +1,7 @@
-"""A connection to PostgreSQL that waits for no server without end.
+"""A connection to PostgreSQL on which every wait has a timeout.
 
-The timeouts of PostgreSQL are the server's own, and libpq's have no effect where an event loop
-waits for the socket. So the client has a limit for each wait: connecting, a statement, a COMMIT.
+PostgreSQL's timeouts are enforced by the server, and libpq's have no effect if an event loop waits
+for the socket. So the client limits each wait itself: connecting, a statement, a COMMIT.
 """
 
 import time
@@ -21,43 +21,43 @@ _POLLIN, _POLLOUT = 1, 4  # select.POLLIN and select.POLLOUT on Linux
 
 
 class TimedOut(psycopg2.OperationalError):
-    """The server did not answer in time. The connection is closed."""
+    """The server did not respond in time. The connection is closed."""
 
 
 class LimitedConnection(connection):
-    """A connection of psycopg2 on which every wait has a limit.
+    """A psycopg2 connection on which every wait has a limit.
 
     After an exception in a wait, psycopg2 closes the connection. It doesn't ask the server to
-    cancel the statement, which would be one more wait.
+    cancel the statement, since that would be another wait.
 
     :ivar limit: how many seconds a wait may take; ``None`` means no limit.
-    :ivar born: when it was opened, by the monotonic clock.
+    :ivar opened_at: when it was opened, by the monotonic clock.
     """
 
     def __init__(self, dsn: str, limit: float) -> None:
         self.limit: float | None = limit
         super().__init__(dsn)
-        self.born = time.monotonic()
+        self.opened_at = time.monotonic()
 
-    def is_silent(self) -> bool:
-        """Return whether the server has sent nothing: unasked, it only announces that it ends the
-        connection, or that it has become a standby or a primary."""
+    def has_no_data(self) -> bool:
+        """Return whether no unsolicited data is waiting: it would announce that the server closes
+        the connection, or that it has become a standby or a primary."""
         incoming = _poll()
         incoming.register(self.fileno(), _POLLIN)
         return not incoming.poll(0)
 
 
 def install() -> None:
-    """Let psycopg2 wait as it should here, in all threads and greenlets of the process.
+    """Make psycopg2 wait with limits, in all threads and greenlets of the process.
 
-    Connections that are no :py:class:`LimitedConnection` wait without a limit.
+    Connections other than :py:class:`LimitedConnection` wait without a limit.
     """
     set_wait_callback(_wait)
 
 
 def in_event_loop() -> bool:
-    """Return whether other greenlets are to run while this one waits: in a process that is patched
-    for it, except in worker threads, which have no event loop."""
+    """Return whether other greenlets can run while this one waits: in a monkey-patched process,
+    except in worker threads, which have no event loop."""
     return is_module_patched("threading") and isinstance(gevent.getcurrent().parent, Hub)
 
 
@@ -70,8 +70,8 @@ def _wait(waiting: Any) -> None:
     while (state := waiting.poll()) != POLL_OK:
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
-            raise TimedOut(f"the server has not answered for {limit:.1f} s")
-        # If that takes too long, the next round finds it.
+            raise TimedOut(f"the server has not responded for {limit:.1f} s")
+        # After a timeout, the next iteration raises the exception.
         wait(waiting.fileno(), state == POLL_READ, remaining)
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: any number of machines."""
+"""PostgreSQL, for services on any number of machines."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -33,12 +33,12 @@ from galaxy_express.storage.servers import Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
 from galaxy_express.storage.url import describe_postgresql, postgresql_parameters
 
-# Beyond PostgreSQL's own timeout, for its error to arrive.
+# In addition to PostgreSQL's own timeout, so that its error can arrive.
 _GRACE_SECONDS = 0.5
 
 
 class CommitTimedOut(TimedOut):
-    """A COMMIT got no answer in time: the outcome is unknown.
+    """A COMMIT got no response in time: the outcome is unknown.
 
     :param backend: the process id of the server's backend.
     """
@@ -51,9 +51,9 @@ class CommitTimedOut(TimedOut):
 class PostgreSQLConnection(Connection):
     """A connection to PostgreSQL.
 
-    :param raw: the driver's connection, which must not begin transactions by itself.
-    :param begin: makes the statements that begin a transaction, with a lock timeout if it isn't
-        the usual one.
+    :param raw: the driver's connection, in autocommit mode.
+    :param begin: returns the statements that begin a transaction; its argument is a lock timeout,
+        or ``None`` for the default.
     :param is_current: see :py:meth:`Connection.is_current`.
     """
 
@@ -113,7 +113,7 @@ class PostgreSQLConnection(Connection):
     @contextmanager
     def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
-        # Its settings are its own, so that they hold behind a pooler, too. It is one round trip.
+        # The settings are local to the transaction, so that they work behind a pooler.
         ((backend,),) = self.select(self._begin_statements(lock_timeout))
         try:
             yield
@@ -124,14 +124,14 @@ class PostgreSQLConnection(Connection):
             self.execute("COMMIT")
         except TimedOut as error:
             raise CommitTimedOut(error, backend) from error
-        # PostgreSQL ends a transaction that has failed without an error.
+        # COMMIT of a failed transaction rolls it back, without an error.
         if self._cursor.statusmessage != "COMMIT":
             raise DatabaseUnavailable("the transaction was rolled back")
 
     def _roll_back(self) -> None:
         try:
             self.execute("ROLLBACK")
-        except psycopg2.Error:  # it is lost, and the server rolls back
+        except psycopg2.Error:  # the connection is lost, and the server rolls back
             self._raw.dbapi_connection.close()
 
     def _begin(self) -> None:
@@ -155,14 +155,14 @@ class PostgreSQLConnection(Connection):
 
 
 def _columns(rows: Iterable[Row]) -> list[list[Any]]:
-    """Return the values of each column. Rows are sorted by their primary keys, which come first:
-    two transactions that lock rows in one order can't deadlock."""
+    """Return the values of each column. Rows are sorted by their primary keys, which come first, so
+    that transactions lock rows in the same order and can't deadlock."""
     return [list(values) for values in zip(*sorted(rows), strict=True)]
 
 
 _LOCK_MIGRATIONS = "SELECT pg_try_advisory_lock(3, 0)"
 
-# Locks on names have two keys. Those of one key show which sequence numbers are being used.
+# Locks on names have two keys. Locks with one key show which sequence numbers are in use.
 _LOCK_NAMES = """
     SELECT pg_advisory_xact_lock(1, hash)
     FROM (SELECT DISTINCT hashtext(name) AS hash
@@ -170,9 +170,9 @@ _LOCK_NAMES = """
 """
 
 # Numbers are drawn before they are committed, and transactions commit in any order. Each holds a
-# shared lock, whose key is less than all numbers that it draws (see galaxy_express_draw). So what
-# is below all keys, and was drawn before they were read, is settled. The subquery depends on
-# last_value, so it is evaluated after last_value was read.
+# shared lock, whose key is less than all numbers that it draws (see galaxy_express_draw). So all
+# numbers below all keys that were drawn before the keys were read are settled. The subquery depends
+# on last_value, so it is evaluated after last_value was read.
 _LAST_SETTLED = """
     SELECT least(drawn.last_value, (
         SELECT min(classid::bigint << 32 | objid::bigint)
@@ -185,18 +185,18 @@ _LAST_SETTLED = """
 
 
 class PostgreSQLDatabase(Database):
-    """PostgreSQL: any number of machines.
+    """PostgreSQL, for services on any number of machines.
 
     :param url: an SQLAlchemy URL.
     :param lock_timeout: how long a statement may wait for a lock.
-    :param statement_timeout: how long a statement may take in all; a COMMIT, too.
+    :param statement_timeout: how long a statement or a COMMIT may take in total.
     :param connect_timeout: how long connecting may take, and waiting for a free connection.
-    :param idle_timeout: how long a transaction may stand still before the server ends it.
-    :param connection_age: how old a connection may become before another takes its place.
-    :param pool_size: how many reads may run at the same time.
+    :param idle_timeout: how long a transaction may be idle before the server ends it.
+    :param connection_age: how old a connection may become before it is replaced.
+    :param pool_size: how many reads may run concurrently.
     :param application_name: the name of this service in ``pg_stat_activity``.
-    :param on_timeout: called when a wait is given up, with what for: ``connect``, ``statement`` or
-        ``commit``.
+    :param on_timeout: called when an operation times out, with its kind: ``connect``,
+        ``statement`` or ``commit``.
     """
 
     driver_error = psycopg2.Error
@@ -220,24 +220,24 @@ class PostgreSQLDatabase(Database):
         self._limit = statement_timeout.total_seconds() + _GRACE_SECONDS
         self._on_timeout = on_timeout
         self._age = connection_age.total_seconds()
-        # Not all poolers take settings at connect, and some keep none between transactions.
+        # Not all poolers accept settings at connect, and some discard them between transactions.
         self._set = (
-            "SET {local} synchronous_commit = on;"  # an answer means that it is on disk
+            "SET {local} synchronous_commit = on;"  # a response means that the write is on disk
             " SET {local} lock_timeout = {lock_timeout};"
             f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)};"
         )
         self._set_idle_timeout = (
             f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(idle_timeout)};"
         )
-        # When connections to the server turned out to be useless; older ones aren't used again.
-        self._useless_before = 0.0
+        # When connections to the server turned out to be broken; older ones aren't used again.
+        self._broken_before = 0.0
         self._unanswered = UnansweredCommits()
         self._servers = Servers(
             {
                 "application_name": application_name,
                 "client_encoding": "UTF8",
                 "connect_timeout": max(1, round(connect_timeout.total_seconds())),
-                # A machine that is gone is found by the kernel, even where there is no limit.
+                # The kernel detects a dead server, even where there is no limit.
                 "tcp_user_timeout": _milliseconds(statement_timeout),
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
@@ -254,7 +254,7 @@ class PostgreSQLDatabase(Database):
                 future=True,
                 creator=partial(self._connect, to_write),
                 isolation_level="AUTOCOMMIT",
-                use_native_hstore=False,  # or each connection begins with a query for it
+                use_native_hstore=False,  # saves a query per connection
                 **options,
             )
 
@@ -293,7 +293,7 @@ class PostgreSQLDatabase(Database):
             encoding, is_standby, read_only = cursor.fetchone()
         if encoding != "UTF8":
             raise DatabaseUnavailable(
-                f"the database's encoding is {encoding}, which can't hold every text: create it"
+                f"the database's encoding is {encoding}, which can't store all text: create it"
                 " with ENCODING 'UTF8'"
             )
         connection.limit = self._limit
@@ -301,15 +301,15 @@ class PostgreSQLDatabase(Database):
 
     def _is_current(self, connection: LimitedConnection) -> bool:
         return (
-            connection.born > max(self._useless_before, monotonic() - self._age)
+            connection.opened_at > max(self._broken_before, monotonic() - self._age)
             and not connection.closed
-            and connection.is_silent()
+            and connection.has_no_data()
         )
 
     def _check_connection(self, connection: Any, record: Any, proxy: Any) -> None:
-        # The pool makes another one then.
+        # The pool then opens a new one.
         if not self._is_current(connection):
-            raise exc.DisconnectionError("the connection is old, or the server has ended it")
+            raise exc.DisconnectionError("the connection is too old, or was closed by the server")
 
     @contextmanager
     def read_connection(self) -> Iterator[Connection]:
@@ -331,7 +331,7 @@ class PostgreSQLDatabase(Database):
         try:
             with super().transaction(lock_timeout) as connection:
                 if self._unanswered.must_wait(connection):
-                    raise DatabaseUnavailable("the last COMMIT got no answer")
+                    raise DatabaseUnavailable("the last COMMIT got no response")
                 yield connection
         except DatabaseUnavailable as error:
             if isinstance(error.__cause__, CommitTimedOut):
@@ -341,8 +341,10 @@ class PostgreSQLDatabase(Database):
 
     def check_commits(self, connection: Connection) -> None:
         """See :py:meth:`Database.check_commits`."""
-        if self._unanswered.is_in_vain(connection):
-            raise DatabaseUnavailable("commits get no answer, perhaps for want of a standby")
+        if self._unanswered.would_hang(connection):
+            raise DatabaseUnavailable(
+                "commits get no response; a synchronous standby may be missing"
+            )
 
     @contextmanager
     def schema_transaction(self) -> Iterator[sqlalchemy.engine.Connection]:
@@ -358,7 +360,7 @@ class PostgreSQLDatabase(Database):
             connection.exec_driver_sql("SET lock_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
-            # Who waits for a lock in a statement would be waited for by CREATE INDEX CONCURRENTLY.
+            # Poll: CREATE INDEX CONCURRENTLY would wait for a statement that waits for a lock.
             while not connection.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
                 connection.rollback()
                 time.sleep(0.1)
@@ -393,9 +395,9 @@ class PostgreSQLDatabase(Database):
             is_commit = isinstance(error, CommitTimedOut)
             self._on_timeout("commit" if is_commit else "statement")
         if isinstance(error, TimedOut) or error.pgcode == _READ_ONLY:
-            # The server may be gone, or a standby by now: nothing is to be read from it.
-            self._useless_before = monotonic()
-        if error.pgcode in _MAY_BE_RUN_AGAIN:
+            # The server may be down, or a standby by now: don't read from it any more.
+            self._broken_before = monotonic()
+        if error.pgcode in _RETRYABLE:
             return TransactionConflict(in_a_line(error))
         if error.pgcode == _LOCKED:
             return Blocked(in_a_line(error))
@@ -416,10 +418,10 @@ def _milliseconds(span: timedelta) -> int:
 # SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
 _INSUFFICIENT_PRIVILEGE = "42501"
-_MAY_BE_RUN_AGAIN = {"40001", "40P01"}  # serialization failure, deadlock
+_RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
 _LOCKED = "55P03"
 _READ_ONLY = "25006"
-_HARMLESS = {*_MAY_BE_RUN_AGAIN, _LOCKED}
+_HARMLESS = {*_RETRYABLE, _LOCKED}
 
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),

@@ -1,4 +1,4 @@
-"""The SQL of PostgreSQL."""
+"""The SQL statements for PostgreSQL."""
 
 from galaxy_express.storage.database import Pages, Statements
 
@@ -76,8 +76,8 @@ STATEMENTS = Statements(
             ORDER BY sequence DESC LIMIT %(limit)s
         """,
     ),
-    # The recipient is a part of the order, so that only the index of both can give it. With
-    # an equality the planner may read the index of the sequence instead, and filter.
+    # The recipient is part of the order, so that only the index on both columns can be used. With
+    # an equality the planner might read the index on the sequence instead, and filter.
     page_of_recipient=Pages(
         ascending="""
             SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,

@@ -1,4 +1,4 @@
-"""Reading and recording decisions, preferences and totals: rows from and to domain values."""
+"""Queries and writes for decisions, preferences and totals; converts rows and domain values."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 
 
 class PageRequest(NamedTuple):
-    """Which page of a list to read.
+    """The page of a list to read.
 
-    :param after: the sequence number of the last item of the page before it, if there is one.
+    :param after: the sequence number of the last item of the previous page, if any.
     :param limit: the largest number of items.
     """
 
@@ -42,7 +42,7 @@ class Page(Generic[Item]):
 #: Each counter's outcome, package type and total.
 TOTALS = "SELECT outcome, package_type, sum(value) FROM counters GROUP BY outcome, package_type"
 
-# Every column of every table; none is read.
+# Names every column of every table, and reads no rows.
 _CHECK_SCHEMA = """
 SELECT EXISTS (SELECT sequence, package_id, sender_id, recipient_id, package_type, timestamp,
                       status, decided_at, declined_at
@@ -61,7 +61,7 @@ def find_decision(connection: Connection, package_id: str) -> Decision | None:
 
 
 def find_decisions(connection: Connection, package_ids: Collection[str]) -> dict[str, Decision]:
-    """Return the decisions on those of the packages that are known, by package id."""
+    """Return the decisions on the packages that are known, by package id."""
     if not package_ids:
         return {}
     rows = connection.find(connection.statements.find_decisions, package_ids)
@@ -96,7 +96,7 @@ def _microseconds(moment: datetime | None) -> int | None:
 def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> set[str]:
     """Record new decisions.
 
-    :returns: the ids of the packages whose decision was recorded. Any other package was
+    :returns: the ids of the packages whose decisions were recorded. Any other package was
         decided before, and that decision stands.
     """
     rows = [
@@ -134,8 +134,8 @@ def record_preferences(
 ) -> None:
     """Record preferences that have become current, by recipient and package type.
 
-    :raises galaxy_express.storage.database.TransactionConflict: if another instance recorded
-        one that supersedes one of these in the meantime.
+    :raises galaxy_express.storage.database.TransactionConflict: if another instance has
+        recorded a preference that supersedes one of these.
     """
     rows = [
         (recipient_id, package_type, preference.wanted, to_microseconds(preference.timestamp))
@@ -170,9 +170,9 @@ def delete_preferences(connection: Connection, recipient_id: str) -> None:
 def find_decisions_page(
     connection: Connection, recipient_id: str | None, page: PageRequest
 ) -> Page[Decision]:
-    """Return decisions in the order in which they were committed, or in the opposite order.
+    """Return decisions in commit order, or in reverse.
 
-    :param recipient_id: whose packages; ``None`` for all.
+    :param recipient_id: the recipient of the packages; ``None`` for all.
     """
     statements = connection.statements
     pages = statements.page_of_all if recipient_id is None else statements.page_of_recipient
@@ -182,8 +182,7 @@ def find_decisions_page(
 def find_updates_page(
     connection: Connection, recipient_id: str, page: PageRequest
 ) -> Page[ReceivedUpdate]:
-    """Return a recipient's preference updates in the order in which they were committed, or in
-    the opposite order."""
+    """Return a recipient's preference updates in commit order, or in reverse."""
     pages = connection.statements.page_of_updates
     return _find_page(connection, pages, recipient_id, page, _received_update)
 
@@ -201,7 +200,7 @@ def _find_page(
     request: PageRequest,
     parse: Callable[[Sequence[Any]], Item],
 ) -> Page[Item]:
-    # One row more than asked for tells whether another page follows.
+    # Read one more row than requested, to find out whether another page follows.
     values: dict[str, object] = {"recipient_id": recipient_id, "limit": request.limit + 1}
     if request.ascending:
         values |= {"after": request.after or 0, "settled": connection.last_settled()}
@@ -214,9 +213,9 @@ def _find_page(
 
 
 def add_to_totals(connection: Connection, shard: int, increments: Mapping[CounterKey, int]) -> None:
-    """Add to counters, in the transaction of the rows that they count.
+    """Add to counters, in the same transaction as the rows that they count.
 
-    :param shard: the writer's own, so that no row is a point of contention.
+    :param shard: the writer's shard.
     """
     rows = [(shard, *key, increment) for key, increment in increments.items()]
     if rows:
@@ -224,7 +223,7 @@ def add_to_totals(connection: Connection, shard: int, increments: Mapping[Counte
 
 
 def read_totals(connection: Connection) -> dict[CounterKey, int]:
-    """Return the total of each counter. A counter that was never added to is absent."""
+    """Return the total of each counter. Counters that were never incremented are absent."""
     return as_totals(connection.select(TOTALS))
 
 
@@ -234,10 +233,10 @@ def as_totals(rows: Iterable[Any]) -> dict[CounterKey, int]:
 
 
 def check_schema(connection: Connection) -> None:
-    """Check that the database has every table and column, and that they can be written to.
+    """Check that the database has all tables and columns, and that they are writable.
 
-    :raises Exception: the driver's, if the database can't answer, or something is missing.
-    :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be written to.
+    :raises Exception: the driver's, if the query fails, or something is missing.
+    :raises galaxy_express.storage.database.DatabaseUnavailable: if it isn't writable.
     """
     connection.select(_CHECK_SCHEMA)
     connection.check_writable()

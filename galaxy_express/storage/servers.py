@@ -1,4 +1,4 @@
-"""The servers of a PostgreSQL database: tried one at a time, each with its share of the time."""
+"""The servers of a PostgreSQL database, tried one at a time within a common timeout."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +14,10 @@ from psycopg2.extensions import make_dsn
 
 from galaxy_express.storage.limited_connection import LimitedConnection, in_event_loop
 
-# For how long a server that takes no writes is good enough, after a search for another.
+# After a search for a writable server, how long a read-only one is accepted without a new search.
 _SEARCH_INTERVAL = 5.0
-# How much of the time to connect may be spent on each further server, once there is one that takes
-# no writes: it may have been promoted by then.
+# Once a read-only server was found, the share of the connect timeout that may be spent on each
+# further server.
 _SEARCH_SHARE = 0.2
 
 # gevent's replacements need an event loop, which a worker thread doesn't have.
@@ -26,7 +26,7 @@ _allocate_lock, _start_new_thread = get_original("_thread", ["allocate_lock", "s
 
 
 class Host(NamedTuple):
-    """A host of a URL, as parameters of libpq; an empty one means libpq's default."""
+    """A host in a URL, as parameters of libpq; an empty value means libpq's default."""
 
     host: str
     port: str
@@ -34,9 +34,9 @@ class Host(NamedTuple):
 
 
 def split_hosts(parameters: Mapping[str, str]) -> list[Host]:
-    """Return the hosts that parameters of libpq name, in their order.
+    """Return the hosts that parameters of libpq name, in order.
 
-    :raises ValueError: if there are not as many ports or addresses as hosts.
+    :raises ValueError: if the numbers of hosts, ports and addresses differ.
     """
     values = {name: str(parameters.get(name, "")).split(",") for name in Host._fields}
     number = max(len(values["host"]), len(values["hostaddr"]))
@@ -49,13 +49,13 @@ def split_hosts(parameters: Mapping[str, str]) -> list[Host]:
 
 
 class Servers:
-    """Connects to a server of a database: to the last one that answered, if it still does.
+    """Connects to a server of a database: preferably to the last one that responded.
 
-    Of several servers, one that takes writes is preferred.
+    Among several servers, a writable one is preferred.
 
-    :param parameters: those of libpq.
-    :param limit: how many seconds connecting may take, over all servers.
-    :param prepare: sets up a new connection, and returns whether its server takes writes.
+    :param parameters: parameters of libpq.
+    :param limit: how many seconds connecting may take, for all servers together.
+    :param prepare: sets up a new connection, and returns whether its server is writable.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Servers:
     def connect(self, to_write: bool) -> LimitedConnection:
         """Open a connection.
 
-        :param to_write: whether to look for a server that takes writes, though a look a moment
-            ago found none.
-        :raises psycopg2.OperationalError: if no server answered in time.
+        :param to_write: whether to search for a writable server even if a recent search found
+            none.
+        :raises psycopg2.OperationalError: if no server responded in time.
         """
         may_search = to_write or time.monotonic() - self._searched >= _SEARCH_INTERVAL
         fallback: LimitedConnection | None = None
@@ -85,11 +85,11 @@ class Servers:
             if fallback is not None:
                 limit = min(limit, self._limit * _SEARCH_SHARE)
             try:
-                connection, takes_writes = self._open(address, limit)
+                connection, is_writable = self._open(address, limit)
             except psycopg2.OperationalError as error:
                 errors.append(error)
                 continue
-            if takes_writes or not may_search:
+            if is_writable or not may_search:
                 if fallback is not None:
                     fallback.close()
                 self._last = address
@@ -115,18 +115,18 @@ class Servers:
             raise
 
     def _addresses(self, errors: list[psycopg2.OperationalError]) -> Iterator[tuple[Host, float]]:
-        """The addresses to try, each with the seconds that it may take: an equal share of what is
-        left by then.
+        """Yield the addresses to try, each with its timeout in seconds: an equal share of the
+        remaining time.
 
-        :param errors: where to add the error of a host that has no address.
+        :param errors: the list to add the error of a host without addresses to.
         """
         deadline = time.monotonic() + self._limit
-        hosts = self._from_the_last(self._hosts)
+        hosts = self._last_first(self._hosts)
         for number, host in enumerate(hosts):
             now = time.monotonic()
             end = now + max(0.0, deadline - now) / (len(hosts) - number)
             try:
-                addresses = self._from_the_last(_resolve(host, end - now))
+                addresses = self._last_first(_resolve(host, end - now))
             except OSError as error:
                 errors.append(psycopg2.OperationalError(f"no address of {host.host}: {error}"))
                 continue
@@ -134,8 +134,8 @@ class Servers:
                 left = max(0.0, end - time.monotonic())
                 yield address, left / (len(addresses) - place)
 
-    def _from_the_last(self, hosts: Sequence[Host]) -> list[Host]:
-        """Move the last one that answered to the front."""
+    def _last_first(self, hosts: Sequence[Host]) -> list[Host]:
+        """Move the host that responded last to the front."""
         last = self._last
         if last is None:
             return list(hosts)
@@ -147,9 +147,9 @@ class Servers:
 
 
 def _resolve(host: Host, limit: float) -> list[Host]:
-    """Find the addresses of a host, so that each is tried, and libpq doesn't block for a name.
+    """Look up the addresses of a host, so that each is tried, and libpq doesn't block on DNS.
 
-    :raises OSError: if there are none, or not in time.
+    :raises OSError: if there are none, or the lookup timed out.
     """
     if host.hostaddr or not host.host or host.host.startswith(("/", "@")) or _is_address(host.host):
         return [host]
@@ -167,13 +167,13 @@ def _is_address(host: str) -> bool:
 
 
 def _look_up_in_loop(name: str, limit: float) -> list[Any]:
-    with gevent.Timeout(limit, TimeoutError("the name was not found in time")):
+    with gevent.Timeout(limit, TimeoutError("the name lookup timed out")):
         found: list[Any] = gevent.socket.getaddrinfo(name, None, type=SOCK_STREAM)
         return found
 
 
 def _look_up_in_thread(name: str, limit: float) -> list[Any]:
-    # The system's look-up has no limit, so it has a thread of its own, which may be left behind.
+    # The system's lookup has no timeout, so it runs in its own thread, which may be abandoned.
     results: list[Any] = []
     done = _allocate_lock()
     done.acquire()
@@ -188,7 +188,7 @@ def _look_up_in_thread(name: str, limit: float) -> list[Any]:
 
     _start_new_thread(look_up, ())
     if not done.acquire(timeout=max(0.0, limit)):
-        raise TimeoutError("the name was not found in time")
+        raise TimeoutError("the name lookup timed out")
     (result,) = results
     if isinstance(result, OSError):
         raise result

@@ -1,4 +1,4 @@
-"""The SQL of SQLite."""
+"""The SQL statements for SQLite."""
 
 from galaxy_express.storage.database import Pages, Statements
 
@@ -20,8 +20,8 @@ STATEMENTS = Statements(
         SELECT json_group_array(json_array(recipient_id, package_type, wanted, timestamp))
         FROM preferences WHERE recipient_id IN (SELECT value FROM json_each(?))
     """,
-    # A violated constraint is a bug, after which the transaction is rolled back. To undo the
-    # statement alone, which is the default, SQLite would write a journal.
+    # A violated constraint is a bug, and rolls the transaction back. To undo only the statement,
+    # which is the default, SQLite would write a journal.
     insert_packages="""
         INSERT OR ROLLBACK INTO packages
             (sequence, package_id, sender_id, recipient_id, package_type, timestamp, status,

@@ -1,7 +1,7 @@
-"""COMMITs that got no answer: the next tries keep a growing distance.
+"""COMMITs without a response: further attempts are delayed with exponential backoff.
 
-Each leaves a backend behind that waits, for a standby that is away or a disk that stands still. If
-every write tried again, the server would run out of connections.
+Each leaves a waiting backend behind, because a standby is missing or a disk hangs. If every write
+tried again, the server would run out of connections.
 """
 
 import time
@@ -11,7 +11,7 @@ from galaxy_express.storage.database import Connection
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 600.0
 
-# A user may see this of the backends of his own role.
+# Visible for backends of the same role.
 _BUSY = """
 SELECT coalesce(bool_or(state = 'active'), false),
        coalesce(bool_or(state = 'active' AND wait_event = 'SyncRep'), false)
@@ -20,7 +20,7 @@ FROM pg_stat_activity WHERE pid = ANY(%s)
 
 
 class UnansweredCommits:
-    """What is known of the COMMITs that got no answer since the last one that did."""
+    """The COMMITs without a response since the last one that got a response."""
 
     def __init__(self) -> None:
         self._backends: tuple[int, ...] = ()
@@ -28,7 +28,7 @@ class UnansweredCommits:
         self._next_try = 0.0
 
     def note(self, backend: int) -> None:
-        """Note a COMMIT that got no answer.
+        """Note a COMMIT without a response.
 
         :param backend: the process id of the server's backend.
         """
@@ -37,25 +37,25 @@ class UnansweredCommits:
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def clear(self) -> None:
-        """Note a COMMIT that was answered."""
+        """Note a COMMIT that got a response."""
         self._backends = ()
         self._pause = _FIRST_PAUSE
 
     def must_wait(self, connection: Connection) -> bool:
-        """Return whether it is too early to try again. It isn't if no backend waits any more, or
-        the connection leads to another server."""
+        """Return whether it is too early for another attempt. It isn't if no backend waits any
+        more, or if the connection is to another server."""
         if not self._backends or time.monotonic() >= self._next_try:
             return False
         return self._look(connection)[0]
 
-    def is_in_vain(self, connection: Connection) -> bool:
-        """Return whether a COMMIT now would get no answer, as far as is known: a standby is still
-        away, or it is too early to try again."""
+    def would_hang(self, connection: Connection) -> bool:
+        """Return whether a COMMIT would probably get no response: a standby is still missing, or
+        it is too early for another attempt."""
         if not self._backends:
             return False
-        busy, standby_is_away = self._look(connection)
-        return standby_is_away or (busy and time.monotonic() < self._next_try)
+        busy, standby_is_missing = self._look(connection)
+        return standby_is_missing or (busy and time.monotonic() < self._next_try)
 
     def _look(self, connection: Connection) -> tuple[bool, bool]:
-        ((busy, standby_is_away),) = connection.select(_BUSY, (list(self._backends),))
-        return busy, standby_is_away
+        ((busy, standby_is_missing),) = connection.select(_BUSY, (list(self._backends),))
+        return busy, standby_is_missing

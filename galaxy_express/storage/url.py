@@ -1,4 +1,4 @@
-"""The setting ``database.url``: which database, and how to reach it."""
+"""The setting ``database.url``."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from galaxy_express.storage.servers import split_hosts
 
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg2")
 
-# Parameters of PostgreSQL that have settings of their own.
+# Parameters of PostgreSQL that have their own settings.
 _SETTINGS = {
     "application_name": "database.application_name",
     "connect_timeout": "database.connect_timeout",
@@ -20,13 +20,13 @@ _SETTINGS = {
     "options": "database.lock_timeout and database.statement_timeout",
 }
 
-# What would have no effect on servers that are tried one at a time, or on text that is UTF-8.
+# Parameters without effect, since servers are tried one at a time and text is always UTF-8.
 _WITHOUT_EFFECT = {
-    "client_encoding": "the service speaks UTF-8",
-    "load_balance_hosts": "the hosts are tried in their order",
+    "client_encoding": "the service always uses UTF-8",
+    "load_balance_hosts": "the hosts are tried in order",
 }
 
-# postgresql://user:password@a:1,b:2/name, which is a URL to PostgreSQL and not to SQLAlchemy.
+# postgresql://user:password@a:1,b:2/name, a form that PostgreSQL supports and SQLAlchemy doesn't.
 _SEVERAL_HOSTS = re.compile(r"(postgresql(?:\+\w+)?://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)")
 _HOST = re.compile(r"(\[[^\]]+\]|[^\[\]:]*)(?::(\d*))?")
 
@@ -55,13 +55,13 @@ def database_url(text: str) -> URL:
 
 
 def postgresql_parameters(url: URL) -> dict[str, Any]:
-    """Return what a URL of PostgreSQL says, as parameters of libpq."""
+    """Return the parameters of libpq in a PostgreSQL URL."""
     _, parameters = url.get_dialect()().create_connect_args(url)
     return dict(parameters)
 
 
 def describe_postgresql(url: URL) -> str:
-    """Return a URL of PostgreSQL for a log: without the password and the other parameters."""
+    """Return a PostgreSQL URL for a log: without the password and other parameters."""
     parameters = postgresql_parameters(url)
     hosts = split_hosts({name: parameters.get(name, "") for name in ("host", "port", "hostaddr")})
     named = ",".join(
@@ -73,7 +73,7 @@ def describe_postgresql(url: URL) -> str:
 
 def _check_sqlite(url: URL) -> None:
     if url.database in (None, "", ":memory:"):
-        raise ValueError("SQLite must be in a file: each connection has a memory of its own")
+        raise ValueError("SQLite must be in a file: each connection has its own memory")
     if url.host or url.username or url.password or url.port:
         raise ValueError("SQLite has no host: sqlite:///relative.db or sqlite:////absolute.db")
     if url.query:
@@ -85,7 +85,7 @@ def _add_hosts(url: URL, text: str) -> URL:
     if "host" in url.query or "port" in url.query:
         raise ValueError("host is in the URL twice, before and after ?")
     if not all(match and match[1] for match in matches):
-        raise ValueError(f"{text} is no list of hosts such as a:5432,b:5432")
+        raise ValueError(f"{text} is not a list of hosts such as a:5432,b:5432")
     hosts = ",".join(match[1].strip("[]") for match in matches if match)
     ports = ",".join(match[2] or "" for match in matches if match)
     return url.update_query_dict({"host": hosts, "port": ports})
@@ -106,7 +106,7 @@ def _check_postgresql(url: URL) -> None:
         if name in _WITHOUT_EFFECT:
             raise ValueError(f"{name} in the URL has no effect: {_WITHOUT_EFFECT[name]}")
         if (name, value) == ("target_session_attrs", "prefer-standby"):
-            raise ValueError("prefer-standby in the URL has no effect: the service writes")
+            raise ValueError("prefer-standby in the URL has no effect: the service needs to write")
         if isinstance(value, tuple) and name != "host":
             raise ValueError(f"{name} is in the URL twice")
         if before.get(name) is not None:
@@ -114,5 +114,7 @@ def _check_postgresql(url: URL) -> None:
         try:
             make_dsn(**{name: "0"})
         except psycopg2.ProgrammingError:
-            raise ValueError(f"PostgreSQL has no parameter {name}, which is in the URL") from None
+            raise ValueError(
+                f"the URL has {name}, but PostgreSQL has no parameter {name}"
+            ) from None
     split_hosts(postgresql_parameters(url))

@@ -1,4 +1,4 @@
-"""The service over HTTP: where a request enters, and how it is answered."""
+"""The HTTP layer: views, schemas, problems and pages."""
 
 from pyramid.config import Configurator
 
@@ -6,7 +6,7 @@ from galaxy_express.web.schemas import Schemas
 
 
 def includeme(config: Configurator) -> None:
-    """Add the API and the pages to the application, on the package types of its settings."""
+    """Add the API and the pages to the application, for the package types in its settings."""
     settings = config.registry.settings
     settings["schemas"] = Schemas(settings["package_types"], settings["max_ahead"])
     config.include(".request_ids")

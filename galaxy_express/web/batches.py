@@ -1,4 +1,4 @@
-"""The answer to a batch, and the bound on its size."""
+"""The response to a batch, and the limit of its size."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,8 +9,8 @@ from galaxy_express.web.problems import rejection_problem
 from galaxy_express.web.rejections import PackageConflict, RejectedRequest, ValidationFailed
 from galaxy_express.web.schemas import send_result_body
 
-#: An answer may have this many bytes, or twice as many as the body if that is more.
-MAX_ANSWER = 1024 * 1024
+#: The limit of a response in bytes, unless twice the size of the request body is more.
+MAX_RESPONSE = 1024 * 1024
 
 Result = SendResult | RejectedRequest
 
@@ -18,7 +18,7 @@ Result = SendResult | RejectedRequest
 def merge_results(
     items: Sequence[Package | RejectedRequest], outcomes: Sequence[SendOutcome]
 ) -> Iterator[Result]:
-    """Put the outcomes of the packages of a batch between its rejected items."""
+    """Merge the outcomes of a batch's packages with its rejected items."""
     remaining = iter(outcomes)
     for item in items:
         outcome = item if isinstance(item, RejectedRequest) else next(remaining)
@@ -26,15 +26,15 @@ def merge_results(
 
 
 def render_results(results: Sequence[Result], body_size: int) -> bytes:
-    """Render the answer to a batch as JSON.
+    """Render the response to a batch as JSON.
 
-    Where it would be too large, rejected items have no ``errors``, from the last item on.
+    If it would be too large, rejected items lose their ``errors``, starting with the last item.
 
-    :param body_size: how many bytes the body of the request has.
+    :param body_size: the size of the request body in bytes.
     """
     bodies = [_result_body(result) for result in results]
     content = to_json(bodies)
-    excess = len(content) - max(MAX_ANSWER, 2 * body_size)
+    excess = len(content) - max(MAX_RESPONSE, 2 * body_size)
     if excess <= 0:
         return content
     for index, result in reversed(list(enumerate(results))):

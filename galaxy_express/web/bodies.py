@@ -1,4 +1,4 @@
-"""Reading the body of a request: its encoding, its size, and whether it is complete."""
+"""Reads the body of a request, and checks its encoding, size and completeness."""
 
 from baseplate.observers.timeout import ServerTimeout
 from pyramid.request import Request
@@ -17,9 +17,9 @@ MAX_BATCH_BODY = 1024 * 1024
 def read_body(request: Request, limit: int) -> bytes:
     """Read the body of a request.
 
-    :param limit: the most bytes that it may have.
-    :raises RejectedRequest: if it is compressed, over the limit, or not complete.
-    :raises BodyTooSlow: if it has not arrived when the time for the request is up.
+    :param limit: its maximum size in bytes.
+    :raises RejectedRequest: if it is compressed, over the limit, or incomplete.
+    :raises BodyTooSlow: if it doesn't arrive before the timeout of the request.
     """
     encodings = request.headers.get("Content-Encoding", "").lower().split(",")
     if any(encoding.strip() not in ("", "identity") for encoding in encodings):
@@ -30,7 +30,10 @@ def read_body(request: Request, limit: int) -> bytes:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
         except (TimeoutError, ServerTimeout) as error:
             raise BodyTooSlow("the body did not arrive in time") from error
-        except (OSError, ValueError) as error:  # of gevent's server, of gunicorn's worker
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # from gevent's server and gunicorn's worker, respectively
             raise MalformedBody("the body has malformed chunks") from error
         if length is not None and len(body) < length:
             raise MalformedBody("the body ended early")

@@ -1,4 +1,4 @@
-"""Protection from requests that a browser sends for a page of another site.
+"""Protection from requests that a browser sends on behalf of another site's page.
 
 The rule is that of Go's ``http.CrossOriginProtection``. Clients that aren't browsers send
 neither ``Sec-Fetch-Site`` nor ``Origin``.
@@ -16,7 +16,7 @@ _WRITING_METHODS = {"POST", "PUT", "PATCH"}
 
 
 def includeme(config: Configurator) -> None:
-    """Check every request that can write, before its view is looked up."""
+    """Check every write request, before its view is looked up."""
     config.add_subscriber(_check, ContextFound)
 
 

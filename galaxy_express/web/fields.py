@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-#: Clients resolve them as steps in a path, percent-encoded or not.
+#: Clients resolve these path segments, percent-encoded or not.
 DOTS = (".", "..")
 
 # Neither control characters (Unicode Cc), nor white space at either end, nor only DOTS.
@@ -31,7 +31,7 @@ Identifier = Annotated[
         pattern=rf"^(?:{_NO_DOT}(?:{_INNER}*{_OUTER})?|\.(?:{_NO_DOT}|{_INNER}+{_OUTER}))$",
     ),
     Field(
-        description="Opaque text, without control characters or white space at an end; "
+        description="Opaque text, without control characters or white space at either end; "
         "not `.` or `..`.",
     ),
 ]
@@ -39,7 +39,7 @@ _identifier = TypeAdapter(Identifier)
 
 
 def is_identifier(text: str) -> bool:
-    """Whether the text can be an id."""
+    """Return whether a text is a valid id."""
     try:
         _identifier.validate_python(text)
     except ValidationError:
@@ -57,11 +57,11 @@ _RFC3339 = re.compile(_TIMESTAMP)
 
 
 def parse_timestamp(value: object) -> datetime:
-    """Parse an RFC 3339 timestamp with an offset. A space may stand for the ``T``.
+    """Parse an RFC 3339 timestamp with an offset. A space may replace the ``T``.
 
-    :returns: the instant, in UTC; digits beyond microseconds are cut.
-    :raises pydantic_core.PydanticCustomError: for anything else, for a leap second, which
-        Python's datetime doesn't have, and outside the years 1 to 9999 in UTC.
+    :returns: the instant, in UTC; digits beyond microseconds are truncated.
+    :raises pydantic_core.PydanticCustomError: for anything else, including leap seconds, which
+        Python's datetime doesn't support, and years other than 1 to 9999 in UTC.
     """
     match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -77,7 +77,7 @@ def parse_timestamp(value: object) -> datetime:
         return local.astimezone(UTC) if offset else local
     except (ValueError, OverflowError):
         raise PydanticCustomError(
-            "timestamp", "must be a day and time that exist, in the years 1 to 9999 in UTC"
+            "timestamp", "must be an existing date and time in the years 1 to 9999 in UTC"
         ) from None
 
 
@@ -90,7 +90,7 @@ Timestamp = Annotated[
             "format": "date-time",
             "pattern": f"^{_TIMESTAMP.replace('|60', '')}$",
             "description": "RFC 3339 with an offset, in the years 1 to 9999 in UTC, without "
-            "leap seconds; digits beyond microseconds are cut.",
+            "leap seconds; digits beyond microseconds are truncated.",
         }
     ),
 ]

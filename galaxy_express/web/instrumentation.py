@@ -1,8 +1,8 @@
 """Baseplate's server span and ``http_server_*`` metrics for each request, at less cost.
 
-Baseplate's own integration looks up the labels of six metrics per request, and builds tags
-that no observer reads. That takes half the time of a small request. This one gives the same
-spans and the same metrics, and keeps what it has looked up.
+Baseplate's own integration looks up the labels of six metrics per request, and sets tags that no
+observer reads, which takes half the time of a small request. This one produces the same spans and
+metrics, and caches the lookups.
 """
 
 import re
@@ -31,17 +31,17 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import EXCVIEW
 
-#: The dotted name of the tween, for tweens that go over or under it.
+#: The dotted name of the tween, for tweens that are placed over or under it.
 TWEEN = "galaxy_express.web.instrumentation.tween_factory"
 
 _METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 
 
 class InstrumentedConfigurator(BaseplateConfigurator):
-    """Baseplate's integration into Pyramid, with a tween of our own.
+    """Baseplate's integration into Pyramid, with our own tween.
 
-    Trace headers and edge contexts of requests are ignored, as they are by Baseplate's
-    integration unless it is configured to trust them.
+    Trace headers and edge contexts of requests are ignored, which is also the default of
+    Baseplate's integration.
     """
 
     def includeme(self, config: Configurator) -> None:
@@ -107,15 +107,15 @@ def _finish_span(span: Span, response: Response) -> None:
     if _has_tag_reader(span):
         span.set_tag("http.response_length", response.content_length)
         span.set_tag("http.status_code", response.status_code)
-    # Open until the answer is sent, so that the timeout ends clients that don't read it.
+    # Open until the response is sent, so that the timeout also applies to slow readers.
     length = response.content_length
     response.app_iter = _SpanFinishingAppIter(span, response.app_iter)
     response.content_length = length
 
 
 class _SpanFinishingAppIter(SpanFinishingAppIterWrapper):
-    """Finishes the span also if nobody iterates to the end: after HEAD, or when the client has
-    gone. Its timeout would end another request of the same connection."""
+    """Finishes the span even if the iteration doesn't reach the end: for HEAD, or if the client has
+    disconnected. Otherwise its timeout would end another request of the same connection."""
 
     def close(self) -> None:
         super().close()
@@ -123,7 +123,7 @@ class _SpanFinishingAppIter(SpanFinishingAppIterWrapper):
 
 
 class _Outcome(NamedTuple):
-    """The metrics of one kind of answer of an endpoint."""
+    """The metrics of an endpoint for one response code."""
 
     requests: Counter
     latency: Histogram
@@ -132,7 +132,7 @@ class _Outcome(NamedTuple):
 
 
 class _Endpoint:
-    """The metrics of one method of an endpoint, each looked up once.
+    """The metrics of one method of an endpoint, looked up once.
 
     :param method: one of a bounded set.
     :param pattern: the pattern of the route, whose placeholders may have regular expressions.
@@ -145,7 +145,7 @@ class _Endpoint:
         self.active = ACTIVE_REQUESTS.labels(**self._labels)
 
     def outcome(self, code: int | str) -> _Outcome:
-        """Return the metrics of a response code, which is empty for an exception."""
+        """Return the metrics for a response code; it is empty for an exception."""
         if code not in self._outcomes:
             success = getHTTPSuccessLabel(code) if isinstance(code, int) else "false"
             labels = {**self._labels, "http_success": success}

@@ -23,10 +23,10 @@ Json = dict[str, Any]
 def describe_api(
     package_types: PackageTypeRegistry, schemas: Schemas, path_prefix: str = ""
 ) -> Json:
-    """Describe the API of a service that knows these package types.
+    """Describe the API of a service with these package types.
 
     :param path_prefix: the path under which a proxy serves the service, such as ``/express``.
-    :returns: an OpenAPI document as JSON, with an example of each operation and each problem.
+    :returns: an OpenAPI document as JSON, with an example for each operation and each problem.
     """
     bodies = schemas.json_schemas("#/components/schemas/{model}")
     examples = _Examples(package_types, schemas)
@@ -59,20 +59,20 @@ def describe_api(
 
 
 _ABOUT = """\
-For each package, Galaxy Express decides exactly once to deliver or to drop it, as its
-recipient prefers.
+Galaxy Express decides exactly once per package whether to deliver or drop it, according to the
+recipient's preferences.
 
-* **A decision is final.** If you receive no answer, send the package again: the answer is the
+* **A decision is final.** If you receive no response, send the package again: the response is the
   first decision. The `timestamp` of a retry may differ.
 * **Preference updates are ordered by their timestamp**, not by their arrival. At equal
   timestamps a decline wins.
-* **Ids are opaque.** In a path they are percent-encoded: `a/b` is `a%2Fb`.
+* **Ids are opaque.** In a path they must be percent-encoded: `a/b` is `a%2Fb`.
 * Errors are problem details (RFC 9457) with a stable `code`. `HEAD` works wherever `GET` does.
 """
 
 
 class _Examples:
-    """Examples: a delivered and a dropped package, and the bodies that belong to them."""
+    """Examples: a delivered and a dropped package, and the corresponding bodies."""
 
     def __init__(self, package_types: PackageTypeRegistry, schemas: Schemas) -> None:
         types = list(package_types)
@@ -134,7 +134,7 @@ class _Examples:
 
 def _paths(examples: _Examples) -> Json:
     decision = {
-        "200": _answer(
+        "200": _response(
             "The decision.",
             _ref("schemas", "DecisionBody"),
             delivered=examples.delivered,
@@ -150,11 +150,11 @@ def _paths(examples: _Examples) -> Json:
                 "summary": "List decisions",
                 "description": "The decisions on all packages, or on those of one recipient, in "
                 "the order in which they were made. In ascending order the list can be followed "
-                "like a feed: ask again with the last `next`, and get what was decided since. "
-                "Every decision appears exactly once.",
+                "like a feed: request it again with the last `next` to get the decisions made "
+                "since then. Every decision appears exactly once.",
                 "parameters": [_ref("parameters", "of_recipient"), *_PAGE],
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "A page of decisions.",
                         _ref("schemas", "PackagesPage"),
                         packages=examples.packages,
@@ -166,8 +166,8 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "send_package",
                 "tags": ["packages"],
                 "summary": "Send a package",
-                "description": "Decides to deliver or to drop it. If it was sent before, the "
-                "answer is the first decision.",
+                "description": "Decides whether to deliver or drop it. If it was sent before, the "
+                "response is the first decision.",
                 "requestBody": _request(
                     _ref("schemas", "Package"),
                     wanted=examples.package,
@@ -175,7 +175,7 @@ def _paths(examples: _Examples) -> Json:
                 ),
                 "responses": {
                     "201": {
-                        **_answer(
+                        **_response(
                             "Decided now, and recorded.",
                             _ref("schemas", "DecisionBody"),
                             "Location",
@@ -189,7 +189,7 @@ def _paths(examples: _Examples) -> Json:
                             }
                         },
                     },
-                    "200": _answer(
+                    "200": _response(
                         "Decided before; this is the first decision.",
                         _ref("schemas", "DecisionBody"),
                         "Idempotent-Replayed",
@@ -214,14 +214,14 @@ def _paths(examples: _Examples) -> Json:
                         "items": {
                             "anyOf": [
                                 _ref("schemas", "Package"),
-                                {"description": "Anything else is rejected in its place."},
+                                {"description": "Any other item is rejected individually."},
                             ]
                         },
                     },
                     batch=examples.batch,
                 ),
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "One result for each package, in order.",
                         {
                             "type": "array",
@@ -259,10 +259,10 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "read_preferences",
                 "tags": ["preferences"],
                 "summary": "Read a recipient's preferences",
-                "description": "The current preferences, defaults included. An unknown "
-                "recipient has preferences too: the defaults.",
+                "description": "The current preferences, including defaults. An unknown "
+                "recipient has the defaults.",
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "The current preferences.",
                         _ref("schemas", "PreferencesBody"),
                         preferences=examples.preferences,
@@ -280,7 +280,7 @@ def _paths(examples: _Examples) -> Json:
                     _ref("schemas", "PreferenceUpdate"), update=examples.update
                 ),
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "The current preferences, and whether the update was applied.",
                         _ref("schemas", "UpdatedPreferencesBody"),
                         applied=examples.updated_preferences,
@@ -292,13 +292,13 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "patch_preferences",
                 "tags": ["preferences"],
                 "summary": "Update some of a recipient's preferences",
-                "description": "Like `PUT`, for the preferences that are named. The others stay "
-                "as they are.",
+                "description": "Like `PUT`, but only for the named preferences. The others are "
+                "unchanged.",
                 "requestBody": _request(
                     _ref("schemas", "PartialPreferenceUpdate"), update=examples.partial_update
                 ),
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "The current preferences, and whether the update was applied.",
                         _ref("schemas", "UpdatedPreferencesBody"),
                         applied=examples.updated_preferences,
@@ -314,11 +314,11 @@ def _paths(examples: _Examples) -> Json:
                 "tags": ["preferences"],
                 "summary": "List a recipient's preference updates",
                 "description": "Every update that was received, with the preferences that it "
-                "named, whether it was applied or not. A repeat of what is current is not listed "
-                "again.",
+                "named, whether it was applied or not. A repeat of current preferences is not "
+                "listed again.",
                 "parameters": [*_PAGE],
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "A page of updates.",
                         _ref("schemas", "HistoryPage"),
                         updates=examples.history,
@@ -332,10 +332,10 @@ def _paths(examples: _Examples) -> Json:
                 "operationId": "read_statistics",
                 "tags": ["service"],
                 "summary": "Read the totals",
-                "description": "Delivered and dropped together are the number of distinct "
-                "packages. Rejected sends are counted separately.",
+                "description": "Delivered plus dropped is the number of distinct packages. "
+                "Rejected sends are counted separately.",
                 "responses": {
-                    "200": _answer(
+                    "200": _response(
                         "The totals.",
                         _ref("schemas", "StatisticsBody"),
                         statistics=examples.statistics,
@@ -348,14 +348,14 @@ def _paths(examples: _Examples) -> Json:
             "get": {
                 "operationId": "is_healthy",
                 "tags": ["service"],
-                "summary": "Ask whether the service is healthy",
+                "summary": "Check the health of the service",
                 "parameters": [
                     {
                         "name": "type",
                         "in": "query",
-                        "description": "`readiness` (or `1`) also asks the database; "
-                        "`liveness` (`2`) and `startup` (`3`) only ask whether the service "
-                        "runs. Case is ignored; any other value means readiness.",
+                        "description": "`readiness` (or `1`) also checks the database; "
+                        "`liveness` (`2`) and `startup` (`3`) only check that the service "
+                        "is running. Case is ignored; any other value means readiness.",
                         "schema": {"type": "string", "default": "readiness"},
                         "examples": {
                             name: {"value": name} for name in ("readiness", "liveness", "startup")
@@ -363,7 +363,7 @@ def _paths(examples: _Examples) -> Json:
                     }
                 ],
                 "responses": {
-                    "200": _answer("The service is healthy.", {"const": True}, healthy=True),
+                    "200": _response("The service is healthy.", {"const": True}, healthy=True),
                     **_problems(),
                 },
             }
@@ -379,7 +379,7 @@ def _of_recipient(schema: Json) -> Json:
     return {
         "name": "recipient_id",
         "in": "query",
-        "description": "Whose packages to list; without it, those of all recipients.",
+        "description": "The recipient whose packages are listed; by default, all recipients.",
         "schema": schema,
     }
 
@@ -388,13 +388,13 @@ _PAGE_PARAMETERS: Json = {
     "order": {
         "name": "order",
         "in": "query",
-        "description": "`desc`: the newest first. `asc`: the oldest first.",
+        "description": "`desc`: newest first. `asc`: oldest first.",
         "schema": {"enum": [*ORDERS], "default": ORDERS[0]},
     },
     "limit": {
         "name": "limit",
         "in": "query",
-        "description": "How many to return at most.",
+        "description": "The maximum number of items.",
         "schema": {
             "type": "integer",
             "minimum": 1,
@@ -405,7 +405,7 @@ _PAGE_PARAMETERS: Json = {
     "after": {
         "name": "after",
         "in": "query",
-        "description": "The `next` of the page before, which had the same other parameters.",
+        "description": "The `next` of the previous page, requested with the same other parameters.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
     },
 }
@@ -416,7 +416,7 @@ def _request(schema: Json, **examples: object) -> Json:
     return {"required": True, "content": _content("application/json", schema, examples)}
 
 
-def _answer(description: str, schema: Json, *headers: str, **examples: object) -> Json:
+def _response(description: str, schema: Json, *headers: str, **examples: object) -> Json:
     return {
         "description": description,
         "headers": _headers(*headers),
@@ -434,7 +434,7 @@ def _content(media_type: str, schema: Json, examples: Mapping[str, object]) -> J
 
 
 def _problems(*statuses: int) -> Json:
-    """Refer to the problems of these statuses, and of those that every operation has."""
+    """Refer to the problems of these statuses, and of those that all operations share."""
     return {
         str(status): _ref("responses", str(status)) for status in sorted({*statuses, 405, 500, 503})
     }
@@ -445,7 +445,7 @@ def _problem(
 ) -> tuple[int, Json]:
     """Describe a problem response.
 
-    :param details: by the name of the example, its detail or the whole example.
+    :param details: the detail or the whole example, by the name of the example.
     """
     examples = {
         name: {
@@ -472,7 +472,7 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.FORBIDDEN,
-            "A browser sent the request for a page of another site.",
+            "A browser sent the request on behalf of another site's page.",
             cross_site="pages of other sites must not send this request",
         ),
         _problem(
@@ -484,9 +484,9 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            "The path does not have this method.",
+            "The path does not support this method.",
             "Allow",
-            method="this path has only GET, HEAD",
+            method="this path only supports GET, HEAD",
         ),
         _problem(
             HTTPStatus.REQUEST_TIMEOUT,
@@ -539,13 +539,13 @@ _PROBLEMS = dict(
         ),
         _problem(
             HTTPStatus.INTERNAL_SERVER_ERROR,
-            "An unexpected error of the service.",
+            "An unexpected error occurred in the service.",
             internal="the service failed unexpectedly",
         ),
         _problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "The database is locked, full, away or not set up, or the service is overloaded or "
-            "shutting down. A retry is safe.",
+            "The database is locked, full, unreachable or not set up, or the service is overloaded "
+            "or shutting down. A retry is safe.",
             "Retry-After",
             database="the database is unavailable; a retry is safe",
             setup="the database is not set up (make migratedb); a retry is safe",
@@ -578,7 +578,7 @@ _MORE_BODIES = {
             "detail": {"type": "string"},
             "request_id": {
                 "type": "string",
-                "description": "The X-Request-ID of the answer. The problem of a batch item "
+                "description": "The X-Request-ID of the response. The problem of a batch item "
                 "has none.",
             },
             "errors": {
@@ -609,7 +609,7 @@ _MORE_BODIES = {
 
 _HEADERS = {
     "Location": {
-        "description": "Where the decision can be read.",
+        "description": "The path of the decision.",
         "required": True,
         "schema": {"type": "string", "format": "uri-reference"},
     },
@@ -624,23 +624,23 @@ _HEADERS = {
         "schema": {"type": "integer"},
     },
     "X-Request-ID": {
-        "description": "The id of the request, also in the log: that of the request if it has a "
-        "valid one, or else a new one.",
+        "description": "The request id, which is also logged: the X-Request-ID of the request if "
+        "it is valid, otherwise a new one.",
         "required": True,
         "schema": {"type": "string"},
     },
     "Cache-Control": {
-        "description": "Answers are not to be cached.",
+        "description": "Responses must not be cached.",
         "required": True,
         "schema": {"const": "no-store"},
     },
     "Accept-Encoding": {
-        "description": "The encoding that a body may have.",
+        "description": "The supported encoding of a body.",
         "required": True,
         "schema": {"const": "identity"},
     },
     "Allow": {
-        "description": "The methods that the path has.",
+        "description": "The methods that the path supports.",
         "required": True,
         "schema": {"type": "string"},
     },

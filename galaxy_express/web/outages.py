@@ -1,11 +1,11 @@
-"""Outages: the first failure is logged and reported, the others are counted."""
+"""Outages: the first failure is logged and reported, further ones are only counted."""
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from logging import Logger
 
-#: How many seconds without a failure end an outage.
+#: An outage ends after this many seconds without a failure.
 QUIET_SECONDS = 10.0
 
 
@@ -17,10 +17,10 @@ class _Outage:
 
 
 class Outages:
-    """The outages of a process, one for each kind of exception at a time.
+    """The outages of a process, at most one per kind of exception at a time.
 
-    :param kinds: the exceptions that are outages.
-    :param clock: the time in seconds.
+    :param kinds: the kinds of exceptions that are treated as outages.
+    :param clock: returns the time in seconds.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Outages:
         self._current: dict[type[BaseException], _Outage] = {}
 
     def is_known(self, error: object) -> bool:
-        """Whether the exception belongs to an outage that was logged already."""
+        """Return whether an exception belongs to an outage that has already been logged."""
         kind = next((kind for kind in self._kinds if isinstance(error, kind)), None)
         outage = None if kind is None else self._current.get(kind)
         return outage is not None and self._clock() - outage.last < QUIET_SECONDS
 
     def note_failure(self, error: BaseException, message: str, *values: object) -> None:
-        """Log the message, if this is the first failure of an outage; count it otherwise."""
-        self._end_those_that_are_over()
+        """Log the message if this is the first failure of an outage; otherwise only count it."""
+        self._end_outages()
         now = self._clock()
         kind = next(kind for kind in self._kinds if isinstance(error, kind))
         outage = self._current.get(kind)
@@ -54,11 +54,11 @@ class Outages:
             outage.count += 1
 
     def note_success(self) -> None:
-        """End the outages that are over, if there are any."""
+        """End the outages that are over, if any."""
         if self._current:
-            self._end_those_that_are_over()
+            self._end_outages()
 
-    def _end_those_that_are_over(self) -> None:
+    def _end_outages(self) -> None:
         now = self._clock()
         for kind, outage in list(self._current.items()):
             if now - outage.last >= QUIET_SECONDS:

@@ -1,4 +1,4 @@
-"""The pages for a browser: the dashboard, the API description, and Swagger UI."""
+"""The pages: the dashboard, the API description, and Swagger UI."""
 
 from functools import cache
 from hashlib import sha256
@@ -32,7 +32,7 @@ _MEDIA_TYPES = {
 }
 
 _HEADERS = {
-    # Pages load only from this service, have no inline code, and can't be framed.
+    # Pages only load resources from this service, have no inline code, and can't be framed.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -40,13 +40,13 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Browsers may keep a page, but must ask before each use whether it changed.
+    # Browsers may cache a page, but must revalidate it before each use.
     "Cache-Control": "no-cache",
 }
 
 
 class _Page:
-    """A page that is built once: all its readers, however slow, share its bytes."""
+    """A page that is built once, so that all responses share its bytes."""
 
     def __init__(self, content: bytes, media_type: str) -> None:
         self._content = content
@@ -54,8 +54,8 @@ class _Page:
         self._etag = sha256(content).hexdigest()
 
     def response(self, request: Request) -> Response:
-        """Answer with the page, or with 304 if the client has this version."""
-        request.range = None  # WebOb would answer 416 in plain text, or copy the bytes
+        """Return the page, or 304 if the client has this version."""
+        request.range = None  # WebOb would respond with 416 in plain text, or copy the bytes
         response = Response(self._content, content_type=self._media_type, conditional_response=True)
         response.headers.update(_HEADERS)
         response.etag = self._etag
@@ -92,7 +92,7 @@ class Pages:
         return response
 
     def read_docs(self, request: Request) -> Response:
-        """``GET /docs``: Swagger UI, which shows the API description and tries requests."""
+        """``GET /docs``: Swagger UI, for reading the API description and trying requests."""
         return _file("docs.html").response(request)
 
     def read_description(self, request: Request) -> Response:
@@ -113,9 +113,9 @@ def _endpoints(description: dict[str, Any]) -> dict[str, Any]:
         if method != "parameters"
     }
     pages = {
-        "GET /": "See the totals move, in a browser",
-        "GET /docs": "Try every endpoint, in a browser",
-        "GET /openapi.json": "Read how every endpoint is used (OpenAPI 3.1)",
+        "GET /": "Dashboard (for browsers)",
+        "GET /docs": "Interactive API documentation (for browsers)",
+        "GET /openapi.json": "API description (OpenAPI 3.1)",
     }
     return {"service": description["info"]["title"], "endpoints": endpoints | pages}
 

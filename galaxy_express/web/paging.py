@@ -1,4 +1,4 @@
-"""Pages of a list: the query parameters that ask for one, and the cursors between them."""
+"""Pages of a list: their query parameters and cursors."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 ORDERS = ("desc", "asc")
 
-# How many invalid parameters an answer lists, and how much of a name it shows.
+# How many invalid parameters a response lists, and how many characters of a name it shows.
 _MAX_ERRORS = 100
 _MAX_NAME = 255
 
@@ -29,7 +29,7 @@ class PageQuery(NamedTuple):
     """A request for a page of a list.
 
     :param list_name: the name of the list.
-    :param recipient_id: whose rows are asked for; ``None`` for those of all.
+    :param recipient_id: the recipient whose rows are requested; ``None`` for all.
     """
 
     list_name: str
@@ -42,8 +42,8 @@ def parse_page_query(
 ) -> PageQuery:
     """Parse the query of a list.
 
-    :param recipient_id: that of the path. Without one, a parameter may name it.
-    :raises ValidationFailed: with each parameter that is unknown, repeated, empty or invalid.
+    :param recipient_id: the one in the path. If there is none, a parameter may name it.
+    :raises ValidationFailed: listing the parameters that are unknown, repeated, empty or invalid.
     """
     parameters = parse_qsl(query_string, keep_blank_values=True, errors="surrogateescape")
     names = ["order", "limit", "after"] + ["recipient_id"] * (recipient_id is None)
@@ -59,11 +59,12 @@ def parse_page_query(
     after = None
     if "after" in values.keys() - problems.keys():
         cursor = _decode(values["after"])
-        is_judged = not problems.keys() & {"order", "recipient_id"}
+        is_comparable = not problems.keys() & {"order", "recipient_id"}
         if cursor is None or (
-            is_judged and cursor.digest != _digest(cursor.sequence, list_name, order, recipient_id)
+            is_comparable
+            and cursor.digest != _digest(cursor.sequence, list_name, order, recipient_id)
         ):
-            problems["after"] = "is not a cursor of this list, order and recipient"
+            problems["after"] = "is not a valid cursor for this list, order and recipient"
         else:
             after = cursor.sequence
     if problems:
@@ -102,9 +103,9 @@ def _validation_failed(problems: dict[str, str]) -> ValidationFailed:
 
 
 def next_cursor(query: PageQuery, page: Page[Any]) -> str | None:
-    """Make the cursor of the page that follows this one.
+    """Return the cursor of the next page.
 
-    In ascending order there always is one, since more can be committed at any time.
+    In ascending order there is always one, since more can be committed at any time.
     """
     if not (query.page.ascending or page.more):
         return None
@@ -132,6 +133,6 @@ def _decode(text: str) -> _Cursor | None:
 
 
 def _digest(sequence: int, list_name: str, order: str, recipient_id: str | None) -> bytes:
-    # So that a cursor of another list, order or recipient is noticed. It keeps no secret.
+    # Detects cursors of another list, order or recipient. It doesn't protect a secret.
     content = repr((sequence, list_name, order, recipient_id)).encode()
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

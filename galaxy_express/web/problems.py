@@ -1,6 +1,6 @@
-"""Errors as answers: RFC 9457 problem details, on every path.
+"""Error responses: RFC 9457 problem details, on every path.
 
-Client errors are answered by exception views. All other exceptions go through Baseplate's
+Client errors are handled by exception views. All other exceptions pass through Baseplate's
 integration first, so that its observers (span, metrics, Sentry) see them, and become problems
 in a tween above it.
 """
@@ -47,7 +47,7 @@ ignore_logger(__name__)
 
 RETRY_AFTER_SECONDS = "1"
 
-# As in RFC 9110; Python's own phrases differ from version to version.
+# As in RFC 9110; Python's own phrases differ between versions.
 _TITLES = {
     HTTPStatus.BAD_REQUEST: "Bad Request",
     HTTPStatus.FORBIDDEN: "Forbidden",
@@ -67,7 +67,7 @@ _TITLES = {
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HTTP Version Not Supported",
 }
 
-# The code of a problem, where the status alone says which it is.
+# The default code of a problem, by status.
 _CODES = {
     HTTPStatus.FORBIDDEN: "cross_site",
     HTTPStatus.NOT_FOUND: "path_not_found",
@@ -93,7 +93,7 @@ _STATUSES: dict[type[ClientError], HTTPStatus] = {
 
 
 class Problem(TypedDict):
-    """A problem of RFC 9457. The type ``about:blank`` means that the status is the kind of
+    """A problem of RFC 9457. The type ``about:blank`` means that the status defines the kind of
     problem; ``code`` is for programs to compare."""
 
     type: str
@@ -114,7 +114,7 @@ def problem(
     """Describe a problem.
 
     :param errors: the invalid fields of the body, or the invalid parameters.
-    :param code: the code, if it isn't that of the status.
+    :param code: the code, if it isn't the default for the status.
     """
     body = Problem(
         type="about:blank",
@@ -143,13 +143,13 @@ def rejection_problem(error: ClientError, with_errors: bool = True) -> Problem:
 
 
 def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
-    """Answer with a problem and the id of the request."""
+    """Return a response with a problem and the request id."""
     body = Problem(**body, request_id=current_request_id())
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
 
 
-def last_answer(status: HTTPStatus, detail: str) -> bytes:
-    """Render a problem as a whole answer, for a server to send before it closes a connection."""
+def final_response(status: HTTPStatus, detail: str) -> bytes:
+    """Render a problem as a complete response, for a server that then closes the connection."""
     body = to_json(problem(status, detail))
     head = (
         f"HTTP/1.1 {status.value} {_TITLES[status]}\r\n"
@@ -163,15 +163,15 @@ def last_answer(status: HTTPStatus, detail: str) -> bytes:
 
 
 def unreadable(status: HTTPStatus, reason: str) -> bytes:
-    """Render the answer to a request that can't be parsed; the connection is closed after it.
+    """Render the response to a request that can't be parsed; the connection is then closed.
 
     :param reason: why it can't be parsed.
     """
-    return last_answer(status, f"the request can't be read: {reason}")
+    return final_response(status, f"the request can't be read: {reason}")
 
 
 def not_found(request: Request) -> Response:
-    """Answer that there is nothing at the path, or no package if it is the path of one."""
+    """Return 404 for an unknown path, or for an unknown package if the path is that of one."""
     path = request.environ["PATH_INFO"]
     if path.startswith("/packages/") and path != "/packages/":
         return package_not_found()
@@ -179,22 +179,22 @@ def not_found(request: Request) -> Response:
 
 
 def package_not_found() -> Response:
-    """Answer that no package of the id was decided."""
+    """Return 404 for an unknown package."""
     return problem_response(
         problem(HTTPStatus.NOT_FOUND, "there is no package with this id", code="package_not_found")
     )
 
 
 def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
-    """Make the view for the methods that a path doesn't have.
+    """Make the view for the methods that a path doesn't support.
 
-    :param methods: those that it has.
+    :param methods: the supported methods.
     """
     allow = ", ".join(sorted(methods))
 
     def view(request: Request) -> Response:
         return problem_response(
-            problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path has only {allow}"),
+            problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path only supports {allow}"),
             ("Allow", allow),
         )
 
@@ -207,7 +207,7 @@ def _client_error(error: ClientError, request: Request) -> Response:
 
 
 def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
-    # Only an id can be anything, and such an id can't be valid.
+    # Only ids in a path can contain such bytes, and they are invalid ids.
     path = request.environ["PATH_INFO"]
     if path.startswith("/recipients/") and path.endswith(("/preferences", "/preferences/history")):
         return _client_error(ValidationFailed("the recipient_id of the path is invalid"), request)
@@ -215,7 +215,7 @@ def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
 
 
 def unavailable(detail: str, code: str = "unavailable") -> Response:
-    """Answer that the request can't be handled now, and that a retry is safe."""
+    """Return 503: the request can't be handled now, and a retry is safe."""
     return problem_response(
         problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, code=code),
         ("Retry-After", RETRY_AFTER_SECONDS),
@@ -258,7 +258,7 @@ def errors_tween_factory(
                 error, "%s took longer than %s s", error.span_name, error.timeout_seconds
             )
             return _failed("the request took too long; a retry is safe", "timed_out")
-        except Exception:  # Baseplate's observers have seen it, and the client needs an answer
+        except Exception:  # Baseplate's observers have seen it; the client needs a response
             logger.exception("Unhandled exception")
             metrics.count_failed_request("internal")
             return problem_response(
@@ -271,7 +271,7 @@ def errors_tween_factory(
 
 
 def includeme(config: Configurator) -> None:
-    """Set up the answers to errors, in place of Pyramid's and Baseplate's."""
+    """Set up the error responses, replacing Pyramid's and Baseplate's."""
     config.add_notfound_view(not_found)
     config.add_exception_view(_client_error, context=ClientError)
     config.add_exception_view(_undecodable_path, context=URLDecodeError)

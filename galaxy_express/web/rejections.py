@@ -1,13 +1,13 @@
-"""What can be wrong with a request, as exceptions.
+"""The exceptions for invalid requests.
 
 ::
 
     ClientError
-     ├─ CrossSiteRequest          a browser sends it from another site
-     ├─ BodyTooSlow               the body doesn't arrive in time
+     ├─ CrossSiteRequest          a browser sent it for another site
+     ├─ BodyTooSlow               the body didn't arrive in time
      └─ RejectedRequest           counted as rejected, if it is a send
          ├─ UnsupportedEncoding   the body is compressed
-         ├─ BodyTooLarge          the body is over its limit, and isn't read
+         ├─ BodyTooLarge          the body is over its limit
          ├─ MalformedBody         the body can't be parsed
          ├─ ValidationFailed      the request is well-formed, but invalid
          └─ PackageConflict       the package_id belongs to another package
@@ -23,7 +23,7 @@ class ClientError(Exception):
 
 
 class CrossSiteRequest(ClientError):
-    """A browser sends the request for a page of another site."""
+    """A browser sent the request on behalf of another site's page."""
 
 
 class BodyTooSlow(ClientError):
@@ -43,7 +43,7 @@ class BodyTooLarge(RejectedRequest):
 
 
 class MalformedBody(RejectedRequest):
-    """The body is not unambiguous JSON, or not of the expected top-level type."""
+    """The body isn't unambiguous JSON, or not of the expected top-level type."""
 
 
 class PackageConflict(RejectedRequest):
@@ -72,8 +72,8 @@ class ParameterError(TypedDict):
 class ValidationFailed(RejectedRequest):
     """The request is well-formed, but invalid.
 
-    :param errors: the invalid fields or parameters, or the first of them.
-    :param omitted: how many more there are.
+    :param errors: the invalid fields or parameters, or the first ones.
+    :param omitted: the number of further errors.
     """
 
     def __init__(

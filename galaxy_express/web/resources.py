@@ -1,4 +1,4 @@
-"""A resource: one path, the view of each method that it has, and 405 for all others."""
+"""Resources: a path, a view for each supported method, and 405 for all others."""
 
 from typing import Protocol
 
@@ -10,12 +10,12 @@ from galaxy_express.web.problems import method_not_allowed
 
 
 class View(Protocol):
-    """A view: a method of a service, whose name becomes that of the route."""
+    """A view: a method whose name becomes the name of the route."""
 
     __name__: str
 
     def __call__(self, request: Request, /) -> Response:
-        """Answer the request."""
+        """Handle a request."""
 
 
 def includeme(config: Configurator) -> None:
@@ -26,12 +26,12 @@ def includeme(config: Configurator) -> None:
 def add_resource(config: Configurator, pattern: str, views: dict[str, View]) -> None:
     """Add the routes of one path.
 
-    :param pattern: the path, as Pyramid's ``add_route`` takes it.
-    :param views: the view of each method. ``GET`` brings ``HEAD``.
+    :param pattern: the path, as for Pyramid's ``add_route``.
+    :param views: the view for each method. ``GET`` includes ``HEAD``.
     """
     allowed = {*views}
     for method, view in views.items():
-        name = view.__name__  # which Baseplate names the span after
+        name = view.__name__  # also the name of Baseplate's span
         config.add_route(name, pattern, request_method=method)
         config.add_view(view, route_name=name)
     if "GET" in allowed:

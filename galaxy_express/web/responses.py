@@ -1,4 +1,4 @@
-"""Answers in JSON."""
+"""JSON responses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,9 @@ from pydantic_core import to_json
 from pyramid.response import Response
 
 
-class _Answer(Response):
+class _JsonResponse(Response):
     def _abs_headerlist(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
-        # WebOb would make a relative Location absolute, with the client's Host header.
+        # WebOb would make a relative Location absolute, using the client's Host header.
         return list(self.headerlist)
 
 
@@ -19,9 +19,9 @@ def json_response(
     *headers: tuple[str, str],
     content_type: str = "application/json",
 ) -> Response:
-    """Answer with a value as JSON, or with bytes that are JSON already."""
+    """Return a response with a value as JSON, or with bytes that already are JSON."""
     content = body if isinstance(body, bytes) else to_json(body)
-    return _Answer(
+    return _JsonResponse(
         body=content,
         status=status,
         headerlist=[

@@ -1,6 +1,6 @@
-"""Bodies of requests and answers, as pydantic models and typed dictionaries.
+"""Request and response bodies, as pydantic models and typed dictionaries.
 
-Parsing is strict: values are taken as they are, and nothing is converted, trimmed or guessed.
+Parsing is strict: values are never converted, trimmed or guessed.
 """
 
 from collections.abc import Mapping
@@ -45,19 +45,19 @@ from galaxy_express.web.strict_json import parse_json
 
 MAX_BATCH = 1000
 
-# How many invalid fields an answer lists, for a body and for each item of a batch.
+# How many invalid fields a response lists, per body and per item of a batch.
 MAX_ERRORS = 100
 MAX_ITEM_ERRORS = 10
 
-# The longest pointer to an unknown field; a longer one would be most of the answer.
+# The longest pointer to an unknown field that is listed, so that responses stay small.
 MAX_POINTER = 255
 
 
-# Bodies of requests
+# Request bodies
 
 
 class _UpdateContext(NamedTuple):
-    """What an update is validated against, in addition to the models."""
+    """The context that an update is validated with, in addition to the models."""
 
     recipient_id: str
     max_ahead: timedelta | None
@@ -88,7 +88,7 @@ def _must_be_wanted(value: bool) -> bool:
 
 
 class _Body(BaseModel):
-    # Unknown fields are found before, and only counted where there are many.
+    # Unknown fields are removed earlier, and only counted if there are many.
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
@@ -104,7 +104,7 @@ class _UpdateBody(_Body):
     recipient_id: Annotated[
         Identifier,
         AfterValidator(_must_equal_path),
-        Field(description="May be left out; otherwise the recipient_id of the path."),
+        Field(description="Optional; if given, it must be the recipient_id of the path."),
     ] = ""
 
 
@@ -117,18 +117,18 @@ class _Form:
         self.validate = TypeAdapter(model).validator.validate_python
 
 
-# Bodies of answers
+# Response bodies
 
 _DECIDED_AT = (
     "When it was decided, by the service's clock; null if it was decided before version 1.1."
 )
 _DECLINED_AT = (
-    "The timestamp of the preference by which it was dropped; null if it was delivered, or if "
+    "The timestamp of the preference that caused the drop; null if it was delivered, or if "
     "its type is unwanted by default and the recipient has no preference."
 )
 _NEXT = (
-    "The cursor of the next page, to be given as `after`. In descending order it is null on the "
-    "last page; in ascending order there always is one, to ask for what is committed later."
+    "The cursor of the next page, for the parameter `after`. In descending order it is null on the "
+    "last page; in ascending order it is never null, so that later decisions can be read with it."
 )
 
 
@@ -169,7 +169,7 @@ class PackagesPage(TypedDict):
 
 
 class TypeTotals(TypedDict):
-    """How many packages of one type were delivered and dropped."""
+    """The numbers of delivered and dropped packages of one type."""
 
     delivered: int
     dropped: int
@@ -185,7 +185,7 @@ class StatisticsBody(TypedDict):
 
 
 def decision_body(decision: Decision) -> DecisionBody:
-    """Describe a decision, the first time and every time."""
+    """Render a decision; the result is the same for every retry."""
     package = decision.package
     return {
         "package_id": package.package_id,
@@ -201,12 +201,12 @@ def decision_body(decision: Decision) -> DecisionBody:
 
 
 def send_result_body(result: SendResult) -> SendResultBody:
-    """Describe the outcome of a send in a batch."""
+    """Render the outcome of a send in a batch."""
     return {**decision_body(result.decision), "replayed": result.replayed}
 
 
 class Schemas:
-    """The bodies of a service that knows certain package types.
+    """The bodies of a service, which depend on its package types.
 
     :param max_ahead: how far the timestamp of a preference update may be ahead of the
         server's clock, if there is a limit.
@@ -230,7 +230,7 @@ class Schemas:
             create_model(
                 "PreferenceUpdate",
                 __base__=_UpdateBody,
-                __doc__="A recipient's new preferences. One that is left out stays as it is.",
+                __doc__="A recipient's new preferences. Omitted ones are unchanged.",
                 **{t.preference_field: _preference_field(t) for t in package_types},
             )
         )
@@ -238,7 +238,7 @@ class Schemas:
             create_model(
                 "PartialPreferenceUpdate",
                 __base__=_UpdateBody,
-                __doc__="A recipient's new preferences, at least one. The others stay as they are.",
+                __doc__="A recipient's new preferences, at least one. Omitted ones are unchanged.",
                 **{t.preference_field: _preference_field(t, required=False) for t in package_types},
             )
         )
@@ -246,7 +246,7 @@ class Schemas:
     def parse_package(self, body: bytes) -> Package:
         """Parse a package.
 
-        :raises RejectedRequest: if the body isn't one.
+        :raises RejectedRequest: if the body isn't a valid package.
         """
         data = parse_json(body)
         if not isinstance(data, dict):
@@ -256,7 +256,7 @@ class Schemas:
     def parse_batch(self, body: bytes) -> list[Package | RejectedRequest]:
         """Parse the packages of a batch.
 
-        :returns: for each item the package, or why the item is rejected.
+        :returns: for each item the package, or the reason for its rejection.
         :raises RejectedRequest: if the body isn't an array of at most 1,000 items.
         """
         items = parse_json(body)
@@ -289,16 +289,16 @@ class Schemas:
     def parse_update(self, body: bytes, recipient_id: str) -> PreferenceUpdate:
         """Parse new preferences.
 
-        :param recipient_id: that of the path, which a body may repeat.
-        :raises RejectedRequest: if the body isn't an update, or the id can't be one.
+        :param recipient_id: the one in the path, which the body may repeat.
+        :raises RejectedRequest: if the body isn't a valid update, or the id is invalid.
         """
         return self._parse_update(self._update_form, body, recipient_id)
 
     def parse_partial_update(self, body: bytes, recipient_id: str) -> PreferenceUpdate:
-        """Parse new preferences, of which any may be left out, but not all.
+        """Parse new preferences, of which any but not all may be omitted.
 
-        :param recipient_id: that of the path, which a body may repeat.
-        :raises RejectedRequest: if the body isn't an update, or the id can't be one.
+        :param recipient_id: the one in the path, which the body may repeat.
+        :raises RejectedRequest: if the body isn't a valid update, or the id is invalid.
         """
         update = self._parse_update(self._partial_update_form, body, recipient_id)
         if not update.wanted:
@@ -326,7 +326,7 @@ class Schemas:
         )
 
     def preferences_body(self, recipient_id: str, preferences: Preferences) -> dict[str, object]:
-        """Describe a recipient's current preferences, defaults included."""
+        """Render a recipient's current preferences, including defaults."""
         newest = max((current.timestamp for current in preferences.values()), default=None)
         body: dict[str, object] = {"recipient_id": recipient_id}
         for package_type in self._package_types:
@@ -337,18 +337,18 @@ class Schemas:
         return body
 
     def received_update_body(self, received: ReceivedUpdate) -> dict[str, object]:
-        """Describe an update of the history."""
+        """Render an update in the history."""
         update = received.update
         body: dict[str, object] = {
             "timestamp": update.timestamp,
             "received_at": received.received_at,
         }
-        # A type that is no longer registered stays what the recipient asked for.
+        # Includes types that are no longer registered.
         body |= {f"{name}_preference": wanted for name, wanted in update.wanted.items()}
         return body | {"applied": received.applied}
 
     def statistics_body(self, totals: Mapping[CounterKey, int]) -> StatisticsBody:
-        """Describe the totals."""
+        """Render the totals."""
         counted = {package_type for _, package_type in totals.keys() - {REJECTED}}
         by_type: dict[str, TypeTotals] = {
             name: {
@@ -365,16 +365,16 @@ class Schemas:
         }
 
     def json_schemas(self, ref_template: str) -> dict[str, Any]:
-        """Make the JSON Schemas of all bodies and of their parts, by name.
+        """Generate the JSON Schemas of all bodies and their parts, by name.
 
-        :param ref_template: how one refers to another, with ``{model}`` for its name.
+        :param ref_template: the format of references, with ``{model}`` for the name.
         """
         fields: dict[str, Any] = {"recipient_id": Identifier}
         fields |= {t.preference_field: bool for t in self._package_types}
         fields["updated_at"] = (TimestampInUtc | None, Field(description=_UPDATED_AT))
         preferences = create_model(
             "PreferencesBody",
-            __doc__="A recipient's current preferences, defaults included.",
+            __doc__="A recipient's current preferences, including defaults.",
             **fields,
         )
         updated_preferences = create_model(
@@ -390,7 +390,7 @@ class Schemas:
         fields |= {t.preference_field: (bool, None) for t in self._package_types}
         received = create_model(
             "ReceivedUpdate",
-            __doc__="A preference update that was received, with the preferences that it named.",
+            __doc__="A preference update, with the preferences that it named.",
             **fields,
             applied=(bool, Field(description=_APPLIED_THEN)),
         )
@@ -421,16 +421,16 @@ class Schemas:
         return schemas
 
 
-_UPDATED_AT = "The newest timestamp of a current preference; null if all are defaults."
-_APPLIED_THEN = "Whether it was applied, as it was answered then."
+_UPDATED_AT = "The newest timestamp of the current preferences; null if all are defaults."
+_APPLIED_THEN = "Whether it was applied, as returned at the time."
 _APPLIED = (
     "Whether every preference that the update named is current, with its value and timestamp."
 )
 
 
 class _PlainJsonSchema(GenerateJsonSchema):
-    """JSON Schema without titles, which repeat the names, and without defaults, which
-    here mean that a field is missing, and can't be sent."""
+    """JSON Schema without titles, which would repeat the names, and without defaults, which only
+    mark missing fields and can't be sent."""
 
     def field_title_should_be_set(self, schema: object) -> bool:
         """Return False."""
@@ -442,9 +442,9 @@ class _PlainJsonSchema(GenerateJsonSchema):
 
 
 def check_recipient_of_path(recipient_id: str) -> None:
-    """Check that the path names a recipient.
+    """Check the recipient_id of a path.
 
-    :raises ValidationFailed: if nothing can have that id.
+    :raises ValidationFailed: if it isn't a valid id.
     """
     if not is_identifier(recipient_id):
         raise ValidationFailed("the recipient_id of the path is invalid")
@@ -489,7 +489,7 @@ _DETAILS = {
     "string_unicode": "must not have a lone surrogate",
     "string_too_short": "must have 1 to 255 characters",
     "string_too_long": "must have 1 to 255 characters",
-    "string_pattern_mismatch": "must not have control characters, or white space at an end",
+    "string_pattern_mismatch": "must not have control characters, or white space at either end",
     "literal_error": "must be one of {expected}",
     "bool_type": "must be true or false",
 }
@@ -498,7 +498,7 @@ _DETAILS = {
 def _field_error(details: ErrorDetails) -> FieldError:
     (name,) = details["loc"]
     if details["type"] == "string_pattern_mismatch" and details["input"] in DOTS:
-        message = "must not be . or .., which no path can name"
+        message = "must not be . or .., which can't be used in a path"
     else:
         message = _DETAILS.get(details["type"], details["msg"])
     return {"pointer": f"#/{name}", "detail": message.format(**details.get("ctx", {}))}

@@ -1,4 +1,4 @@
-"""JSON that can be read in one way only: UTF-8, no duplicate keys, no NaN."""
+"""Strict JSON: UTF-8, no duplicate keys, no NaN."""
 
 import codecs
 import json
@@ -11,7 +11,7 @@ _UTF16_AND_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 def parse_json(body: bytes) -> object:
     """Parse a body.
 
-    :raises MalformedBody: if it is anything but a JSON text.
+    :raises MalformedBody: if it isn't valid JSON.
     """
     if not body:
         raise MalformedBody("the body is empty")
@@ -24,8 +24,8 @@ def parse_json(body: bytes) -> object:
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8") from None
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise MalformedBody(f"the body is not JSON: {error.msg} ({place})") from None
+        position = f"line {error.lineno}, column {error.colno}"
+        raise MalformedBody(f"the body is not JSON: {error.msg} ({position})") from None
     except RecursionError:
         raise MalformedBody("the body is nested too deeply") from None
     except ValueError:  # from int()

@@ -1,4 +1,4 @@
-"""The service over HTTP: each view parses a request, hands it on, and answers."""
+"""The views: each parses a request, passes it on, and renders the response."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -29,7 +29,7 @@ class GalaxyExpressService:
 
     They read from the database as ``request.database``, and write through ``request.desk``.
 
-    :param path_prefix: what stands before every path for clients, if a proxy removes it.
+    :param path_prefix: the prefix that a proxy removes from every path, if there is one.
     """
 
     def __init__(self, schemas: Schemas, path_prefix: str) -> None:
@@ -37,7 +37,7 @@ class GalaxyExpressService:
         self._path_prefix = path_prefix
 
     def send_package(self, request: Request) -> Response:
-        """``POST /packages``: decide a package, once."""
+        """``POST /packages``: decide a package."""
         try:
             package = self._schemas.parse_package(read_body(request, MAX_BODY))
         except RejectedRequest:
@@ -53,7 +53,7 @@ class GalaxyExpressService:
         return json_response(body, HTTPStatus.CREATED, ("Location", location))
 
     def send_batch(self, request: Request) -> Response:
-        """``POST /packages/batch``: decide up to 1,000 packages, each on its own."""
+        """``POST /packages/batch``: decide up to 1,000 packages."""
         try:
             body = read_body(request, MAX_BATCH_BODY)
             items = self._schemas.parse_batch(body)
@@ -130,14 +130,14 @@ class GalaxyExpressService:
         return json_response(self._schemas.statistics_body(totals))
 
     def is_healthy(self, request: Request) -> Response:
-        """``GET /health``: whether the service is ready, or just whether it is alive."""
+        """``GET /health``: whether the service is ready, or only whether it is alive."""
         if _health_probe(request) == IsHealthyProbe.READINESS:
             if SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN:
                 return unavailable("the service is shutting down")
             try:
                 with request.database.read_connection() as connection:
                     request.desk.check(connection)
-            except Exception:  # counted here, and answered like any other
+            except Exception:  # counted here, and handled like any other
                 metrics.set_ready(False)
                 raise
             metrics.set_ready(True)
@@ -148,7 +148,7 @@ def includeme(config: Configurator) -> None:
     """Add the API to the application."""
     settings = config.registry.settings
     service = GalaxyExpressService(settings["schemas"], settings["path_prefix"])
-    # Pyramid's patterns end in $, which allows a line feed after it; no path of ours ends in one.
+    # Pyramid's patterns end in $, which also matches before a trailing line feed.
     config.add_route("line_feed", "/{path:(?s:.*)\n}")
     config.add_view(not_found, route_name="line_feed")
 
@@ -157,7 +157,7 @@ def includeme(config: Configurator) -> None:
         "/packages/batch",
         {"POST": service.send_batch, "GET": service.read_package_named_batch},
     )
-    # An id may have anything that can be percent-encoded, slashes and line ends included.
+    # An id may contain anything that can be percent-encoded, including slashes and line breaks.
     config.add_resource("/packages/{package_id:(?s:.+)}", {"GET": service.read_package})
     config.add_resource(
         "/recipients/{recipient_id:(?s:.*)}/preferences",

@@ -1,1 +1,1 @@
-"""The pages, in a real browser, from a real server."""
+"""Tests of the pages in a real browser, served by a real server."""

@@ -1,4 +1,4 @@
-"""Fixtures: a browser, and the dashboard in it."""
+"""Fixtures: a browser, and servers for it."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from tests.servers.running import Installation, Server
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
-    """Chromium without a screen."""
+    """Headless Chromium."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and chromedriver):
-        skip_or_fail("there is no Chromium with its driver (Debian: chromium, chromium-driver)")
+        skip_or_fail("Chromium or its driver isn't installed (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in (
         "--headless=new",
-        "--no-sandbox",  # which root can't have
+        "--no-sandbox",  # the sandbox doesn't work for root
         "--disable-gpu",
         "--no-first-run",
         "--disable-background-networking",
@@ -41,25 +41,25 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
 
 @pytest.fixture
 def window(driver: WebDriver) -> Iterator[Window]:
-    """The browser's window, wide and light, with nothing in it."""
+    """The browser's window: empty, wide, and with a light colour scheme."""
     window = Window(driver)
     window.resize(1280, 900)
     window.prefer(color_scheme="light", reduced_motion="no-preference")
     window.open("about:blank")
-    window.complaints()  # of the test before
+    window.complaints()  # discards the messages of the test before
     yield window
     window.open("about:blank")
 
 
 @pytest.fixture(scope="session")
 def installation_of_session(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The service, for all tests that use it one after the other."""
+    """The service shared by all tests, which use it one after another."""
     return _install(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="session")
 def server_of_session(installation_of_session: Installation) -> Iterator[Server]:
-    """Its server."""
+    """The server of the shared service."""
     with installation_of_session.gunicorn() as server:
         yield server
 
@@ -73,7 +73,7 @@ def server(installation_of_session: Installation, server_of_session: Server) -> 
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
-    """The service, for one test alone."""
+    """The service for a single test."""
     return _install(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Zap's dashboard."""
+"""The dashboard."""
 
 import json
 import re
@@ -20,17 +20,17 @@ from tests.servers.speaking import package
 
 @pytest.fixture
 def dashboard(window: Window, server: Server) -> Dashboard:
-    """The dashboard of a service without any requests yet."""
+    """The dashboard of a service without requests."""
     return Dashboard(window, server)
 
 
 def send(server: Server, **fields: str) -> None:
-    """Send a package as someone else would."""
+    """Send a package, like another client."""
     assert server.request("POST", "/packages", package(**fields)).status in (201, 422)
 
 
 def count(installation: Installation, rejected: int, **types: int) -> None:
-    """Let so many have been delivered, and as many dropped, of each type, long ago."""
+    """Set the counters: for each type, a number of delivered packages and as many dropped ones."""
     rows = [("rejected", "", rejected)]
     for name, number in types.items():
         rows += [("delivered", name, number), ("dropped", name, number)]
@@ -38,8 +38,8 @@ def count(installation: Installation, rejected: int, **types: int) -> None:
         cursor.executemany("INSERT INTO counters VALUES (99, ?, ?, ?)", rows)
 
 
-def test_nothing_was_sent_yet(dashboard: Dashboard) -> None:
-    """An empty dashboard has zeroes, a row for each type, and hints how to get data."""
+def test_empty_dashboard(dashboard: Dashboard) -> None:
+    """An empty dashboard has zeros, a row for each type, and a hint how to send packages."""
     dashboard.wait_for_totals("0", "0", "0")
     assert "make demo" in dashboard.text("#empty")
     assert dashboard.rows == {"marketing": ["0", "0", "—"], "personal": ["0", "0", "—"]}
@@ -52,35 +52,35 @@ def test_nothing_was_sent_yet(dashboard: Dashboard) -> None:
     assert not dashboard.find("#empty").is_displayed()
 
 
-def test_the_chart_begins_with_what_is_known(window: Window, server: Server) -> None:
+def test_chart_shows_earlier_packages(window: Window, server: Server) -> None:
     """The chart shows packages that were decided before the page was opened."""
     for _ in range(30):
         send(server)
     time.sleep(3)  # the chart has a bar for every two seconds
     dashboard = Dashboard(window, server)
-    wait_until(lambda: is_drawn(dashboard, "delivered"), "what was delivered is drawn")
+    wait_until(lambda: is_drawn(dashboard, "delivered"), "delivered packages are drawn")
     dashboard.wait_for_text("#chart-summary", "The busiest moment had ")
     rate = re.search(r"had ([\d.]+) a second", dashboard.text("#chart-summary"))
     assert rate
     assert 5 <= float(rate[1]) <= 15
 
 
-def test_a_quiet_chart_says_when_the_last_package_was_decided(
+def test_quiet_chart_has_the_time_of_the_last_decision(
     window: Window, server: Server, installation_of_session: Installation
 ) -> None:
-    """If nothing was decided in five minutes, the chart says when the last decision was."""
+    """If nothing was decided in five minutes, the chart shows the time of the last decision."""
     send(server)
     with installation_of_session.database.transaction() as cursor:
         cursor.execute("UPDATE packages SET decided_at = 1767225600000000")  # 2026-01-01
     dashboard = Dashboard(window, server)
     dashboard.wait_for_text(
         "#chart-summary",
-        "No packages in five minutes. The last was decided on 2026-01-01 00:00:00 UTC.",
+        "No packages in five minutes. The last package was decided on 2026-01-01 00:00:00 UTC.",
     )
 
 
 def put_preferences(server: Server, timestamp: str, marketing: bool) -> None:
-    """Update leela's preferences as another client would."""
+    """Update leela's preferences, like another client."""
     body = {
         "timestamp": timestamp,
         "personal_preference": True,
@@ -89,8 +89,8 @@ def put_preferences(server: Server, timestamp: str, marketing: bool) -> None:
     assert server.request("PUT", "/recipients/leela/preferences", body).status == 200
 
 
-def test_the_numbers_move(dashboard: Dashboard) -> None:
-    """What others send is seen without reloading: the totals, by type, and as a rate, drawn."""
+def test_figures_are_updated(dashboard: Dashboard) -> None:
+    """Totals, types, rates and the chart follow other clients' sends without reloading."""
     server = dashboard.server
     put_preferences(server, "2142-03-01T12:00:00Z", marketing=False)
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_the_numbers_move(dashboard: Dashboard) -> None:
         "personal": ["3", "0", "100.0 %"],
     }
     for kind in ("delivered", "dropped", "rejected"):
-        # It is called in this turn of the loop, and never later.
+        # Only called in this iteration of the loop.
         wait_until(lambda: is_drawn(dashboard, kind), f"{kind} is drawn")  # noqa: B023
     assert "busiest moment" in dashboard.text("#chart-summary")
     assert dashboard.complaints() == []
@@ -114,12 +114,12 @@ HEIGHT = "return document.querySelector(arguments[0]).getBBox().height"
 
 
 def is_drawn(dashboard: Dashboard, kind: str) -> bool:
-    """Whether there is something of a kind in the picture."""
+    """Whether the chart shows anything of a kind."""
     return bool(dashboard.run(HEIGHT, f"#chart path.{kind}") > 0)
 
 
-def test_the_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
-    """The bars fill most of the picture and are no higher, and the scale has round numbers."""
+def test_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
+    """The bars fill most of the chart without exceeding it, and the scale has round numbers."""
     for _ in range(40):
         send(dashboard.server)
     dashboard.wait_for_totals("40", "0", "0")
@@ -135,8 +135,8 @@ def test_the_rate_is_drawn_to_scale(dashboard: Dashboard) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_the_minutes_stand_below_their_lines(dashboard: Dashboard, width: int) -> None:
-    """Each minute is named where it is in the picture, and no name covers another."""
+def test_minutes_are_below_their_lines(dashboard: Dashboard, width: int) -> None:
+    """Each minute is labelled at its place in the chart, and labels don't overlap."""
     dashboard.resize(width, 800)
     left, length, names = dashboard.run(
         "const {left, width} = document.getElementById('chart').getBoundingClientRect();"
@@ -149,18 +149,18 @@ def test_the_minutes_stand_below_their_lines(dashboard: Dashboard, width: int) -
     assert all(name[1] < following[0] for name, following in pairwise(names))
 
 
-def test_few_can_be_seen_among_many(
+def test_small_numbers_are_visible(
     dashboard: Dashboard, installation_of_session: Installation
 ) -> None:
-    """One rejected request is drawn a pixel high, whatever the scale."""
+    """A single rejected request is drawn at least one pixel high, whatever the scale."""
     dashboard.wait_for_text("#chart-summary", "No packages in five minutes")
     count(installation_of_session, personal=1_000_000, rejected=1)
-    wait_until(lambda: is_drawn(dashboard, "rejected"), "what was rejected is drawn")
+    wait_until(lambda: is_drawn(dashboard, "rejected"), "rejected requests are drawn")
     assert dashboard.run(HEIGHT, "#chart .rejected") == pytest.approx(1, abs=0.01)
 
 
-def test_a_package_is_sent(dashboard: Dashboard) -> None:
-    """The form shows the request, the answer, and what it means; the totals follow."""
+def test_sending_a_package(dashboard: Dashboard) -> None:
+    """The form shows the request, the response and its meaning, and the totals are updated."""
     dashboard.fill("#send-sender_id", "nibbler")
     dashboard.fill("#send-package_id", "a/b 'c' \"d\" 🚀")
     answer = dashboard.submit("send", "Delivered.")
@@ -171,8 +171,8 @@ def test_a_package_is_sent(dashboard: Dashboard) -> None:
     assert dashboard.complaints() == []
 
 
-def test_one_package_is_no_high_rate(dashboard: Dashboard) -> None:
-    """The totals are asked for at once after a send, and the rate is one of a longer time."""
+def test_one_package_is_not_a_high_rate(dashboard: Dashboard) -> None:
+    """After a send the totals are requested immediately, but the rate covers a longer time."""
     dashboard.submit("send", "Delivered.")
     dashboard.wait_for_text("#chart-summary", "busiest moment")
     rate = re.search(r"had ([\d.]+) a second", dashboard.text("#chart-summary"))
@@ -180,8 +180,8 @@ def test_one_package_is_no_high_rate(dashboard: Dashboard) -> None:
     assert 0 < float(rate[1]) <= 1
 
 
-def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
-    """A retry is told to be one and counts nothing, until a new id is taken."""
+def test_resending_a_package(dashboard: Dashboard) -> None:
+    """A retry is shown as one and not counted, until a new id is used."""
     dashboard.submit("send", "Delivered.")
     answer = dashboard.submit("send", "decided before, so nothing was counted again")
     assert "200 OK" in answer
@@ -191,15 +191,15 @@ def test_a_package_is_sent_again(dashboard: Dashboard) -> None:
     dashboard.wait_for_totals("2", "0", "0")
 
 
-def test_a_package_conflicts(dashboard: Dashboard) -> None:
-    """A rejection is shown with its own detail."""
+def test_conflict(dashboard: Dashboard) -> None:
+    """A rejection is shown with its detail."""
     dashboard.submit("send", "Delivered.")
     dashboard.fill("#send-recipient_id", "amy")
     assert "409 Conflict" in dashboard.submit("send", "Rejected: this package_id was used before")
 
 
-def test_preferences_are_updated(dashboard: Dashboard) -> None:
-    """Who declines a type gets no more of it; an older update changes nothing."""
+def test_updating_preferences(dashboard: Dashboard) -> None:
+    """A declined type is dropped, and an older update changes nothing."""
     dashboard.click("#prefer input[name=marketing_preference][value=false]")
     assert '"marketing_preference": false' in dashboard.submit(
         "prefer", "Applied: these are the current preferences."
@@ -212,13 +212,13 @@ def test_preferences_are_updated(dashboard: Dashboard) -> None:
 
     dashboard.click("#prefer input[name=marketing_preference][value=true]")
     dashboard.fill("#prefer-timestamp", "1999-12-31T23:59:59Z")
-    answer = dashboard.submit("prefer", "Not applied: the current preferences are newer, of 20")
+    answer = dashboard.submit("prefer", "Not applied: the current preferences are newer (20")
     assert '"applied": false' in answer
     assert dashboard.preferences["marketing_preference"] == "false"
 
 
-def test_preferences_are_shown_before_they_can_be_changed(window: Window, server: Server) -> None:
-    """The form opens with what is stored, so that an update keeps what is not touched."""
+def test_form_shows_stored_preferences_first(window: Window, server: Server) -> None:
+    """The form starts with the stored preferences, so that an update keeps untouched ones."""
     put_preferences(server, "2026-03-01T12:00:00Z", marketing=False)
     dashboard = Dashboard(window, server)
     assert dashboard.preferences == {"personal_preference": "true", "marketing_preference": "true"}
@@ -229,12 +229,12 @@ def test_preferences_are_shown_before_they_can_be_changed(window: Window, server
     dashboard.look_up("leela", "Stored preferences, last updated 2026-03-01 12:00:00 UTC.")
     declined = {"personal_preference": "true", "marketing_preference": "false"}
     assert dashboard.preferences == declined
-    dashboard.submit("prefer", "Choose what to change.")
+    dashboard.submit("prefer", "Choose a preference to change.")
     assert dashboard.preferences == declined
 
 
-def test_only_what_was_touched_is_changed(dashboard: Dashboard) -> None:
-    """An update of a form that was filled before another client's update doesn't undo that."""
+def test_only_changed_preferences_are_sent(dashboard: Dashboard) -> None:
+    """An update from an older form doesn't undo another client's update."""
     dashboard.look_up("leela", "Nothing is stored")
     put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
     dashboard.click("#prefer input[name=personal_preference][value=false]")
@@ -264,7 +264,7 @@ def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
     assert not dashboard.find("#history button").is_displayed()
 
 
-def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
+def test_listing_packages_of_a_recipient(dashboard: Dashboard) -> None:
     """A recipient's packages are listed, newest first, and more on demand; each can be found."""
     for number in range(12):
         send(dashboard.server, package_id=f"p-{number}", recipient_id="o'neill/&?")
@@ -287,7 +287,7 @@ def test_the_packages_of_a_recipient_are_listed(dashboard: Dashboard) -> None:
     assert dashboard.texts("#list-packages .link") == []
 
 
-def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
+def test_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
     """New decisions appear on top without reloading, each once, and old ones leave."""
     for number in range(3):
         send(dashboard.server, package_id=f"p-{number}")
@@ -299,13 +299,13 @@ def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> No
 
 
 def test_the_version_is_shown(dashboard: Dashboard) -> None:
-    """The page says which version of the service runs."""
+    """The page shows the version of the service."""
     dashboard.wait_for_text("#version", f"Version {__version__}")
 
 
-def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) -> None:
-    """From the first key in the recipient's field until the answer, nothing can be chosen or
-    sent."""
+def test_unknown_preferences_cannot_be_changed(dashboard: Dashboard) -> None:
+    """From the first key press in the recipient's field until the response, nothing can be chosen
+    or sent."""
     disabled, checked = dashboard.run(
         "const recipient = document.getElementById('prefer-recipient_id');"
         "recipient.value = 'leela';"
@@ -320,15 +320,17 @@ def test_preferences_that_are_unknown_cannot_be_changed(dashboard: Dashboard) ->
     assert dashboard.find("#prefer button").is_enabled()
 
 
-def test_a_stored_timestamp_in_the_future_is_explained(dashboard: Dashboard) -> None:
-    """The form says why an update with the present time changes nothing."""
+def test_stored_timestamp_in_the_future_is_explained(dashboard: Dashboard) -> None:
+    """The form explains why an update with the current time would not be applied."""
     put_preferences(dashboard.server, "2142-03-01T12:00:00Z", marketing=False)
     dashboard.look_up("leela", "last updated 2142-03-01 12:00:00 UTC.")
-    assert "only a later timestamp changes anything" in dashboard.text("#prefer-timestamp-hint")
+    assert "only updates with a later timestamp are applied" in dashboard.text(
+        "#prefer-timestamp-hint"
+    )
 
 
-def test_a_package_is_found(dashboard: Dashboard) -> None:
-    """A package is found by its id, and its decision explained in words."""
+def test_finding_a_package(dashboard: Dashboard) -> None:
+    """A package is found by its id, and its decision is described in words."""
     put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
     send(dashboard.server, package_id="a/b 1", package_type="personal", recipient_id="leela")
     send(dashboard.server, package_id="<i>2", package_type="marketing", recipient_id="leela")
@@ -353,8 +355,8 @@ def test_a_package_is_found(dashboard: Dashboard) -> None:
         ("", "Enter the package_id of a package."),
     ],
 )
-def test_no_package_is_found(dashboard: Dashboard, package_id: str, outcome: str) -> None:
-    """An unknown or missing id is answered in a sentence, without the previous details."""
+def test_finding_an_unknown_package(dashboard: Dashboard, package_id: str, outcome: str) -> None:
+    """For an unknown or missing id a message is shown, without the previous details."""
     send(dashboard.server, package_id="known")
     dashboard.fill("#find-package_id", "known")
     dashboard.click("#find button")
@@ -367,9 +369,8 @@ def test_no_package_is_found(dashboard: Dashboard, package_id: str, outcome: str
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_axe_finds_no_violation(dashboard: Dashboard, scheme: str, width: int) -> None:
-    """axe-core finds nothing that keeps anyone from using the page, with its forms filled,
-    answered and rejected."""
+def test_accessibility(dashboard: Dashboard, scheme: str, width: int) -> None:
+    """axe-core finds no violations, with forms that are filled, successful and rejected."""
     dashboard.resize(width, 800)
     dashboard.prefer(color_scheme=scheme, reduced_motion="reduce")
     assert dashboard.violations() == []
@@ -395,11 +396,11 @@ def test_axe_finds_no_violation(dashboard: Dashboard, scheme: str, width: int) -
     assert dashboard.violations() == []
 
 
-def test_the_outcome_is_beside_the_button(dashboard: Dashboard) -> None:
-    """What became of a request is to be seen where it was sent from, a phone's screen too."""
+def test_outcome_is_next_to_the_button(dashboard: Dashboard) -> None:
+    """The outcome of a request is visible next to its button, even on a phone."""
     dashboard.resize(390, 844)
     dashboard.submit("send", "Delivered.")
-    # At one moment, since what is above them may grow.
+    # Read together, since elements above them may grow.
     button, outcome = dashboard.run(
         "return ['button:not([type])', '.outcome'].map("
         " (which) => document.querySelector(`#send ${which}`).getBoundingClientRect().y);"
@@ -407,8 +408,8 @@ def test_the_outcome_is_beside_the_button(dashboard: Dashboard) -> None:
     assert outcome - button < 100
 
 
-def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
-    """Each bad field is marked and says what is wrong, until it is mended."""
+def test_errors_are_shown_next_to_their_fields(dashboard: Dashboard) -> None:
+    """Each invalid field is marked, with its error, until it is corrected."""
     dashboard.find("#send-sender_id").clear()
     dashboard.fill("#send-timestamp", "tomorrow")
     assert "422 " in dashboard.submit("send", "Rejected: some fields are invalid")
@@ -425,8 +426,8 @@ def test_what_is_wrong_is_told_beside_its_field(dashboard: Dashboard) -> None:
     assert dashboard.text("#send-sender_id-error") == ""
 
 
-def test_what_is_wrong_with_the_path_is_told_beside_its_field(dashboard: Dashboard) -> None:
-    """A recipient that can't be is marked, though the answer names no field of the body."""
+def test_error_in_the_path_is_shown_next_to_its_field(dashboard: Dashboard) -> None:
+    """An invalid recipient is marked, although the response names no field of the body."""
     dashboard.fill("#prefer-recipient_id", "x" * 256)
     dashboard.wait_for_text("#prefer-recipient_id-error", "is invalid")
     assert not dashboard.find("#prefer button").is_enabled()
@@ -437,8 +438,8 @@ def test_what_is_wrong_with_the_path_is_told_beside_its_field(dashboard: Dashboa
 
 
 @pytest.mark.parametrize("form", ["send", "prefer"])
-def test_the_command_shown_does_what_the_button_does(dashboard: Dashboard, form: str) -> None:
-    """The request is shown while one types, as a command that a shell takes as it is."""
+def test_displayed_command_equals_the_request(dashboard: Dashboard, form: str) -> None:
+    """The request is shown during typing, as a command that can be pasted into a shell."""
     dashboard.fill(f"#{form}-recipient_id", "o'neill/$HOME `x` \\ ü")
     if form == "prefer":
         wait_until(dashboard.find("#prefer button").is_enabled, "the preferences are shown")
@@ -457,13 +458,13 @@ def test_the_command_shown_does_what_the_button_does(dashboard: Dashboard, form:
 
 
 def same(body: dict[str, Any]) -> dict[str, Any]:
-    """What two answers to the same request have in common: all but the time."""
+    """The parts that two responses to the same request share: everything but the time."""
     return {name: body[name] for name in body if name not in ("timestamp", "updated_at")}
 
 
-def test_the_service_goes_and_comes_back(window: Window, installation: Installation) -> None:
-    """The page says when the service shuts down, and when it can't be reached; it keeps what it
-    knew, and recovers."""
+def test_service_outage(window: Window, installation: Installation) -> None:
+    """The page shows when the service is shutting down or unreachable, keeps its figures, and
+    recovers."""
     installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "5"
     with installation.gunicorn() as server:
         dashboard = Dashboard(window, server)
@@ -478,7 +479,7 @@ def test_the_service_goes_and_comes_back(window: Window, installation: Installat
         assert dashboard.find("#state").get_attribute("role") == "status"
         assert dashboard.totals == ["1", "0", "0"]
         assert re.fullmatch(r"as of \d\d:\d\d:\d\d", dashboard.text("#delivered-rate"))
-        assert dashboard.submit("send", "No answer: the service can't be reached.") == "None."
+        assert dashboard.submit("send", "No response: the service is unreachable.") == "None."
 
         server.start()
         server.wait_until_alive()
@@ -487,16 +488,16 @@ def test_the_service_goes_and_comes_back(window: Window, installation: Installat
         dashboard.wait_for_totals("2", "0", "0")
         assert "a second" in dashboard.text("#delivered-rate")
         dashboard.submit("send", "Delivered.")
-    # The browser itself notes each request that fails or is answered 503.
+    # The browser itself logs each request that fails or is answered with 503.
     expected = ("ERR_CONNECTION", "/health - Failed to load resource: the server responded with a")
     assert [each for each in dashboard.complaints() if not any(e in each for e in expected)] == []
 
 
-def test_the_database_goes_and_comes_back(window: Window, installation: Installation) -> None:
-    """The page says when the service lives and can't do its work, and why."""
+def test_database_outage(window: Window, installation: Installation) -> None:
+    """The page shows when the service is alive but not ready, and why."""
     with installation.gunicorn() as server:
         dashboard = Dashboard(window, server)
-        with installation.database.away():
+        with installation.database.unavailable():
             dashboard.wait_for_text(
                 "#state", "Not in service: the database is not set up (make migratedb)"
             )
@@ -515,8 +516,8 @@ def make(app_config):
 """
 
 
-def test_a_registered_type_appears_by_itself(window: Window, installation: Installation) -> None:
-    """A type that is added to the registry has its row, its choice and its preference."""
+def test_registered_type_is_shown(window: Window, installation: Installation) -> None:
+    """A type that is added to the registry has a row, an option and a preference."""
     (installation.folder / "more_types.py").write_text(MORE_TYPES)
     installation.configure("factory", "more_types:make")
     with installation.gunicorn() as server:
@@ -550,15 +551,14 @@ def test_a_registered_type_appears_by_itself(window: Window, installation: Insta
         assert dashboard.complaints() == []
 
 
-def test_all_can_be_done_by_keyboard(dashboard: Dashboard) -> None:
-    """Tab goes through all controls in order, each shows that it has the focus, and Enter
-    sends what is written."""
+def test_keyboard_navigation(dashboard: Dashboard) -> None:
+    """Tab moves through all controls in order, each shows its focus, and Enter submits a form."""
     for name in (
         *("package_id", "Find", "recipient_id", "List"),
         *("sender_id", "recipient_id", "package_id", "package_type", "timestamp"),
         *("Send", "New id"),
         *("recipient_id", "wanted", "wanted", "timestamp", "Update"),
-        *("Try every endpoint", "API description"),
+        *("API documentation", "API description"),
     ):
         element = dashboard.press_tab()
         assert element.accessible_name == name
@@ -568,7 +568,7 @@ def test_all_can_be_done_by_keyboard(dashboard: Dashboard) -> None:
 
 
 def test_all_controls_have_names(dashboard: Dashboard) -> None:
-    """A screen reader can tell what each field, button, picture and group is for."""
+    """Each field, button, image and group has a name for screen readers."""
     for element in dashboard.find_all(
         "input, select, button:not([hidden]), a, fieldset, form, table, section, [role=img]"
     ):
@@ -584,11 +584,11 @@ def test_all_controls_have_names(dashboard: Dashboard) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920])
-def test_nothing_sticks_out(
+def test_nothing_overflows(
     dashboard: Dashboard, installation_of_session: Installation, width: int
 ) -> None:
-    """The page is as wide as the screen, a phone's too, with long ids and large numbers in it,
-    and each number is within its place."""
+    """The page isn't wider than the screen, even on a phone with long ids and large numbers, and
+    each number fits into its place."""
     dashboard.resize(width, 800)
     count(
         installation_of_session,
@@ -641,9 +641,9 @@ return found;
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_can_be_read(dashboard: Dashboard, scheme: str) -> None:
-    """In daylight and in the dark, each text stands out from what is behind it (WCAG 2.2,
-    success criterion 1.4.3: 4.5 to 1)."""
+def test_text_contrast(dashboard: Dashboard, scheme: str) -> None:
+    """In light and dark mode, each text has enough contrast with its background (WCAG 2.2, success
+    criterion 1.4.3: 4.5 to 1)."""
     dashboard.prefer(color_scheme=scheme, reduced_motion="reduce")
     dashboard.find("#send-sender_id").clear()
     dashboard.submit("send", "Rejected")
@@ -653,10 +653,9 @@ def test_all_can_be_read(dashboard: Dashboard, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_kinds_are_told_apart_without_their_hues(dashboard: Dashboard, scheme: str) -> None:
-    """Each of the three stands out from the page (WCAG 2.2, success criterion 1.4.11: 3 to 1),
-    and from the others by its lightness, for those who don't see colours; the names beside the
-    picture have the colours that are in it."""
+def test_kinds_differ_in_lightness(dashboard: Dashboard, scheme: str) -> None:
+    """The three colours of the chart have enough contrast with the page (WCAG 2.2, success
+    criterion 1.4.11: 3 to 1), differ in lightness, and equal those of the legend."""
     dashboard.prefer(color_scheme=scheme)
     page, *kinds = dashboard.run(
         LUMINANCE + "const fills = [...document.querySelectorAll('#chart path')]"
@@ -677,10 +676,11 @@ def test_the_kinds_are_told_apart_without_their_hues(dashboard: Dashboard, schem
         assert in_picture == in_legend
 
 
-def test_a_screen_reader_is_not_talked_to_all_the_time(dashboard: Dashboard) -> None:
-    """Nothing is announced while only the numbers move."""
+def test_changing_figures_are_not_announced(dashboard: Dashboard) -> None:
+    """Screen readers announce nothing while only the figures change."""
     dashboard.run(
-        "window.said = []; const observer = new MutationObserver((changes) => said.push(...changes"
+        "window.announced = [];"
+        "const observer = new MutationObserver((changes) => announced.push(...changes"
         ".map(({target}) => target.textContent))); for (const live of document.querySelectorAll("
         "'[role=status], [aria-live]')) observer.observe(live, {childList: true, subtree: true,"
         "characterData: true})"
@@ -688,19 +688,19 @@ def test_a_screen_reader_is_not_talked_to_all_the_time(dashboard: Dashboard) -> 
     for number in ("1", "2"):
         send(dashboard.server)
         dashboard.wait_for_totals(number, "0", "0")
-    assert dashboard.run("return said") == []
+    assert dashboard.run("return announced") == []
 
 
-def test_darkness_follows_the_system(dashboard: Dashboard) -> None:
-    """Where the system is dark the page is, without reloading."""
+def test_dark_mode_follows_the_system(dashboard: Dashboard) -> None:
+    """The page follows the system's colour scheme without reloading."""
     lightness = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     assert sum(dashboard.run(lightness)) > 600
     dashboard.prefer(color_scheme="dark")
     assert sum(dashboard.run(lightness)) < 150
 
 
-def test_nothing_moves_where_that_is_not_wished(dashboard: Dashboard) -> None:
-    """There are no transitions for those who prefer reduced motion."""
+def test_reduced_motion(dashboard: Dashboard) -> None:
+    """There are no transitions if reduced motion is preferred."""
     moving = (
         "return [...document.querySelectorAll('*')].filter((element) => "
         "getComputedStyle(element).transitionDuration.split(', ').some((d) => d !== '0s')).length"
@@ -710,7 +710,7 @@ def test_nothing_moves_where_that_is_not_wished(dashboard: Dashboard) -> None:
     assert dashboard.run(moving) == 0
 
 
-def test_nobody_is_asked_while_nobody_looks(dashboard: Dashboard) -> None:
+def test_hidden_page_sends_no_requests(dashboard: Dashboard) -> None:
     """A hidden page sends no requests, and refreshes as soon as it is visible."""
     dashboard.run(
         "const fetch = window.fetch; window.asked = [];"
@@ -719,15 +719,15 @@ def test_nobody_is_asked_while_nobody_looks(dashboard: Dashboard) -> None:
     )
     here = dashboard.hide()
     send(dashboard.server)
-    time.sleep(5)  # in which a page that is looked at asks twice
+    time.sleep(5)  # a visible page would poll twice in this time
     dashboard.show(here)
     dashboard.wait_for_totals("1", "0", "0")
     asked = dashboard.run("return asked")
     assert [what for what in asked if what is not False] == ["hidden", "visible"]
 
 
-def test_nothing_comes_from_elsewhere(dashboard: Dashboard) -> None:
-    """All that the page loads comes from the service: it works where there is no internet."""
+def test_no_external_resources(dashboard: Dashboard) -> None:
+    """The page only loads resources from the service, so it works without internet access."""
     names = dashboard.run("return performance.getEntriesByType('resource').map(({name}) => name)")
     assert len(names) > 3
     here = f"http://localhost:{dashboard.server.port}/"

@@ -1,11 +1,11 @@
-"""The page on which the API is tried."""
+"""The interactive API documentation (Swagger UI)."""
 
 import pytest
 
 from tests.browser.window import Window
 from tests.servers.running import Server, wait_until
 
-# In the order in which one finds what another left.
+# In this order, each operation finds the data that earlier ones created.
 OPERATIONS = {
     "packages-send_package": "201",
     "packages-send_batch": "200",
@@ -23,14 +23,14 @@ OPERATIONS = {
 
 @pytest.fixture
 def docs(window: Window, server: Server) -> Window:
-    """The page, with all operations on it."""
+    """The page, once all operations are shown."""
     window.open(f"http://localhost:{server.port}/docs")
-    wait_until(lambda: bool(window.find_all(".opblock")), "the operations are there")
+    wait_until(lambda: bool(window.find_all(".opblock")), "the operations are shown")
     return window
 
 
 def test_every_operation_can_be_tried(docs: Window) -> None:
-    """Each operation is answered when it is executed as the page proposes it."""
+    """Each operation succeeds when it is executed with the suggested values."""
     assert {block.get_attribute("id") for block in docs.find_all(".opblock")} == {
         f"operations-{name}" for name in OPERATIONS
     }
@@ -42,10 +42,10 @@ def test_every_operation_can_be_tried(docs: Window) -> None:
 
 
 def execute(docs: Window, operation: str) -> str:
-    """Open an operation, execute it as it is proposed, and return the status of the answer."""
+    """Expand an operation, execute it with the suggested values, and return the status."""
     docs.click(f"{operation} .opblock-summary-control")
-    # References are followed only now, and nobody is that quick to click on Execute.
-    wait_until(lambda: bool(docs.run(IS_WHOLE, operation)), f"{operation} is there as a whole")
+    # Swagger UI only resolves references now; a user wouldn't click Execute that quickly.
+    wait_until(lambda: bool(docs.run(IS_COMPLETE, operation)), f"{operation} is completely shown")
     docs.run("document.querySelector(`${arguments[0]} .execute`).click()", operation)
     wait_until(lambda: bool(docs.run(STATUS, operation)), f"{operation} is answered")
     status: str = docs.run(STATUS, operation)
@@ -53,7 +53,7 @@ def execute(docs: Window, operation: str) -> str:
     return status
 
 
-IS_WHOLE = """
+IS_COMPLETE = """
 const all = (selector) => [...document.querySelectorAll(`${arguments[0]} ${selector}`)];
 return all("[data-code='405']").some((row) => row.textContent.includes("Allow"))
   && all(".parameters tr:has(.required) input").every((field) => field.value);
@@ -66,8 +66,8 @@ return status?.firstChild.textContent;
 """
 
 
-def test_nothing_comes_from_elsewhere(docs: Window, server: Server) -> None:
-    """It works where there is no internet."""
+def test_no_external_resources(docs: Window, server: Server) -> None:
+    """The page works without internet access: it loads nothing from other hosts."""
     names = docs.run("return performance.getEntriesByType('resource').map(({name}) => name)")
     here = (f"http://localhost:{server.port}/", "data:")
     assert f"http://localhost:{server.port}/static/swagger-ui-bundle.js" in names
@@ -75,9 +75,9 @@ def test_nothing_comes_from_elsewhere(docs: Window, server: Server) -> None:
     assert docs.complaints() == []
 
 
-def test_darkness_follows_the_system(docs: Window) -> None:
-    """Where the system is dark the page is, without reloading."""
+def test_dark_mode_follows_the_system(docs: Window) -> None:
+    """The page follows the system's colour scheme without reloading."""
     lightness = "return getComputedStyle(document.documentElement).backgroundColor"
     light = docs.run(lightness)
     docs.prefer(color_scheme="dark")
-    wait_until(lambda: docs.run(lightness) != light, "it is dark")
+    wait_until(lambda: docs.run(lightness) != light, "the page is dark")

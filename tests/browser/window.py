@@ -1,4 +1,4 @@
-"""What a user sees and does in the browser."""
+"""The browser window and the dashboard, as a user sees and operates them."""
 
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,14 @@ class Window:
         self._driver.get(url)
 
     def resize(self, width: int, height: int) -> None:
-        """Make the page so many pixels wide and high."""
+        """Set the width and height of the page in pixels."""
         self._driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
 
     def prefer(self, **features: str) -> None:
-        """Prefer a ``color_scheme`` or ``reduced_motion``, as the settings of a system do."""
+        """Emulate the system's preferences ``color_scheme`` and ``reduced_motion``."""
         self._driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
             {
@@ -49,26 +49,26 @@ class Window:
         )
 
     def complaints(self) -> list[str]:
-        """What the browser wrote to its console since the last call."""
-        # Selenium's own method has no types.
+        """The messages that the browser wrote to its console since the last call."""
+        # Selenium's method has no type annotations.
         return [entry["message"] for entry in self._driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def run(self, script: str, *arguments: object) -> Any:
-        """Run a script in the page, and return what it returns."""
+        """Run a script in the page, and return its result."""
         return self._driver.execute_script(script, *arguments)
 
     def violations(self, within: str = "body") -> list[str]:
-        """The accessibility rules of axe-core that an element breaks, and where."""
+        """The violations of axe-core's accessibility rules within an element."""
         self._driver.execute_script(AXE.read_text())
         found: list[str] = self._driver.execute_async_script(VIOLATIONS, within)
         return found
 
     def find(self, selector: str) -> WebElement:
-        """The first element of a CSS selector."""
+        """The first element that matches a CSS selector."""
         return self._driver.find_element(By.CSS_SELECTOR, selector)
 
     def find_all(self, selector: str) -> list[WebElement]:
-        """All elements of a CSS selector."""
+        """All elements that match a CSS selector."""
         return self._driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
@@ -76,7 +76,7 @@ class Window:
         return self.find(selector).text
 
     def texts(self, selector: str) -> list[str]:
-        """The visible texts of all elements of a CSS selector, at one moment."""
+        """The visible texts of all matching elements, read at the same time."""
         found: list[str] = self.run(TEXTS, selector)
         return found
 
@@ -111,13 +111,13 @@ class Window:
         return self.press(Keys.TAB)
 
     def hide(self) -> str:
-        """Hide the page behind a new tab, and return the name of its own tab."""
+        """Hide the page behind a new tab, and return the handle of the page's tab."""
         here = self._driver.current_window_handle
         self._driver.switch_to.new_window("tab")
         return here
 
     def show(self, tab: str) -> None:
-        """Close the tab in front, and show the named one."""
+        """Close the current tab, and show the given one."""
         self._driver.close()
         self._driver.switch_to.window(tab)
 
@@ -129,14 +129,14 @@ return elements.filter((element) => element.checkVisibility()).map((element) => 
 
 
 class Dashboard(Window):
-    """The window with the dashboard of a server in it."""
+    """A window with the dashboard of a server."""
 
     def __init__(self, window: Window, server: Server) -> None:
         super().__init__(window._driver)
         self.server = server
         self.open(f"http://localhost:{server.port}/")
         self.wait_for_text("#state", "In service")
-        wait_until(self.find("#requests").is_displayed, "the forms are there")
+        wait_until(self.find("#requests").is_displayed, "the forms are shown")
         wait_until(self.find("#prefer button").is_enabled, "the stored preferences are shown")
 
     def look_up(self, recipient_id: str, stored: str) -> None:
@@ -158,7 +158,7 @@ class Dashboard(Window):
         return [self.text(f"#{kind}") for kind in ("delivered", "dropped", "rejected")]
 
     def wait_for_totals(self, *totals: str) -> None:
-        """Wait until the totals are these."""
+        """Wait until the dashboard shows the given totals."""
         wait_until(lambda: self.totals == list(totals), f"the totals are {totals}")
 
     @property
@@ -172,7 +172,7 @@ class Dashboard(Window):
         }
 
     def submit(self, form: str, outcome: str) -> str:
-        """Submit a form, wait for its outcome, and return the answer."""
+        """Submit a form, wait for its outcome, and return the displayed response."""
         self.click(f"#{form} button:not([type])")
         self.wait_for_text(f"#{form} .outcome", outcome)
         return self.text(f"#{form} .answer")

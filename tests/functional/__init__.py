@@ -1,1 +1,1 @@
-"""The whole application over HTTP, without a server."""
+"""Tests of the whole application through WSGI, without a server."""

@@ -1,4 +1,4 @@
-"""What a sender, a recipient and Zap do, and the bodies that they send."""
+"""Helpers that make the requests of senders, recipients and Zap, and the bodies they send."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from webtest import TestApp, TestRequest, TestResponse
 
 
 class _Recently:
-    """Equal to every timestamp of the last minutes, as the service formats it."""
+    """Compares equal to any timestamp of the last few minutes, as formatted by the service."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, str) or not other.endswith("Z"):
@@ -23,7 +23,7 @@ class _Recently:
         return "<recently>"
 
 
-#: A timestamp by the service's clock.
+#: Compares equal to a recent timestamp.
 RECENTLY = _Recently()
 
 PACKAGE = {
@@ -50,12 +50,12 @@ UPDATE = {
     "marketing_preference": False,
 }
 
-#: Whatever the answer is.
+#: Accepts any status.
 ANY = "*"
 
 
 def send(app: TestApp, status: int | str = 201, **changes: object) -> TestResponse:
-    """Send a package, which is ``PACKAGE`` but for the changes."""
+    """Send ``PACKAGE`` with some changes."""
     return post(app, "/packages", PACKAGE | changes, status)
 
 
@@ -87,13 +87,13 @@ def preferences_of(recipient_id: str) -> str:
 
 
 def totals(app: TestApp) -> tuple[int, int, int]:
-    """How much was delivered, dropped, and rejected."""
+    """The numbers of delivered, dropped and rejected packages."""
     body = app.get("/statistics").json
     return body["packages_delivered"], body["packages_dropped"], body["requests_rejected"]
 
 
 def problem(answer: TestResponse) -> dict[str, Any]:
-    """The problem that an answer is, without the id of its request."""
+    """The problem in a response, without the request id."""
     assert answer.headers["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = answer.json
     assert body["status"] == answer.status_int
@@ -102,7 +102,7 @@ def problem(answer: TestResponse) -> dict[str, Any]:
 
 
 def send_in_chunks(app: TestApp, method: str, path: str, content: bytes) -> TestResponse:
-    """Send a body without saying how long it is."""
+    """Send a body in chunks, without a Content-Length."""
     request = TestRequest.blank(path, method=method, body=content)
     del request.environ["CONTENT_LENGTH"]
     request.environ["HTTP_TRANSFER_ENCODING"] = "chunked"

@@ -1,4 +1,4 @@
-"""The API description: valid, complete, and true."""
+"""The API description is valid, complete and accurate."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -38,13 +38,13 @@ OBLIGATORY = PackageTypeRegistry([EXPRESS])
 
 
 def describe(package_types: PackageTypeRegistry) -> dict[str, Any]:
-    """The description of a service with these package types."""
+    """The API description for the given package types."""
     return describe_api(package_types, Schemas(package_types))
 
 
 @pytest.fixture
 def description(app: TestApp) -> dict[str, Any]:
-    """The description that the service gives of itself."""
+    """The API description that the service returns."""
     answer = app.get("/openapi.json")
     assert answer.headers["Content-Type"] == JSON
     body: dict[str, Any] = answer.json
@@ -58,8 +58,8 @@ REGISTRIES = pytest.mark.parametrize(
 )
 
 
-def test_it_names_the_version_and_where_clients_find_the_service(make_app: MakeApp) -> None:
-    """The version is that of the package, and the server is the path prefix, if there is one."""
+def test_description_has_the_version_and_the_server(make_app: MakeApp) -> None:
+    """The version is the package's, and the server URL is the path prefix, if there is one."""
     description = make_app().get("/openapi.json").json
     assert description["info"]["version"] == __version__
     assert description["servers"] == [{"url": "/"}]
@@ -68,15 +68,15 @@ def test_it_names_the_version_and_where_clients_find_the_service(make_app: MakeA
 
 
 @REGISTRIES
-def test_it_is_valid(package_types: PackageTypeRegistry) -> None:
-    """The description is OpenAPI 3.1, whatever package types there are."""
+def test_description_is_valid(package_types: PackageTypeRegistry) -> None:
+    """The description is valid OpenAPI 3.1 for any package types."""
     description = describe(package_types)
     assert description["openapi"].startswith("3.1.")
     OpenAPIV31SpecValidator(description).validate()
 
 
 def operations(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each operation, by method and path."""
+    """All operations, by method and path."""
     for path, item in description["paths"].items():
         for method, operation in item.items():
             if method != "parameters":
@@ -84,7 +84,7 @@ def operations(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 
 def contents(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each schema with its examples, by where it is."""
+    """All schemas with their examples, by location."""
     named = [
         *operations(description),
         ("problem", {"responses": description["components"]["responses"]}),
@@ -97,8 +97,8 @@ def contents(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 @REGISTRIES
-def test_all_that_comes_and_goes_has_examples(package_types: PackageTypeRegistry) -> None:
-    """Each body has an example, and each example matches its schema."""
+def test_all_bodies_have_examples(package_types: PackageTypeRegistry) -> None:
+    """Every request and response body has an example, and each example matches its schema."""
     description = describe(package_types)
     count = 0
     for where, content in contents(description):
@@ -125,13 +125,13 @@ def test_all_that_comes_and_goes_has_examples(package_types: PackageTypeRegistry
     ],
 )
 def test_every_status_is_described(operation: str, statuses: str) -> None:
-    """Each operation tells every status that it can be answered with, and no other."""
+    """Each operation lists exactly the statuses that it can return."""
     found = dict(operations(describe(PACKAGE_TYPES)))[operation]
     assert " ".join(sorted(found["responses"])) == statuses
 
 
 def test_every_operation_is_described(description: dict[str, Any], app: TestApp) -> None:
-    """There is an operation for each method that a path says that it has."""
+    """There is an operation for each method that a path lists in ``Allow``."""
     for path in description["paths"]:
         allowed = app.delete(path, status=405).headers["Allow"].split(", ")
         described = {method.upper() for method in description["paths"][path]} - {"PARAMETERS"}
@@ -139,14 +139,14 @@ def test_every_operation_is_described(description: dict[str, Any], app: TestApp)
 
 
 def recently(decision: dict[str, Any]) -> dict[str, Any]:
-    """A decision of an example, decided by the clock of now."""
+    """The decision of an example, with a current time of decision."""
     return decision | {"decided_at": RECENTLY}
 
 
-def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
+def test_example_requests_return_the_example_responses(
     description: dict[str, Any], app: TestApp, app_backend: Backend
 ) -> None:
-    """Sending the example requests returns the example answers."""
+    """Sending the example requests returns the example responses."""
     found = dict(operations(description))
 
     def request(operation: str, name: str) -> Any:
@@ -192,8 +192,8 @@ def test_what_is_sent_as_in_the_examples_is_answered_as_in_them(
     assert app.get("/health").json is answer("GET /health", 200, "healthy")
 
 
-class Mistakes:
-    """What brings about each problem of which there is an example, named as it is there."""
+class ProblemTriggers:
+    """Triggers each problem that has an example; the methods are named after the examples."""
 
     def __init__(
         self, make_app: MakeApp, backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -233,7 +233,7 @@ class Mistakes:
         return read(self._app, "pkg-1", 404)
 
     def method_405(self) -> TestResponse:
-        """A method that nothing has."""
+        """A method that no path supports."""
         return self._app.delete("/statistics", status=405)
 
     def conflict_409(self) -> TestResponse:
@@ -242,29 +242,29 @@ class Mistakes:
         return send(self._app, 409, sender_id="nibbler")
 
     def large_413(self) -> TestResponse:
-        """A body that is a byte too large."""
+        """A body one byte over the limit."""
         return post(self._app, "/packages", b" " * (64 * 1024 + 1), 413)
 
     def fields_422(self) -> TestResponse:
-        """A package with a wrong field and one that is missing."""
+        """A package with an invalid field and a missing one."""
         package = {name: value for name, value in PACKAGE.items() if name != "package_id"}
         return post(self._app, "/packages", package | {"timestamp": "tomorrow"}, 422)
 
     def recipient_422(self) -> TestResponse:
-        """A recipient who can't be."""
+        """A recipient with an invalid id."""
         return self._app.get(preferences_of(" "), status=422)
 
     def batch_422(self) -> TestResponse:
-        """A batch with an item too many."""
+        """A batch with one item too many."""
         return send_batch(self._app, *range(1001), status=422)
 
     def parameter_422(self) -> TestResponse:
-        """A page that is too large."""
+        """A page size over the limit."""
         return self._app.get("/packages?limit=1001", status=422)
 
     def internal_500(self) -> TestResponse:
-        """A fault of the code."""
-        self._backend.refuse_inserts("packages")
+        """An unhandled exception."""
+        self._backend.reject_inserts("packages")
         return send(self._app, 500)
 
     def database_503(self) -> TestResponse:
@@ -278,7 +278,7 @@ class Mistakes:
         return self._app.get("/statistics", status=503)
 
     def shutdown_503(self) -> TestResponse:
-        """A service that is going down."""
+        """A service that is shutting down."""
         self._monkeypatch.setattr(SERVER_STATE, "state", ServerLifecycle.SHUTTING_DOWN)
         return self._app.get("/health", status=503)
 
@@ -291,26 +291,26 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("status", "name"), PROBLEMS)
-def test_each_problem_is_as_in_its_example(
+def test_problems_match_their_examples(
     make_app: MakeApp,
     backend: Backend,
     monkeypatch: pytest.MonkeyPatch,
     status: str,
     name: str,
 ) -> None:
-    """Who makes the mistake gets the problem of the example, with the headers described."""
+    """Each problem that is triggered equals its example, and has the described headers."""
     response = describe(PACKAGE_TYPES)["components"]["responses"][status]
     example = response["content"][PROBLEM]["examples"][name]["value"]
     make_mistake: Callable[[], TestResponse] = getattr(
-        Mistakes(make_app, backend, monkeypatch), f"{name}_{status}"
+        ProblemTriggers(make_app, backend, monkeypatch), f"{name}_{status}"
     )
     answer = make_mistake()
     assert problem(answer) == {key: example[key] for key in example if key != "request_id"}
     assert set(response["headers"]) <= set(answer.headers)
 
 
-def test_a_registered_type_appears_by_itself(make_app: MakeApp) -> None:
-    """A type that is added to the registry is in the description, with no other edit."""
+def test_registered_type_is_described(make_app: MakeApp) -> None:
+    """A type that is added to the registry is in the description without further changes."""
     app = make_app(package_types=PackageTypeRegistry([*PACKAGE_TYPES, EXPRESS, GIFT]))
     schemas = app.get("/openapi.json").json["components"]["schemas"]
     package_type = schemas["Package"]["properties"]["package_type"]
@@ -328,7 +328,7 @@ def test_a_registered_type_appears_by_itself(make_app: MakeApp) -> None:
     assert set(by_type["required"]) == set(by_type["properties"]) == preferences
 
 
-def test_what_may_be_left_out_has_no_default() -> None:
+def test_optional_fields_have_no_default() -> None:
     """Optional fields have no default that clients might send and the service would reject."""
     update = describe(PACKAGE_TYPES)["components"]["schemas"]["PreferenceUpdate"]
     assert all("default" not in field for field in update["properties"].values())

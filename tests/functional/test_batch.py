@@ -23,12 +23,12 @@ AGAIN = {"replayed": True}
 
 
 def package(package_id: str, **changes: object) -> dict[str, object]:
-    """A package of the id."""
+    """A package with an id."""
     return PACKAGE | {"package_id": package_id} | changes
 
 
-def test_one_result_for_each_in_order(app: TestApp) -> None:
-    """The answer is 200 with an array of decisions, as single sends would be answered."""
+def test_results_are_in_order(app: TestApp) -> None:
+    """The response is 200 with an array of decisions, the same as for single sends."""
     update(app, UPDATE)
     answer = send_batch(app, package("a"), package("b", package_type="marketing"), package("c"))
     assert answer.status == "200 OK"
@@ -49,13 +49,13 @@ def test_one_result_for_each_in_order(app: TestApp) -> None:
     assert [read(app, package_id).json | FIRST for package_id in "abc"] == answer.json
 
 
-def test_an_empty_batch(app: TestApp) -> None:
+def test_empty_batch(app: TestApp) -> None:
     """An empty batch has no results."""
     assert send_batch(app).body == b"[]"
 
 
-def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
-    """A rejected item has its problem in its place, with pointers relative to the item."""
+def test_rejected_item_does_not_affect_the_others(app: TestApp) -> None:
+    """The result of a rejected item is its problem, with pointers relative to the item."""
     answer = send_batch(app, package("a"), package("", colour="red"), 5, package("b"))
     assert answer.json == [
         DECISION | {"package_id": "a"} | FIRST,
@@ -88,15 +88,15 @@ def test_one_bad_package_does_not_spoil_the_others(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("item", [None, True, 5, 1.5, "pkg-1", [], [PACKAGE]])
-def test_an_item_that_is_not_an_object(app: TestApp, item: object) -> None:
-    """An item that isn't an object is rejected in its place."""
+def test_item_that_is_not_an_object(app: TestApp, item: object) -> None:
+    """An item that isn't an object is rejected, and the others aren't."""
     (result,) = send_batch(app, item).json
     assert result["status"] == "rejected"
     assert result["problem"]["status"] == 400
 
 
-def test_an_id_twice_is_a_retry(app: TestApp) -> None:
-    """A repeated id is answered with the first decision, and marked as replayed."""
+def test_repeated_id_is_a_retry(app: TestApp) -> None:
+    """A repeated id gets the first decision, marked as replayed."""
     first, second = send_batch(
         app, package("a"), package("a", timestamp="2142-03-02T00:00:00Z")
     ).json
@@ -107,7 +107,7 @@ def test_an_id_twice_is_a_retry(app: TestApp) -> None:
     assert totals(app) == (1, 0, 0)
 
 
-def test_a_conflict_in_a_batch(app: TestApp) -> None:
+def test_conflict_in_a_batch(app: TestApp) -> None:
     """A conflict with an earlier send, or within the batch, is a rejected item."""
     send(app, package_id="a")
     conflict = {
@@ -136,14 +136,14 @@ def test_a_conflict_in_a_batch(app: TestApp) -> None:
     assert totals(app) == (3, 0, 2)
 
 
-def test_a_rejected_item_does_not_use_its_id(app: TestApp) -> None:
+def test_rejected_item_does_not_use_its_id(app: TestApp) -> None:
     """The id of a rejected item can be sent again, even in the same batch."""
     rejected, decided = send_batch(app, package("a", sender_id=None), package("a")).json
     assert rejected["status"] == "rejected"
     assert decided == DECISION | {"package_id": "a"} | FIRST
 
 
-def test_a_thousand_packages(app: TestApp) -> None:
+def test_thousand_packages(app: TestApp) -> None:
     """A batch can have a thousand packages."""
     answer = send_batch(app, *(package(str(number)) for number in range(1000)))
     assert [result["package_id"] for result in answer.json] == [str(n) for n in range(1000)]
@@ -151,7 +151,7 @@ def test_a_thousand_packages(app: TestApp) -> None:
 
 
 def test_more_than_a_thousand_items(app: TestApp) -> None:
-    """A batch of 1,001 items is rejected, and no package of it is decided."""
+    """A batch of 1,001 items is rejected, and none of its packages is decided."""
     answer = send_batch(app, package("a"), *range(1000), status=422)
     assert problem(answer) == {
         "type": "about:blank",
@@ -164,8 +164,8 @@ def test_more_than_a_thousand_items(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("body", [PACKAGE, {}, "pkg-1", 5, None, b"", b"[", b"\xff"])
-def test_a_batch_that_is_not_an_array(app: TestApp, body: object) -> None:
-    """What isn't a JSON array is 400."""
+def test_batch_that_is_not_an_array(app: TestApp, body: object) -> None:
+    """A body that isn't a JSON array is 400."""
     answer = post(app, "/packages/batch", body, 400)
     assert problem(answer)["title"] == "Bad Request"
 
@@ -179,8 +179,8 @@ def test_a_batch_that_is_not_an_array(app: TestApp, body: object) -> None:
         b"[%s, {]",
     ],
 )
-def test_a_malformed_batch_is_rejected_whole(app: TestApp, body: bytes) -> None:
-    """A duplicate key anywhere, like any other error of JSON, is 400 for the whole body."""
+def test_malformed_batch_is_rejected_whole(app: TestApp, body: bytes) -> None:
+    """A duplicate key anywhere, like any other JSON error, is 400 for the whole body."""
     content = body.replace(
         b"%s",
         b'{"timestamp": "2142-03-01T12:00:00Z", "sender_id": "zap",'
@@ -191,8 +191,8 @@ def test_a_malformed_batch_is_rejected_whole(app: TestApp, body: bytes) -> None:
     assert totals(app) == (0, 0, 1)
 
 
-def test_a_batch_sent_twice(app: TestApp) -> None:
-    """Each result says whether its package had been decided before."""
+def test_batch_sent_twice(app: TestApp) -> None:
+    """Each result shows whether its package had been decided before."""
     batch = [package("a"), package(""), package("b")]
     first, again = send_batch(app, *batch).json, send_batch(app, *batch, package("c")).json
     assert [result.get("replayed") for result in first] == [False, None, False]
@@ -201,7 +201,7 @@ def test_a_batch_sent_twice(app: TestApp) -> None:
 
 
 def unknown_fields(count: int, length: int = 1) -> dict[str, object]:
-    """So many fields that no package has, with names of that many characters."""
+    """A number of unknown fields with names of a given length."""
     return {f"{number:03}".rjust(length, "é"): 1 for number in range(count)}
 
 
@@ -218,10 +218,10 @@ def test_at_most_ten_errors_of_an_item(app: TestApp) -> None:
     ("items", "fields", "length"),
     [(1000, 60, 3), (1000, 10, 3), (1000, 5, 40), (1, 100_000, 3), (300, 80, 20), (1000, 20, 20)],
 )
-def test_the_answer_to_a_batch_is_bounded(
+def test_size_of_a_batch_response_is_limited(
     app: TestApp, items: int, fields: int, length: int
 ) -> None:
-    """Whatever is invalid, an answer is at most 1 MiB, or twice as large as the body."""
+    """A response is at most 1 MiB or twice the size of the body, whatever is invalid."""
     item = {"package_id": "a"} | unknown_fields(fields, length)
     body = json.dumps([item] * items, ensure_ascii=False, separators=(",", ":")).encode()
     assert len(body) < 1024 * 1024
@@ -238,7 +238,7 @@ def test_the_answer_to_a_batch_is_bounded(
     assert len(answer.json[0]["problem"]["errors"]) == min(errors, 10)
 
 
-def test_a_package_with_the_id_batch(app: TestApp) -> None:
-    """``batch`` is an id like any other: it can be sent in a batch, and read."""
+def test_package_with_the_id_batch(app: TestApp) -> None:
+    """``batch`` is a valid package id: it can be sent in a batch, and read."""
     send_batch(app, package("batch"))
     assert app.get("/packages/batch").json["package_id"] == "batch"

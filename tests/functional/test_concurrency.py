@@ -11,14 +11,14 @@ from tests.backends import Backend
 from tests.functional.client import ANY, PACKAGE, UPDATE, read, send, send_batch, totals, update
 
 
-def at_once(requests: Iterable[Callable[[], TestResponse]]) -> list[TestResponse]:
-    """Do all of the requests at the same time, and return the answers in their order."""
+def run_concurrently(requests: Iterable[Callable[[], TestResponse]]) -> list[TestResponse]:
+    """Make all requests concurrently, and return the responses in the same order."""
     return list(Pool().map(lambda request: request(), requests))
 
 
-def test_one_package_many_times(app: TestApp) -> None:
-    """Of concurrent sends of one package, one gets 201, the others 200 with the same body."""
-    answers = at_once([partial(send, app, ANY)] * 50)
+def test_concurrent_sends_of_one_package(app: TestApp) -> None:
+    """If a package is sent concurrently, one send gets 201, the others 200 with the same body."""
+    answers = run_concurrently([partial(send, app, ANY)] * 50)
     assert Counter(answer.status_int for answer in answers) == {201: 1, 200: 49}
     assert len({answer.body for answer in answers}) == 1
     assert all(
@@ -28,24 +28,24 @@ def test_one_package_many_times(app: TestApp) -> None:
     assert totals(app) == (1, 0, 0)
 
 
-def test_one_id_for_many_packages(app: TestApp) -> None:
-    """Of concurrent sends of different packages with one id, one succeeds."""
-    answers = at_once([partial(send, app, ANY, sender_id=str(n)) for n in range(20)])
+def test_concurrent_sends_of_one_id(app: TestApp) -> None:
+    """If different packages are sent concurrently with one id, one send succeeds."""
+    answers = run_concurrently([partial(send, app, ANY, sender_id=str(n)) for n in range(20)])
     assert Counter(answer.status_int for answer in answers) == {201: 1, 409: 19}
     (first,) = (answer for answer in answers if answer.status_int == 201)
     assert read(app, "pkg-1").body == first.body
     assert totals(app) == (1, 0, 19)
 
 
-def test_everything_at_once(app: TestApp, app_backend: Backend) -> None:
-    """Sends, rejections, batches and updates that share a transaction each get their own answer."""
+def test_concurrent_requests_of_all_kinds(app: TestApp, app_backend: Backend) -> None:
+    """Sends, rejections, batches and updates that share a transaction get the right responses."""
     sends = [partial(send, app, package_id=f"s{n}") for n in range(30)]
     refusals = [partial(send, app, 422, sender_id="")] * 5
     batches = [
         partial(send_batch, app, PACKAGE | {"package_id": f"b{n}"}, {}, PACKAGE) for n in range(5)
     ]
     updates = [partial(update, app, UPDATE, f"r{n}") for n in range(10)]
-    answers = at_once([*batches, *sends, *refusals, *updates])
+    answers = run_concurrently([*batches, *sends, *refusals, *updates])
     sent = answers[5:35]
     assert [answer.json["package_id"] for answer in sent] == [f"s{n}" for n in range(30)]
     assert [answer.json[0]["package_id"] for answer in answers[:5]] == [f"b{n}" for n in range(5)]
@@ -54,17 +54,17 @@ def test_everything_at_once(app: TestApp, app_backend: Backend) -> None:
     assert app_backend.stored() == {("delivered", "personal"): 36}
 
 
-def test_what_was_sent_first_is_decided_first(app: TestApp) -> None:
-    """Requests are done in the order in which they came, whatever they are."""
+def test_requests_are_processed_in_order(app: TestApp) -> None:
+    """Requests of all kinds are processed in the order of their arrival."""
     requests: list[Callable[[], TestResponse]] = []
     for number in range(20):
-        said = {
+        changes = {
             "timestamp": f"2142-03-01T12:00:{number:02}Z",
             "personal_preference": number % 2 == 0,
         }
         requests += [
-            partial(update, app, UPDATE | said),
+            partial(update, app, UPDATE | changes),
             partial(send, app, package_id=str(number)),
         ]
-    answers = at_once(requests)
+    answers = run_concurrently(requests)
     assert [answer.json["status"] for answer in answers[1::2]] == ["delivered", "dropped"] * 10

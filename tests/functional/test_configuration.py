@@ -1,4 +1,4 @@
-"""A setting that is wrong stops the start, and is named."""
+"""An invalid setting is an error at startup that names the setting."""
 
 import pytest
 from baseplate.lib.config import ConfigurationError
@@ -31,8 +31,8 @@ DURATIONS = [
 NUMBERS = ["database.pool_size", "desk.max_group", "desk.max_queued"]
 
 
-def wrong(key: str, value: str = "x") -> str:
-    """Make the application with a setting that is wrong, and return what is said of it."""
+def error_of(key: str, value: str = "x") -> str:
+    """Make the application with an invalid setting, and return the error message."""
     with pytest.raises(ConfigurationError) as raised:
         make_wsgi_app(DATABASE | {key: value})
     assert raised.value.key == key
@@ -41,16 +41,16 @@ def wrong(key: str, value: str = "x") -> str:
     return message
 
 
-def test_a_missing_setting_is_named() -> None:
-    """There is no default for where everything is stored."""
+def test_missing_setting() -> None:
+    """The database URL has no default."""
     with pytest.raises(ConfigurationError, match=r"^database\.url: is missing$"):
         make_wsgi_app({})
 
 
 @pytest.mark.parametrize("url", WRONG_DATABASES + MEMORY_DATABASES)
-def test_a_wrong_database_is_named(url: str) -> None:
-    """What is no URL, of no database that is supported, or in memory, stops the start."""
-    wrong("database.url", url)
+def test_invalid_database_url(url: str) -> None:
+    """A malformed URL, an unsupported database, and an in-memory database are errors."""
+    error_of("database.url", url)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_a_wrong_database_is_named(url: str) -> None:
         ("postgresql://h/g?dbname=i", "dbname is in the URL twice"),
         ("postgresql://h/g?sslmod=require", "no parameter sslmod"),
         ("postgresql://h:port/g", "not a URL"),
-        ("postgresql://a:1,b:port/g", "no list of hosts"),
-        ("postgresql://a,/g", "no list of hosts"),
+        ("postgresql://a:1,b:port/g", "not a list of hosts"),
+        ("postgresql://a,/g", "not a list of hosts"),
         ("postgresql://a,b/g?host=c", "host is in the URL twice"),
         ("postgresql:///g?host=a,b&port=1,2,3", "2 hosts, and 3 of port"),
         ("postgresql:///g?host=a,b&hostaddr=127.0.0.1,::1,::2", "of host"),
@@ -79,9 +79,9 @@ def test_a_wrong_database_is_named(url: str) -> None:
         ("postgresql://a,b/g?target_session_attrs=prefer-standby", "prefer-standby in the URL"),
     ],
 )
-def test_what_a_database_would_ignore_is_named(url: str, named: str) -> None:
-    """What a URL says without effect, or against itself, stops the start."""
-    assert named in wrong("database.url", url)
+def test_ineffective_url_parameters(url: str, named: str) -> None:
+    """Parts of a URL that have no effect, or contradict each other, are errors."""
+    assert named in error_of("database.url", url)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_what_a_database_would_ignore_is_named(url: str, named: str) -> None:
         "postgresql+psycopg2://?service=planet&passfile=/p",
     ],
 )
-def test_what_a_database_takes_is_accepted(url: str) -> None:
-    """A URL may say what the driver of the database understands."""
+def test_supported_url_parameters(url: str) -> None:
+    """A URL may have the parameters that the database driver supports."""
     assert database_url(url) == make_url(url)
 
 
@@ -111,37 +111,37 @@ def test_what_a_database_takes_is_accepted(url: str) -> None:
     ],
 )
 def test_several_hosts(url: str, hosts: list[tuple[str, str]]) -> None:
-    """The hosts of a database are read in each form that PostgreSQL and SQLAlchemy know."""
+    """Several hosts are parsed in each form that PostgreSQL and SQLAlchemy support."""
     parameters = postgresql_parameters(database_url(url))
     assert [host[:2] for host in split_hosts(parameters)] == hosts
     assert parameters["database"] == "g"
 
 
-def test_hosts_are_named_without_the_password() -> None:
-    """The log names all hosts of a database, and no secret."""
+def test_description_has_all_hosts_and_no_password() -> None:
+    """The description of a database, as logged, has all its hosts but not its password."""
     described = describe_postgresql(database_url("postgresql://fry:secret@a:1,b/g?sslkey=k"))
     assert described == "postgresql://fry:***@a:1,b/g"
 
 
-def test_an_age_is_at_least_a_second() -> None:
-    """A connection can't be older than it may become when it is made."""
-    assert "at least 1 second" in wrong("database.connection_age", "10 milliseconds")
+def test_maximum_age_is_at_least_a_second() -> None:
+    """A maximum age of connections below a second is an error."""
+    assert "at least 1 second" in error_of("database.connection_age", "10 milliseconds")
 
 
 @pytest.mark.parametrize("key", DURATIONS)
 @pytest.mark.parametrize(
     "value", ["soon", "5", "-", "0 seconds", "-5 seconds", "25 days", "9" * 30 + " days", "1 s"]
 )
-def test_a_wrong_duration_is_named(key: str, value: str) -> None:
-    """A duration has a unit, is more than zero, and no longer than a database can count."""
-    assert repr(value) in wrong(key, value)
+def test_invalid_duration(key: str, value: str) -> None:
+    """A duration has a unit, is positive, and within the range of the database."""
+    assert repr(value) in error_of(key, value)
 
 
 @pytest.mark.parametrize("key", NUMBERS)
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "nan"])
-def test_a_wrong_number_is_named(key: str, value: str) -> None:
-    """A number is whole, and at least one."""
-    assert repr(value) in wrong(key, value)
+def test_invalid_number(key: str, value: str) -> None:
+    """A number is an integer of at least one."""
+    assert repr(value) in error_of(key, value)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_a_wrong_number_is_named(key: str, value: str) -> None:
         ("server_timeout.debug", "maybe"),
         ("sentry.dsn", "foo"),
         ("sentry.sample_rate", "half"),
-        ("sentry.environment", "production"),  # without a DSN it has no effect
-        ("tracing.sample_rate", "0.5"),  # nor has this without a name of the service
+        ("sentry.environment", "production"),  # has no effect without a DSN
+        ("tracing.sample_rate", "0.5"),  # has no effect without a service name
     ],
 )
-def test_a_wrong_setting_of_baseplate_is_named(key: str, value: str) -> None:
-    """What Baseplate reads is checked like our own settings."""
-    wrong(key, value)
+def test_invalid_setting_of_baseplate(key: str, value: str) -> None:
+    """Baseplate's settings are checked like our own."""
+    error_of(key, value)
 
 
 @pytest.mark.parametrize(
@@ -174,18 +174,18 @@ def test_a_wrong_setting_of_baseplate_is_named(key: str, value: str) -> None:
         ("factroy", "factory"),
     ],
 )
-def test_a_misspelt_setting_is_named(key: str, meant: str) -> None:
-    """A setting that doesn't exist stops the start, with what may be meant."""
-    assert wrong(key, "5 seconds").endswith(f"no such setting (did you mean {meant}?)")
+def test_misspelt_setting(key: str, meant: str) -> None:
+    """A setting that doesn't exist is an error that suggests a similar one."""
+    assert error_of(key, "5 seconds").endswith(f"no such setting (did you mean {meant}?)")
 
 
 @pytest.mark.parametrize("key", ["zapp", "zapp.brannigan", "desk", "desk.timeout.long"])
-def test_an_unknown_setting_is_named(key: str) -> None:
-    """What resembles nothing stops the start, too."""
-    assert "no such setting" in wrong(key)
+def test_unknown_setting(key: str) -> None:
+    """A setting without a similar one is an error, too."""
+    assert "no such setting" in error_of(key)
 
 
-def test_a_wrong_sentry_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_sentry_dsn_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """``$SENTRY_DSN`` is checked like a setting."""
     monkeypatch.setenv("SENTRY_DSN", "foo")
     with pytest.raises(ConfigurationError, match=r"^SENTRY_DSN: must be a DSN"):

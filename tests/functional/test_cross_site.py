@@ -1,4 +1,4 @@
-"""Requests that a browser sends for a page of another site."""
+"""Requests that a browser sends on behalf of another site's page."""
 
 import pytest
 from webtest import TestApp
@@ -45,10 +45,10 @@ THIS_SITE = [
 
 @WRITES
 @pytest.mark.parametrize("headers", OTHER_SITES)
-def test_a_write_from_another_site(
+def test_write_from_another_site(
     app: TestApp, method: str, path: str, body: object, headers: dict[str, str]
 ) -> None:
-    """It is 403, records nothing, and isn't counted as rejected."""
+    """A write from another site is 403, records nothing, and isn't counted as rejected."""
     send = app.post_json if method == "POST" else app.put_json
     answer = send(path, body, headers=headers | {"Host": HOST}, status=403)
     assert problem(answer)["code"] == "cross_site"
@@ -58,15 +58,17 @@ def test_a_write_from_another_site(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 @pytest.mark.parametrize("path", ["/", "/packages", "/packages/a", "/statistics", "/nowhere"])
-def test_other_sites_may_write_nowhere(app: TestApp, method: str, path: str) -> None:
-    """Every path rejects writes from other sites, whatever methods it has."""
+def test_writes_from_other_sites_are_rejected_on_every_path(
+    app: TestApp, method: str, path: str
+) -> None:
+    """Every path rejects writes from other sites, even if it doesn't support the method."""
     headers = {"Sec-Fetch-Site": "cross-site"}
     app.request(path, method=method, body=b"nonsense", headers=headers, status=403)
 
 
 @WRITES
 @pytest.mark.parametrize("headers", THIS_SITE)
-def test_a_write_from_this_site(
+def test_write_from_this_site(
     app: TestApp, method: str, path: str, body: object, headers: dict[str, str]
 ) -> None:
     """Pages of the service itself, and clients that aren't browsers, may write."""
@@ -76,7 +78,7 @@ def test_a_write_from_this_site(
 
 @pytest.mark.parametrize("headers", OTHER_SITES)
 def test_other_sites_may_read(app: TestApp, headers: dict[str, str]) -> None:
-    """Reads are not affected: a browser shows their answers to no other site."""
+    """Reads are allowed: browsers don't show their responses to other sites."""
     for path in ("/statistics", "/health", "/recipients/leela/preferences"):
         app.get(path, headers=headers | {"Host": HOST}, status=200)
         app.head(path, headers=headers | {"Host": HOST}, status=200)

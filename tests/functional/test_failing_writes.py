@@ -1,4 +1,4 @@
-"""A write that the database can't record, among others that share its transaction."""
+"""Writes that fail in the database, and the others that share their transaction."""
 
 from collections import Counter
 from functools import partial
@@ -9,45 +9,45 @@ from galaxy_express.models import create_schema
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import MakeApp
 from tests.functional.client import ANY, UPDATE, send, send_batch, totals, update
-from tests.functional.test_concurrency import at_once
+from tests.functional.test_concurrency import run_concurrently
 
-# The ids and the recipient that the database below does not accept.
+# The ids and the recipient that the database rejects.
 POISON = ("poison-1", "poison-2")
 
 
 @pytest.fixture
 def poisoned(backend: Backend) -> Backend:
-    """A database that accepts all rows but a few."""
+    """A database that rejects a few rows."""
     create_schema(backend.config)
     ids = ", ".join(f"'{poison}'" for poison in POISON)
     for table, column in (("packages", "package_id"), ("preferences", "recipient_id")):
         if isinstance(backend, SQLiteBackend):
             backend.rows(
-                f"CREATE TRIGGER refuse_{table} BEFORE INSERT ON {table}"
-                f" WHEN new.{column} IN ({ids}) BEGIN SELECT raise(ABORT, 'refused'); END"
+                f"CREATE TRIGGER reject_{table} BEFORE INSERT ON {table}"
+                f" WHEN new.{column} IN ({ids}) BEGIN SELECT raise(ABORT, 'rejected'); END"
             )
         else:
             backend.rows(
-                f"ALTER TABLE {table} ADD CONSTRAINT refuse_{table} CHECK ({column} NOT IN ({ids}))"
+                f"ALTER TABLE {table} ADD CONSTRAINT reject_{table} CHECK ({column} NOT IN ({ids}))"
             )
     return backend
 
 
-def test_a_failing_write_fails_alone(poisoned: Backend, make_app: MakeApp) -> None:
-    """Requests that share a transaction with failing ones are answered, stored and counted."""
+def test_failing_write_fails_alone(poisoned: Backend, make_app: MakeApp) -> None:
+    """Requests that share a transaction with failing ones succeed, and are stored and counted."""
     app = make_app()
     good = [partial(send, app, package_id=f"good-{number}") for number in range(20)]
     bad = [partial(send, app, ANY, package_id=poison) for poison in POISON]
     updates = [partial(update, app, UPDATE, f"recipient-{number}") for number in range(3)]
     bad_update = partial(update, app, UPDATE, POISON[0], ANY)
-    answers = at_once([*good[:10], bad[0], *updates, bad_update, bad[1], *good[10:]])
+    answers = run_concurrently([*good[:10], bad[0], *updates, bad_update, bad[1], *good[10:]])
     assert Counter(answer.status_int for answer in answers) == {201: 20, 200: 3, 500: 3}
     assert totals(app) == (20, 0, 0)
     assert poisoned.stored() == poisoned.counted() == {("delivered", "personal"): 20}
 
 
-def test_a_failing_batch_fails_whole(poisoned: Backend, make_app: MakeApp) -> None:
-    """A batch is recorded whole or not at all, and doesn't affect others."""
+def test_failing_batch_fails_whole(poisoned: Backend, make_app: MakeApp) -> None:
+    """A batch is recorded completely or not at all, and doesn't affect other requests."""
     app = make_app()
     items = [{"package_id": package_id} for package_id in ("batch-1", POISON[0], "batch-2")]
     package = {
@@ -57,6 +57,6 @@ def test_a_failing_batch_fails_whole(poisoned: Backend, make_app: MakeApp) -> No
         "package_type": "personal",
     }
     batch = partial(send_batch, app, *(package | item for item in items), status=ANY)
-    answers = at_once([partial(send, app, package_id="alone"), batch])
+    answers = run_concurrently([partial(send, app, package_id="alone"), batch])
     assert [answer.status_int for answer in answers] == [201, 500]
     assert poisoned.stored() == poisoned.counted() == {("delivered", "personal"): 1}

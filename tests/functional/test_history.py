@@ -34,8 +34,8 @@ def history(app: TestApp, recipient_id: str = "leela", **parameters: Any) -> dic
     return body
 
 
-def test_a_patch_changes_what_it_names(app: TestApp) -> None:
-    """What isn't named stays as it is; the answer has all current preferences."""
+def test_patch_changes_what_it_names(app: TestApp) -> None:
+    """A patch changes only the preferences that it names; the response has all of them."""
     update(app, UPDATE)
     assert patch(app, {"timestamp": LATER, "personal_preference": False}).json == {
         "recipient_id": "leela",
@@ -48,22 +48,22 @@ def test_a_patch_changes_what_it_names(app: TestApp) -> None:
     assert send(app, package_id="b", package_type="marketing").json["declined_at"] == NOON
 
 
-def test_a_patch_of_a_new_recipient(app: TestApp) -> None:
-    """A type that was never named keeps its default."""
+def test_patch_of_a_new_recipient(app: TestApp) -> None:
+    """A type that no update has named keeps its default."""
     answer = patch(app, {"timestamp": NOON, "marketing_preference": False})
     assert answer.json["personal_preference"] is True
     assert answer.json["marketing_preference"] is False
 
 
-def test_an_older_patch(app: TestApp) -> None:
-    """A patch that is older than the preferences that it names changes nothing."""
+def test_older_patch(app: TestApp) -> None:
+    """A patch older than the preferences that it names changes nothing."""
     update(app, UPDATE)
     stale = patch(app, {"timestamp": EARLIER, "marketing_preference": True}).json
     assert (stale["marketing_preference"], stale["applied"]) == (False, False)
 
 
-def test_a_patch_between_two_updates(app: TestApp) -> None:
-    """Each type is ordered by itself: an older patch of another type is applied."""
+def test_patch_between_two_updates(app: TestApp) -> None:
+    """Updates are ordered per type: an older patch of another type is applied."""
     patch(app, {"timestamp": LATER, "personal_preference": False})
     assert patch(app, {"timestamp": NOON, "marketing_preference": False}).json["applied"] is True
 
@@ -83,8 +83,8 @@ def test_a_patch_between_two_updates(app: TestApp) -> None:
         ),
     ],
 )
-def test_an_invalid_patch(app: TestApp, body: object, pointer: str) -> None:
-    """An invalid patch names the field, changes nothing, and counts as nothing."""
+def test_invalid_patch(app: TestApp, body: object, pointer: str) -> None:
+    """An invalid patch is an error that names the field; nothing is changed or counted."""
     answer = patch(app, body, status=422)
     assert [error["pointer"] for error in problem(answer)["errors"]] == [pointer]
     assert history(app)["updates"] == []
@@ -92,13 +92,13 @@ def test_an_invalid_patch(app: TestApp, body: object, pointer: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"5"])
-def test_a_malformed_patch(app: TestApp, body: bytes) -> None:
-    """A patch that is not a JSON object is malformed."""
+def test_malformed_patch(app: TestApp, body: bytes) -> None:
+    """A patch that isn't a JSON object is 400."""
     assert app.patch(preferences_of("leela"), body, status=ANY).status_int == 400
 
 
-def test_the_history_has_every_update(app: TestApp) -> None:
-    """Every valid update is listed with the preferences that it named, stale or not."""
+def test_history_has_every_update(app: TestApp) -> None:
+    """Every valid update is listed with the preferences that it named, even stale ones."""
     update(app, UPDATE)
     patch(app, {"timestamp": LATER, "marketing_preference": True})
     update(app, UPDATE | {"timestamp": EARLIER})
@@ -127,20 +127,20 @@ def test_the_history_has_every_update(app: TestApp) -> None:
     assert history(app)["updates"] == history(app, order="asc")["updates"][::-1]
 
 
-def test_a_repeat_is_not_recorded_again(app: TestApp) -> None:
-    """What only repeats current preferences, all or some of them, is not recorded again."""
+def test_repeat_is_not_recorded_again(app: TestApp) -> None:
+    """An update that only repeats current preferences, all or some, is not recorded again."""
     update(app, UPDATE)
     update(app, UPDATE)
     patch(app, {"timestamp": NOON, "marketing_preference": False})
     assert len(history(app)["updates"]) == 1
-    # Only a part of it is a repeat.
+    # Only part of this update is a repeat.
     patch(app, {"timestamp": LATER, "personal_preference": False})
     update(app, UPDATE)
     assert [found["applied"] for found in history(app)["updates"]] == [False, True, True]
 
 
-def test_applied_is_as_it_was_answered(app: TestApp) -> None:
-    """A later update does not change what the history says of an earlier one."""
+def test_applied_is_the_original_result(app: TestApp) -> None:
+    """A later update doesn't change ``applied`` of an earlier one in the history."""
     update(app, UPDATE)
     update(app, UPDATE | {"timestamp": LATER, "marketing_preference": True})
     assert [found["applied"] for found in history(app)["updates"]] == [True, True]
@@ -152,8 +152,8 @@ def test_invalid_updates_are_not_in_the_history(app: TestApp) -> None:
     assert history(app) == {"updates": [], "next": None}
 
 
-def test_each_recipient_has_a_history(app: TestApp) -> None:
-    """A history has the updates of its recipient only."""
+def test_history_is_per_recipient(app: TestApp) -> None:
+    """A history has only the updates of its recipient."""
     for recipient_id in ("leela", "a/b ü"):
         update(app, UPDATE, recipient_id)
     assert len(history(app, "a/b ü")["updates"]) == 1
@@ -162,7 +162,7 @@ def test_each_recipient_has_a_history(app: TestApp) -> None:
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_pages_of_the_history(app: TestApp, order: str) -> None:
-    """The history comes in pages, in both orders."""
+    """The history is paged, in both orders."""
     timestamps = [f"2142-03-01T12:00:{second:02}Z" for second in range(5)]
     for timestamp in timestamps:
         patch(app, {"timestamp": timestamp, "personal_preference": True})
@@ -182,14 +182,14 @@ def test_pages_of_the_history(app: TestApp, order: str) -> None:
 
 @pytest.mark.parametrize("query", ["recipient_id=leela", "limit=0", "order=up", "after=x"])
 def test_invalid_parameters_of_the_history(app: TestApp, query: str) -> None:
-    """The parameters are those of the list, without the recipient."""
+    """The parameters are those of the list of packages, without the recipient."""
     name = query.partition("=")[0]
     answer = app.get(f"{preferences_of('leela')}/history?{query}", status=422)
     assert [error["parameter"] for error in problem(answer)["errors"]] == [name]
 
 
 @pytest.mark.parametrize("recipient", ["%20", "..", "%FF"])
-def test_the_history_of_an_invalid_recipient(app: TestApp, recipient: str) -> None:
-    """A recipient that can't exist is 422."""
+def test_history_of_an_invalid_recipient(app: TestApp, recipient: str) -> None:
+    """The history of a recipient with an invalid id is 422."""
     answer = app.get(f"/recipients/{recipient}/preferences/history", status=422)
     assert problem(answer)["code"] == "invalid"

@@ -1,4 +1,4 @@
-"""Any input: never a 5xx, and invalid input changes nothing."""
+"""No input causes a 5xx, and invalid input changes nothing."""
 
 import json
 from urllib.parse import quote, quote_from_bytes
@@ -27,8 +27,8 @@ VALUES = st.recursive(
 
 
 @st.composite
-def nearly_right(draw: st.DrawFn) -> object:
-    """A body that would be right, but for one field, or one field too many."""
+def nearly_valid(draw: st.DrawFn) -> object:
+    """A body that is valid except for one field."""
     valid: dict[str, object] = dict(draw(st.sampled_from([PACKAGE, UPDATE])))
     name = draw(st.sampled_from(list(valid)) | TEXTS)
     if draw(st.booleans()):
@@ -41,14 +41,14 @@ def nearly_right(draw: st.DrawFn) -> object:
 BODIES = st.one_of(
     st.binary(max_size=64),
     st.text(max_size=64).map(lambda text: text.encode("utf-8", "surrogatepass")),
-    (VALUES | nearly_right()).map(lambda value: json.dumps(value).encode()),
-    nearly_right().map(lambda value: json.dumps(value).encode("utf-16")),
-    nearly_right().flatmap(
+    (VALUES | nearly_valid()).map(lambda value: json.dumps(value).encode()),
+    nearly_valid().map(lambda value: json.dumps(value).encode("utf-16")),
+    nearly_valid().flatmap(
         lambda value: st.integers(0, 200).map(lambda n: json.dumps(value).encode()[:n])
     ),
 )
 
-# What is read here never gets as far as a database.
+# Requests that never reach the database.
 ON_SQLITE = pytest.mark.parametrize("app_backend", ["sqlite"], indirect=True)
 
 ENDPOINTS = pytest.mark.parametrize(
@@ -62,7 +62,7 @@ ENDPOINTS = pytest.mark.parametrize(
 
 
 def assert_no_server_error(answer: TestResponse) -> None:
-    """The answer is no 5xx; a client error is a problem."""
+    """Assert that a response isn't a 5xx, and that a client error is a problem."""
     assert answer.status_int < 500
     if answer.status_int >= 400 and answer.request.method != "HEAD":
         assert answer.headers["Content-Type"] == "application/problem+json"
@@ -87,7 +87,7 @@ def assert_no_server_error(answer: TestResponse) -> None:
 def test_any_body(
     app: TestApp, app_backend: Backend, method: str, path: str, counts: bool, body: bytes
 ) -> None:
-    """A rejected body changes nothing but the number of rejected requests."""
+    """A rejected body only changes the number of rejected requests."""
     before, counted = app_backend.contents(), app_backend.counted()
     answer = app.request(path, method=method, body=body, status=ANY)
     assert_no_server_error(answer)
@@ -120,7 +120,7 @@ PATHS = st.one_of(
     body=st.sampled_from([b"", b"{}", json.dumps(UPDATE).encode()]),
 )
 def test_any_path(app: TestApp, method: str, path: str, body: bytes) -> None:
-    """No method on any path is a 5xx."""
+    """No method and path cause a 5xx."""
     unchecked = TestApp(app.app, lint=False)
     answer = unchecked.request(f"/{path}", method=method, body=body, status=ANY)
     assert_no_server_error(answer)
@@ -152,5 +152,5 @@ HEADER_VALUES = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]
     path=st.sampled_from(["/", "/statistics", "/packages/a", "/docs", "/nowhere"]),
 )
 def test_any_headers(app: TestApp, headers: dict[str, str], path: str) -> None:
-    """No headers lead to a 5xx."""
+    """No headers cause a 5xx."""
     assert_no_server_error(app.get(path, headers=headers, status=ANY))

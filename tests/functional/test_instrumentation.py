@@ -76,7 +76,7 @@ def make_application(
     baseplate.register(observer)
     config = Configurator()
     config.include(integration(baseplate).includeme)
-    config.commit()  # so that both applications have this answer to an unknown path
+    config.commit()  # so that both applications have the same response to an unknown path
     config.add_notfound_view(lambda _: Response("unknown", status=404))
     for path, view in {
         "/text": lambda _: Response("text"),
@@ -91,7 +91,7 @@ def make_application(
 
 
 def observe(integration: type[BaseplateConfigurator]) -> tuple[dict[Any, float], list[Any]]:
-    """Make the requests; return by how much each series has grown, and the spans."""
+    """Make the requests; return the increase of each series, and the spans."""
     recorder = Recorder()
     app = make_application(integration, recorder)
     before = dict(series())
@@ -106,7 +106,7 @@ def observe(integration: type[BaseplateConfigurator]) -> tuple[dict[Any, float],
 
 
 def series() -> Iterator[tuple[Any, float]]:
-    """The series of ``http_server_*``, but for those that depend on the clock."""
+    """The series of ``http_server_*``, except those that depend on the clock."""
     for family in REGISTRY.collect():
         if family.name.startswith("http_server_"):
             for sample in family.samples:
@@ -114,15 +114,15 @@ def series() -> Iterator[tuple[Any, float]]:
                     yield (sample.name, tuple(sorted(sample.labels.items()))), sample.value
 
 
-def test_metrics_are_those_of_baseplate() -> None:
-    """Prometheus reads the same series, with the same labels and values."""
+def test_metrics_equal_those_of_baseplate() -> None:
+    """The series, labels and values equal those of Baseplate's integration."""
     metrics, _ = observe(InstrumentedConfigurator)
     assert metrics == observe(BaseplateConfigurator)[0]
     assert len(metrics) > 20
 
 
-def test_spans_are_those_of_baseplate() -> None:
-    """Observers are told the same about each span, and the end of that of HEAD, too."""
+def test_spans_equal_those_of_baseplate() -> None:
+    """Observers get the same events for each span, and also the end of the spans of HEAD."""
     _, spans = observe(InstrumentedConfigurator)
     _, expected = observe(BaseplateConfigurator)
     expected[1]["error"] = None
@@ -131,8 +131,8 @@ def test_spans_are_those_of_baseplate() -> None:
 
 
 @pytest.mark.parametrize("path", ["/stream", "/text"])
-def test_a_span_ends_when_the_answer_is_sent(path: str) -> None:
-    """A span is open, and the timeout with it, until the last piece of the answer is taken."""
+def test_span_ends_when_the_response_is_sent(path: str) -> None:
+    """The span and its timeout last until the last chunk of the response is consumed."""
     recorder = Recorder()
     app = make_application(InstrumentedConfigurator, recorder)
     pieces = iter(app.app(app.RequestClass.blank(path).environ, lambda *_: None))
@@ -152,8 +152,8 @@ def test_a_span_ends_when_the_answer_is_sent(path: str) -> None:
         ("/nowhere", "404"),
     ],
 )
-def test_endpoints_are_readable_templates(make_app: MakeApp, path: str, endpoint: str) -> None:
-    """The label of an endpoint is the path as the documentation has it."""
+def test_endpoint_labels_are_path_templates(make_app: MakeApp, path: str, endpoint: str) -> None:
+    """The label of an endpoint is its path as in the documentation."""
     app = make_app()
     before = dict(series())
     app.get(path, status="*")
@@ -166,8 +166,8 @@ def test_endpoints_are_readable_templates(make_app: MakeApp, path: str, endpoint
     assert grown == {endpoint}
 
 
-def test_methods_are_bounded(make_app: MakeApp) -> None:
-    """Methods that clients make up share one label."""
+def test_unknown_methods_share_a_label(make_app: MakeApp) -> None:
+    """Unknown methods share one label."""
     app = make_app()
     before = dict(series())
     for method in ("BREW", "WHEN"):

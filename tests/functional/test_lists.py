@@ -17,12 +17,12 @@ def page(app: TestApp, path: str = "/packages", **parameters: object) -> dict[st
 
 
 def ids(body: dict[str, Any]) -> str:
-    """The ids of the packages of a page, of one letter each."""
+    """The ids of the packages on a page, which are one letter each."""
     return "".join(decision["package_id"] for decision in body["packages"])
 
 
 def send_all(app: TestApp, package_ids: str, **changes: object) -> None:
-    """Send packages in one batch, whose ids have one letter each."""
+    """Send packages in one batch; each letter is an id."""
     send_batch(app, *(PACKAGE | {"package_id": package_id} | changes for package_id in package_ids))
 
 
@@ -34,15 +34,15 @@ def pages(app: TestApp, path: str = "/packages", **parameters: object) -> list[d
     return found
 
 
-def test_an_empty_list(app: TestApp) -> None:
-    """Before anything was decided the list is empty, and not an error."""
+def test_empty_list(app: TestApp) -> None:
+    """Before the first decision the list is empty."""
     answer = app.get("/packages")
     assert answer.json == {"packages": [], "next": None}
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_decisions_as_they_were_made(app: TestApp) -> None:
-    """A listed decision is the same as the answer to the send, and to reading it alone."""
+def test_listed_decisions_equal_those_returned(app: TestApp) -> None:
+    """A listed decision equals the response to the send, and to reading it."""
     update(app, UPDATE)
     sent = [send(app).json, send(app, package_id="pkg-2", package_type="marketing").json]
     assert page(app)["packages"] == sent[::-1]
@@ -51,7 +51,7 @@ def test_decisions_as_they_were_made(app: TestApp) -> None:
     assert sent[0] == DECISION
 
 
-def test_the_newest_is_first(app: TestApp) -> None:
+def test_newest_is_first(app: TestApp) -> None:
     """By default the newest decision is first; packages of a batch keep their order."""
     for batch in ("ba", "d", "c"):
         send_all(app, batch)
@@ -60,8 +60,8 @@ def test_the_newest_is_first(app: TestApp) -> None:
     assert ids(page(app, order="asc")) == "badc"
 
 
-def test_a_retry_keeps_its_place(app: TestApp) -> None:
-    """A package that is sent again is listed once, where it was decided first."""
+def test_retry_keeps_its_place(app: TestApp) -> None:
+    """A package that is sent again is listed once, at the place of its first decision."""
     send_all(app, "abc")
     send_all(app, "cad")
     assert ids(page(app, order="asc")) == "abcd"
@@ -69,7 +69,7 @@ def test_a_retry_keeps_its_place(app: TestApp) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
 def test_pages_in_descending_order(app: TestApp, limit: int) -> None:
-    """The pages have every decision once, and the last has no cursor, full or not."""
+    """The pages have every decision once; the last one has no cursor, even if it is full."""
     send_all(app, "abcd")
     found = pages(app, limit=limit)
     assert "".join(map(ids, found)) == "dcba"
@@ -77,16 +77,16 @@ def test_pages_in_descending_order(app: TestApp, limit: int) -> None:
     assert len(found) == -(-4 // limit)
 
 
-def test_what_is_decided_between_pages(app: TestApp) -> None:
-    """Decisions that are made between two descending pages move nothing."""
+def test_decisions_made_between_pages(app: TestApp) -> None:
+    """Decisions made while descending pages are read don't change the following pages."""
     send_all(app, "abcd")
     first = page(app, limit=2)
     send_all(app, "xyz")
     assert ids(first) + ids(page(app, limit=2, after=first["next"])) == "dcba"
 
 
-def test_the_feed(app: TestApp) -> None:
-    """Following ascending pages shows every decision once, also those made later."""
+def test_feed(app: TestApp) -> None:
+    """Following ascending pages shows every decision once, including later ones."""
     cursor = page(app, order="asc")["next"]
     seen = ""
     for batch in ("abc", "", "de", ""):
@@ -100,8 +100,8 @@ def test_the_feed(app: TestApp) -> None:
     assert seen == "abcde"
 
 
-def test_a_cursor_can_be_used_again(app: TestApp) -> None:
-    """The same cursor gives the same page; it stands in a query as it is."""
+def test_cursor_can_be_used_again(app: TestApp) -> None:
+    """The same cursor gives the same page, and needs no percent-encoding."""
     send_all(app, "abc")
     cursor = page(app, order="asc", limit=1)["next"]
     assert quote(cursor, safe="") == cursor
@@ -109,8 +109,8 @@ def test_a_cursor_can_be_used_again(app: TestApp) -> None:
         assert ids(page(app, order="asc", limit=1, after=cursor)) == "b"
 
 
-def test_the_packages_of_a_recipient(app: TestApp) -> None:
-    """The list may be of one recipient, whose id is taken as it is."""
+def test_packages_of_a_recipient(app: TestApp) -> None:
+    """The list can be limited to one recipient, whose id is compared exactly."""
     send_all(app, "ac")
     send_all(app, "bd", recipient_id="a/b ü&")
     assert ids(page(app, recipient_id="a/b ü&")) == "db"
@@ -122,8 +122,8 @@ def test_the_packages_of_a_recipient(app: TestApp) -> None:
     assert ids(page(app, recipient_id="nobody")) == ""
 
 
-def test_the_default_limit(app: TestApp) -> None:
-    """A page has 100 decisions, unless a limit from 1 to 1,000 is given."""
+def test_default_limit(app: TestApp) -> None:
+    """A page has 100 decisions by default, and up to 1,000 on request."""
     send_batch(app, *(PACKAGE | {"package_id": f"pkg-{number}"} for number in range(1000)))
     send_batch(app, PACKAGE | {"package_id": "pkg-1000"})
     assert len(page(app)["packages"]) == 100
@@ -167,8 +167,8 @@ def test_the_default_limit(app: TestApp) -> None:
     ],
 )
 def test_invalid_parameters(app: TestApp, query: str, wrong: set[str]) -> None:
-    """Each parameter that is unknown, repeated, empty or out of range is named once, and
-    nothing is counted."""
+    """Each parameter that is unknown, repeated, empty or out of range is reported once, and the
+    request isn't counted."""
     answer = app.get(f"/packages?{query}", status=422)
     body = problem(answer)
     assert body["code"] == "invalid"
@@ -187,7 +187,7 @@ def test_many_unknown_parameters(app: TestApp) -> None:
 
 
 def test_cursors_of_other_lists(app: TestApp) -> None:
-    """A cursor works only with the list, the order and the recipient that it was made for."""
+    """A cursor is only valid for the list, the order and the recipient that it was made for."""
     send_all(app, "abc")
     update(app, UPDATE)
     lists = [
@@ -208,8 +208,8 @@ def test_cursors_of_other_lists(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("position", range(22))
-def test_a_changed_cursor(app: TestApp, position: int) -> None:
-    """A cursor in which one character was changed is none."""
+def test_changed_cursor(app: TestApp, position: int) -> None:
+    """A cursor with one changed character is invalid."""
     cursor = page(app, order="asc")["next"]
     assert len(cursor) == 22
     other = "B" if cursor[position] != "B" else "C"
@@ -218,7 +218,7 @@ def test_a_changed_cursor(app: TestApp, position: int) -> None:
 
 
 def test_decisions_of_earlier_versions(app: TestApp, app_backend: Backend) -> None:
-    """What was decided before times were recorded has null in their place."""
+    """Decisions made before times were recorded have null instead."""
     app_backend.rows(
         "INSERT INTO packages"
         " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
@@ -233,7 +233,7 @@ def test_decisions_of_earlier_versions(app: TestApp, app_backend: Backend) -> No
     ]
 
 
-def test_a_package_dropped_with_its_reason(app: TestApp) -> None:
+def test_dropped_package_keeps_its_reason(app: TestApp) -> None:
     """A dropped package keeps the timestamp of the preference that applied when it was decided."""
     update(app, UPDATE | {"timestamp": "2142-02-01T08:00:00Z"})
     first = send(app, package_type="marketing").json
@@ -244,8 +244,8 @@ def test_a_package_dropped_with_its_reason(app: TestApp) -> None:
     assert second["declined_at"] == "2142-02-02T08:00:00Z"
 
 
-def test_decisions_in_the_order_of_time(app: TestApp) -> None:
-    """No decision has an earlier time than one before it."""
+def test_times_are_ascending(app: TestApp) -> None:
+    """The times of decisions in the feed are ascending."""
     for number in range(20):
         send(app, package_id=f"pkg-{number}")
     times = [decision["decided_at"] for decision in page(app, order="asc")["packages"]]

@@ -1,4 +1,4 @@
-"""What an operator has to mend is a 503 that health sees; a programming error is a 500."""
+"""Problems for the operator to fix are 503 and fail the health check; bugs are 500."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -29,11 +29,11 @@ BREAKAGES: dict[str, Callable[[Backend], object]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_a_schema_of_another_version(
+def test_schema_of_another_version(
     backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture, breakage: str
 ) -> None:
-    """If a table or column is missing, sends and health are 503, and answer and log say what to
-    do."""
+    """If a table or column is missing, sends and health checks are 503, and the response and the
+    log say what to do."""
     create_schema(backend.config)
     app = make_app()
     BREAKAGES[breakage](backend)
@@ -45,20 +45,20 @@ def test_a_schema_of_another_version(
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
-def test_a_file_that_was_never_made(
+def test_missing_or_empty_file(
     sqlite: SQLiteBackend, make_app: MakeApp, content: bytes | None
 ) -> None:
-    """A database file that is missing or empty is not set up."""
+    """A missing or empty database file is reported as not set up."""
     if content is not None:
         sqlite.path.write_bytes(content)
     assert problem(make_app().get("/health", status=503))["detail"] == REMEDY
 
 
 @pytest.mark.parametrize("statement", ["SELEKT 1", "SELECT abs(1, 2)", "SELECT 1 FROM"])
-def test_a_wrong_statement_is_a_programming_error(
+def test_invalid_statement_is_a_programming_error(
     backend: Backend, open_database: OpenDatabase, statement: str
 ) -> None:
-    """An error in SQL that has nothing to do with the schema isn't reported as an outage."""
+    """An SQL error unrelated to the schema isn't reported as an outage."""
     create_schema(backend.config)
     database = open_database()
     with (
@@ -68,8 +68,8 @@ def test_a_wrong_statement_is_a_programming_error(
         connection.select(statement)
 
 
-def test_a_missing_column_is_a_mismatch(backend: Backend, open_database: OpenDatabase) -> None:
-    """The check of the schema names the missing column."""
+def test_missing_column_is_a_schema_mismatch(backend: Backend, open_database: OpenDatabase) -> None:
+    """The schema check names the missing column."""
     create_schema(backend.config)
     backend.rows("ALTER TABLE preferences RENAME COLUMN wanted TO liked")
     with (
@@ -81,7 +81,7 @@ def test_a_missing_column_is_a_mismatch(backend: Backend, open_database: OpenDat
 
 @pytest.fixture
 def role(postgresql: PostgreSQLBackend) -> Iterator[str]:
-    """A role that has the rights that the service needs."""
+    """A role with the privileges that the service needs."""
     create_schema(postgresql.config)
     name = f"limited_{uuid4().hex}"
     postgresql.rows(f"CREATE ROLE {name} LOGIN")
@@ -96,10 +96,10 @@ def role(postgresql: PostgreSQLBackend) -> Iterator[str]:
 @pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 @pytest.mark.parametrize("right", ["SELECT", "INSERT", "UPDATE"])
 @pytest.mark.parametrize("table", ["packages", "preferences", "preference_updates", "counters"])
-def test_a_right_that_is_missing(
+def test_missing_privilege(
     backend: Backend, role: str, make_app: MakeApp, table: str, right: str
 ) -> None:
-    """Without a right that the service needs, health is 503, and no request is a 500."""
+    """Without a privilege that the service needs, health is 503, and no request is a 500."""
     url = make_url(backend.url).set(username=role)
     app = make_app({"database.url": url.render_as_string(hide_password=False)})
     assert app.get("/health").json is True

@@ -1,4 +1,4 @@
-"""The database is unavailable, locked or slow: 503, and a retry is safe."""
+"""If the database is unavailable, locked or slow, requests are 503 and can be retried."""
 
 import gevent
 import pytest
@@ -22,7 +22,7 @@ from tests.functional.client import (
     update,
 )
 
-# No test waits for long, and none goes on only because it waited for long enough.
+# Tests don't wait for long, and don't depend on having waited long enough.
 IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
 
 READS = ["/packages/pkg-0", "/recipients/leela/preferences", "/statistics", "/health"]
@@ -38,9 +38,9 @@ def impatient_app(backend: Backend, make_app: MakeApp) -> TestApp:
 
 
 def assert_unavailable(answer: TestResponse) -> None:
-    """It is 503, and says when to try again."""
+    """Assert that a response is 503 with ``Retry-After``."""
     body = problem(answer)
-    # A file that isn't there looks like one that was never made.
+    # A missing file can't be distinguished from one that was never created.
     assert body.pop("detail") in {
         "the database is unavailable; a retry is safe",
         "the database is not set up (make migratedb); a retry is safe",
@@ -54,9 +54,9 @@ def assert_unavailable(answer: TestResponse) -> None:
     assert answer.headers["Retry-After"] == "1"
 
 
-def test_reads_while_the_database_is_away(backend: Backend, impatient_app: TestApp) -> None:
-    """Nothing can be read, and readiness says so, while liveness needs no database."""
-    with backend.away():
+def test_reads_during_an_outage(backend: Backend, impatient_app: TestApp) -> None:
+    """During an outage reads and readiness are 503, and liveness is 200."""
+    with backend.unavailable():
         for path in READS:
             assert_unavailable(impatient_app.get(path, status=503))
         assert impatient_app.get("/health?type=liveness").json is True
@@ -64,14 +64,14 @@ def test_reads_while_the_database_is_away(backend: Backend, impatient_app: TestA
         impatient_app.get(path, status=200)
 
 
-def test_writes_while_the_database_is_away(backend: Backend, impatient_app: TestApp) -> None:
-    """Nothing can be written, and what is sent again when it is back is decided once."""
-    with backend.away():
+def test_writes_during_an_outage(backend: Backend, impatient_app: TestApp) -> None:
+    """During an outage writes are 503; a package resent afterwards is decided once."""
+    with backend.unavailable():
         for _ in range(2):
             assert_unavailable(send(impatient_app, status=503))
             assert_unavailable(send_batch(impatient_app, PACKAGE, status=503))
             assert_unavailable(update(impatient_app, UPDATE, status=503))
-    until_back(impatient_app)
+    wait_until_ready(impatient_app)
     assert totals(impatient_app) == (1, 0, 0)
     assert read(impatient_app, "pkg-0").json == DECISION | {"package_id": "pkg-0"}
     assert send(impatient_app).json == DECISION
@@ -79,15 +79,15 @@ def test_writes_while_the_database_is_away(backend: Backend, impatient_app: Test
     assert totals(impatient_app) == (2, 0, 0)
 
 
-def until_back(app: TestApp) -> None:
-    """Wait until the service has found out that its database is back."""
+def wait_until_ready(app: TestApp) -> None:
+    """Wait until the service has noticed that its database is back."""
     with gevent.Timeout(10):
         while app.get("/health", status=ANY).status_int != 200:
             gevent.sleep(0.01)
 
 
 def test_writes_while_the_database_is_locked(backend: Backend, impatient_app: TestApp) -> None:
-    """Who can't write in time gets 503, and nothing is recorded or counted."""
+    """A write that gets no lock in time is 503, and nothing is recorded or counted."""
     with backend.locked():
         assert_unavailable(send(impatient_app, status=503))
         assert_unavailable(send_batch(impatient_app, PACKAGE, {}, status=503))
@@ -102,7 +102,7 @@ def test_writes_while_the_database_is_locked(backend: Backend, impatient_app: Te
 def test_writes_while_another_instance_hangs(
     backend: Backend, make_app: MakeApp, open_database: OpenDatabase
 ) -> None:
-    """Who would have to wait for an instance that hangs gets 503, and later what it decided."""
+    """A send that waits for a hanging instance is 503; a retry gets that instance's decision."""
     create_schema(backend.config)
     app = make_app(IMPATIENT | {"desk.timeout": "100 milliseconds"})
     with open_database().transaction() as connection:
@@ -116,27 +116,27 @@ def test_writes_while_another_instance_hangs(
 
 
 def test_reads_while_the_database_is_locked(backend: Backend, impatient_app: TestApp) -> None:
-    """What another process writes keeps nobody from reading, nor a retry from its answer."""
+    """A write by another process doesn't block reads or retries of decided packages."""
     with backend.locked():
         for path in READS:
             impatient_app.get(path, status=200)
         send(impatient_app, package_id="pkg-0", status=200)
 
 
-def test_a_database_that_takes_no_writes(backend: Backend, impatient_app: TestApp) -> None:
-    """While nothing can be written reads go on, and so do writes afterwards."""
+def test_read_only_database(backend: Backend, impatient_app: TestApp) -> None:
+    """On a read-only database reads work; writes are 503 and work again afterwards."""
     with backend.read_only():
         with gevent.Timeout(10):
             while read(impatient_app, "pkg-0", ANY).status_int == 503:
                 gevent.sleep(0.01)
         assert_unavailable(send(impatient_app, status=503))
         assert read(impatient_app, "pkg-0").json == DECISION | {"package_id": "pkg-0"}
-    until_back(impatient_app)
+    wait_until_ready(impatient_app)
     assert totals(impatient_app) == (1, 0, 0)
 
 
-def test_a_write_that_waits_too_long(backend: Backend, make_app: MakeApp) -> None:
-    """A write that has waited for its turn for the longest time is 503."""
+def test_write_that_waits_in_the_queue_for_too_long(backend: Backend, make_app: MakeApp) -> None:
+    """A write that has waited in the queue for the maximum time is 503."""
     create_schema(backend.config)
     app = make_app({"desk.timeout": "50 milliseconds"})
     with backend.locked():
@@ -145,8 +145,8 @@ def test_a_write_that_waits_too_long(backend: Backend, make_app: MakeApp) -> Non
     assert answer.headers["Retry-After"] == "1"
 
 
-def test_more_than_may_wait(backend: Backend, make_app: MakeApp) -> None:
-    """If the queue is full, a request is 503 at once, and queued writes are not lost."""
+def test_full_queue(backend: Backend, make_app: MakeApp) -> None:
+    """If the queue is full, a request is 503 immediately, and queued writes aren't lost."""
     create_schema(backend.config)
     app = make_app({"desk.max_queued": "3"})
     with backend.locked():
@@ -162,8 +162,8 @@ def test_more_than_may_wait(backend: Backend, make_app: MakeApp) -> None:
     assert send(app).json == DECISION
 
 
-def test_a_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> None:
-    """Baseplate's timeout is 503, and its observers hear of it."""
+def test_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> None:
+    """A request over Baseplate's timeout is 503, and Baseplate's observers see it."""
     create_schema(backend.config)
     app = make_app()
     settings = {"server_timeout.default": "50 milliseconds"}
@@ -178,7 +178,7 @@ CODES = ("unavailable", "overloaded", "timed_out", "internal")
 
 
 def failed_requests() -> list[float]:
-    """The numbers of failed requests of this process, by code."""
+    """The numbers of failed requests in this process, by code."""
     name = "galaxy_express_failed_requests_total"
     return [REGISTRY.get_sample_value(name, {"code": code}) or 0.0 for code in CODES]
 
@@ -200,8 +200,8 @@ def test_failed_requests_are_counted_by_code(backend: Backend, make_app: MakeApp
         with backend.locked():
             send(app, package_id=str(number), status=503)
         counts.append(failed_requests())
-    backend.refuse_inserts("packages")
-    send(impatient_app, package_id="refused", status=500)
+    backend.reject_inserts("packages")
+    send(impatient_app, package_id="failing", status=500)
     counts.append(failed_requests())
 
     for index, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""A third and a fourth type of package: nothing is new but their entries in the registry."""
+"""Two more package types, which need nothing but their entries in the registry."""
 
 import pytest
 from webtest import TestApp
@@ -25,7 +25,7 @@ MORE_TYPES = PackageTypeRegistry([*PACKAGE_TYPES, FREIGHT, TAX])
 
 @pytest.fixture
 def app(backend: Backend, make_app: MakeApp) -> TestApp:
-    """An application with four types, on a database that was filled when there were two."""
+    """An application with four types, on a database from the time when there were two."""
     create_schema(backend.config)
     before = make_app()
     send(before)
@@ -36,12 +36,12 @@ def app(backend: Backend, make_app: MakeApp) -> TestApp:
 
 
 def later(**preferences: bool) -> dict[str, object]:
-    """An update that is newer than the one of before."""
+    """An update that is newer than the earlier one."""
     return UPDATE | {"timestamp": "2142-03-02T12:00:00Z"} | preferences
 
 
-def test_what_was_decided_before_stands(app: TestApp) -> None:
-    """Packages and preferences of before are read, and retries are replayed."""
+def test_earlier_decisions_stand(app: TestApp) -> None:
+    """Earlier packages and preferences can be read, and retries are replayed."""
     assert read(app, "pkg-1").json == DECISION
     assert send(app, status=200).json == DECISION
     assert read(app, "pkg-2").json["status"] == "dropped"
@@ -49,7 +49,7 @@ def test_what_was_decided_before_stands(app: TestApp) -> None:
 
 
 def test_statistics_have_a_row_for_each_type(app: TestApp) -> None:
-    """New types count from nothing, and totals go on from where they were."""
+    """New types start at zero, and the totals of the others continue."""
     assert app.get("/statistics").json == {
         "packages_delivered": 1,
         "packages_dropped": 1,
@@ -64,7 +64,7 @@ def test_statistics_have_a_row_for_each_type(app: TestApp) -> None:
 
 
 def test_preferences_have_a_field_for_each_type(app: TestApp) -> None:
-    """Of a type that came later the default is in force, for old recipients and new ones."""
+    """For existing and new recipients, a new type has its default."""
     assert app.get("/recipients/leela/preferences").json == {
         "recipient_id": "leela",
         "personal_preference": True,
@@ -83,8 +83,8 @@ def test_preferences_have_a_field_for_each_type(app: TestApp) -> None:
     }
 
 
-def test_sends_know_the_new_types(app: TestApp) -> None:
-    """Without a preference the default applies; a type rejected before can be sent now."""
+def test_new_types_can_be_sent(app: TestApp) -> None:
+    """A package of a new type, rejected before, is decided by the default."""
     dropped = send(app, package_id="pkg-3", package_type="freight").json
     assert (dropped["status"], dropped["reason"]) == ("dropped", "recipient_declined")
     assert send(app, package_id="pkg-4", package_type="tax").json["status"] == "delivered"
@@ -102,8 +102,8 @@ def test_sends_know_the_new_types(app: TestApp) -> None:
     assert by_type["tax"] == {"delivered": 2, "dropped": 0}
 
 
-def test_a_type_that_is_not_registered_is_told_with_those_that_are(app: TestApp) -> None:
-    """A rejection names the registered types."""
+def test_error_for_an_unregistered_type(app: TestApp) -> None:
+    """The error for an unregistered type names the registered types."""
     answer = send(app, status=422, package_id="pkg-8", package_type="spam")
     assert problem(answer)["errors"] == [
         {
@@ -114,7 +114,7 @@ def test_a_type_that_is_not_registered_is_told_with_those_that_are(app: TestApp)
 
 
 def test_clients_that_do_not_know_the_new_types(app: TestApp) -> None:
-    """An update that names the old types alone is applied, and leaves the new ones as they were."""
+    """An update that names only the old types is applied, and doesn't change the new ones."""
     assert update(app, later(freight_preference=True)).json["freight_preference"] is True
     even_later = UPDATE | {"timestamp": "2142-03-03T12:00:00Z"}
     assert update(app, even_later).json == {
@@ -128,15 +128,15 @@ def test_clients_that_do_not_know_the_new_types(app: TestApp) -> None:
     }
 
 
-def test_a_new_type_can_be_wanted(app: TestApp) -> None:
-    """A type unwanted by default is delivered once requested, until it is declined."""
+def test_new_type_can_be_wanted(app: TestApp) -> None:
+    """A type that is unwanted by default is delivered once requested, until it is declined."""
     update(app, later(freight_preference=True))
     assert send(app, package_id="a", package_type="freight").json["status"] == "delivered"
     update(app, UPDATE | {"timestamp": "2142-03-03T12:00:00Z", "freight_preference": False})
     assert send(app, package_id="b", package_type="freight").json["status"] == "dropped"
 
 
-def test_an_old_type_must_still_be_named(app: TestApp) -> None:
+def test_old_type_must_still_be_named(app: TestApp) -> None:
     """An update that names a new type must still name the old ones."""
     body = {"timestamp": "2142-03-02T12:00:00Z", "freight_preference": True}
     assert [error["pointer"] for error in problem(update(app, body, status=422))["errors"]] == [
@@ -145,8 +145,8 @@ def test_an_old_type_must_still_be_named(app: TestApp) -> None:
     ]
 
 
-def test_what_can_not_be_declined(app: TestApp) -> None:
-    """An attempt to decline it is 422 and changes nothing; to want it is in order."""
+def test_type_that_cannot_be_declined(app: TestApp) -> None:
+    """An attempt to decline the type is 422 and changes nothing; true is accepted."""
     answer = update(app, later(tax_preference=False), status=422)
     assert problem(answer)["errors"] == [
         {"pointer": "#/tax_preference", "detail": "must be true: this type can't be declined"}
@@ -155,16 +155,16 @@ def test_what_can_not_be_declined(app: TestApp) -> None:
     assert update(app, later(tax_preference=True)).json["applied"]
 
 
-def test_an_optional_preference_is_a_boolean_if_it_is_named(app: TestApp) -> None:
-    """Left out is one thing, null another."""
+def test_optional_preference_must_be_a_boolean(app: TestApp) -> None:
+    """An optional preference may be omitted, but not null."""
     answer = update(app, UPDATE | {"freight_preference": None}, status=422)
     assert problem(answer)["errors"] == [
         {"pointer": "#/freight_preference", "detail": "must be true or false"}
     ]
 
 
-def test_new_types_are_ordered_on_their_own(app: TestApp) -> None:
-    """An update that is too old for one type may be the first for another."""
+def test_new_types_are_ordered_separately(app: TestApp) -> None:
+    """An update may be too old for one type and the first for another."""
     early = UPDATE | {"timestamp": "2142-02-01T12:00:00Z", "freight_preference": True}
     assert update(app, early).json == {
         "recipient_id": "leela",
@@ -177,8 +177,8 @@ def test_new_types_are_ordered_on_their_own(app: TestApp) -> None:
     }
 
 
-def test_a_type_that_was_declined_while_it_could_be(backend: Backend, make_app: MakeApp) -> None:
-    """What was said of a type is without effect once it may no longer be declined."""
+def test_type_declined_before_it_was_mandatory(backend: Backend, make_app: MakeApp) -> None:
+    """An earlier decline has no effect once the type can't be declined any more."""
     create_schema(backend.config)
     update(make_app(), UPDATE)
     types = PackageTypeRegistry(
@@ -189,8 +189,8 @@ def test_a_type_that_was_declined_while_it_could_be(backend: Backend, make_app: 
     assert send(app, package_type="marketing").json["status"] == "delivered"
 
 
-def test_a_type_that_was_taken_away(backend: Backend, make_app: MakeApp, app: TestApp) -> None:
-    """Without its entry a type can't be sent, and what was decided of it still counts."""
+def test_removed_type(backend: Backend, make_app: MakeApp, app: TestApp) -> None:
+    """A removed type can't be sent, and its earlier decisions still count."""
     send(app, package_id="a", package_type="tax")
     before = make_app()
     send(before, status=422, package_id="b", package_type="tax")
@@ -204,7 +204,7 @@ def test_a_type_that_was_taken_away(backend: Backend, make_app: MakeApp, app: Te
     }
 
 
-def test_the_api_description_shows_them(app: TestApp) -> None:
+def test_api_description_has_all_types(app: TestApp) -> None:
     """The API description contains every registered type."""
     schemas = app.get("/openapi.json").json["components"]["schemas"]
     assert schemas["Package"]["properties"]["package_type"]["enum"] == list(MORE_TYPES.names)

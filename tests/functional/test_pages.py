@@ -1,4 +1,4 @@
-"""The pages: who gets which, with what headers."""
+"""The pages: content negotiation, headers and caching."""
 
 from urllib.parse import urljoin
 
@@ -25,8 +25,8 @@ EVERYTHING = ["/", *TEXT]
 
 
 @pytest.mark.parametrize("accept", [BROWSER, "text/html", "text/html, */*;q=0.1"])
-def test_a_browser_gets_the_dashboard(app: TestApp, accept: str) -> None:
-    """Who would rather have HTML gets the page."""
+def test_browser_gets_the_dashboard(app: TestApp, accept: str) -> None:
+    """A client that prefers HTML gets the dashboard."""
     answer = app.get("/", headers={"Accept": accept})
     assert answer.content_type == "text/html"
     assert answer.html.h1.text == "Galaxy Express"
@@ -35,8 +35,8 @@ def test_a_browser_gets_the_dashboard(app: TestApp, accept: str) -> None:
 @pytest.mark.parametrize(
     "accept", [None, "*/*", "application/json", "text/html;q=0.5, */*", "image/png", "nonsense;;"]
 )
-def test_all_others_get_a_list_of_the_endpoints(app: TestApp, accept: str | None) -> None:
-    """curl and its like get JSON that says what there is, and where to read on."""
+def test_other_clients_get_a_list_of_endpoints(app: TestApp, accept: str | None) -> None:
+    """Clients such as curl get JSON with the endpoints and a link to the documentation."""
     answer = app.get("/", headers={} if accept is None else {"Accept": accept})
     assert answer.content_type == "application/json"
     endpoints = answer.json["endpoints"]
@@ -51,14 +51,14 @@ def test_all_others_get_a_list_of_the_endpoints(app: TestApp, accept: str | None
 
 
 @pytest.mark.parametrize("accept", [BROWSER, "*/*"])
-def test_what_is_kept_of_the_home_page_depends_on_who_asks(app: TestApp, accept: str) -> None:
-    """A cache doesn't give the page of one to the other."""
+def test_home_page_varies_by_accept(app: TestApp, accept: str) -> None:
+    """Caches keep the two variants of the home page apart."""
     assert app.get("/", headers={"Accept": accept}).headers["Vary"] == "Accept"
 
 
 @pytest.mark.parametrize("path", TEXT)
 def test_content_types(app: TestApp, path: str) -> None:
-    """Each file says what it is, in UTF-8 where it is read as text."""
+    """Each file has the right content type, with a charset if it is text."""
     answer = app.get(path)
     assert answer.content_type == TEXT[path]
     assert answer.charset in ("UTF-8", None)
@@ -79,8 +79,8 @@ def test_security_headers(app: TestApp, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", EVERYTHING)
-def test_what_did_not_change_is_not_sent_again(app: TestApp, path: str) -> None:
-    """A browser caches each file, and revalidates it."""
+def test_unchanged_files_are_not_sent_again(app: TestApp, path: str) -> None:
+    """Browsers may cache each file, and revalidate it."""
     browser = {"Accept": BROWSER}
     first = app.get(path, headers=browser)
     assert first.headers["Cache-Control"] == "no-cache"
@@ -91,9 +91,9 @@ def test_what_did_not_change_is_not_sent_again(app: TestApp, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", EVERYTHING)
-def test_all_who_read_a_page_share_it(app: TestApp, path: str) -> None:
-    """A page is made ready once, so that a thousand clients who don't read what they asked for
-    cost no more memory than one."""
+def test_responses_share_the_content(app: TestApp, path: str) -> None:
+    """All responses share one copy of a page, so that clients that don't read their response cost
+    little memory."""
 
     def content() -> bytes:
         request = TestRequest.blank(path, headers={"Accept": BROWSER})
@@ -105,8 +105,8 @@ def test_all_who_read_a_page_share_it(app: TestApp, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_pages_refer_to_their_neighbours_relatively(app: TestApp, path: str) -> None:
-    """Behind a proxy that serves them under a path, the pages find their files and links."""
+def test_links_are_relative(app: TestApp, path: str) -> None:
+    """Links and files work behind a proxy that serves the pages under a path."""
     html = app.get(path, headers={"Accept": BROWSER}).html
     references = [element["href"] for element in html.select("[href]")]
     references += [element["src"] for element in html.select("[src]")]
@@ -117,14 +117,14 @@ def test_pages_refer_to_their_neighbours_relatively(app: TestApp, path: str) -> 
 
 
 @pytest.mark.parametrize("range_", ["bytes=0-9", "bytes=99999999-", "nonsense"])
-def test_all_is_sent_whole(app: TestApp, range_: str) -> None:
-    """Who asks for a part gets all, which HTTP allows (RFC 9110, section 14.2)."""
+def test_ranges_are_ignored(app: TestApp, range_: str) -> None:
+    """A range request gets the whole file, which HTTP allows (RFC 9110, section 14.2)."""
     assert app.get("/docs", headers={"Range": range_}).body == app.get("/docs").body
 
 
 @pytest.mark.parametrize("path", EVERYTHING)
 def test_head(app: TestApp, path: str) -> None:
-    """HEAD is answered as GET is, without the body."""
+    """The response to HEAD is that to GET, without the body."""
     head, get = app.head(path), app.get(path)
     assert head.body == b""
     for header in ("Content-Type", "Content-Length", "ETag"):
@@ -133,8 +133,8 @@ def test_head(app: TestApp, path: str) -> None:
 
 @pytest.mark.parametrize("path", [*EVERYTHING, "/static/nothing"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_pages_are_only_read(app: TestApp, path: str, method: str) -> None:
-    """Any other method is 405, with those that there are."""
+def test_other_methods(app: TestApp, path: str, method: str) -> None:
+    """Any other method is 405, with the supported ones in ``Allow``."""
     answer = app.request(path, method=method, body=b"{}", status=405)
     assert answer.headers["Allow"] == "GET, HEAD"
     problem(answer)
@@ -164,6 +164,6 @@ def test_pages_are_only_read(app: TestApp, path: str, method: str) -> None:
         "/favicon.ico",
     ],
 )
-def test_nothing_else_is_there(app: TestApp, path: str) -> None:
-    """A path that leads to none of the files, or out of them, is 404 like any other."""
+def test_other_paths(app: TestApp, path: str) -> None:
+    """A path to a file that isn't part of the pages is 404."""
     assert problem(app.get(path, status=404))["detail"] == "there is nothing at this path"

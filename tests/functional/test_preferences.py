@@ -18,8 +18,8 @@ DEFAULTS = {
 }
 
 
-def said(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
-    """An update, so many minutes after noon."""
+def update_body(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
+    """An update, a number of minutes after noon."""
     return {
         "timestamp": f"2142-03-01T12:{minute:02}:00Z",
         "personal_preference": personal,
@@ -27,8 +27,8 @@ def said(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
     }
 
 
-def in_force(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
-    """Leela's preferences, as they are answered."""
+def preferences_body(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
+    """Leela's preferences, as in a response."""
     return {
         "recipient_id": "leela",
         "personal_preference": personal,
@@ -37,8 +37,8 @@ def in_force(minute: int, personal: bool, marketing: bool) -> dict[str, object]:
     }
 
 
-def test_a_recipient_nobody_has_heard_of_wants_everything(app: TestApp) -> None:
-    """Before any update the defaults are in force: 200, never 404."""
+def test_unknown_recipient_has_the_defaults(app: TestApp) -> None:
+    """Before any update a recipient has the defaults: 200, never 404."""
     answer = app.get("/recipients/leela/preferences")
     assert answer.status == "200 OK"
     assert answer.headers["Content-Type"] == "application/json"
@@ -46,55 +46,57 @@ def test_a_recipient_nobody_has_heard_of_wants_everything(app: TestApp) -> None:
     assert list(answer.json) == list(DEFAULTS)
 
 
-def test_a_recipient_of_packages_has_said_nothing(app: TestApp) -> None:
-    """To be sent something is not to say something."""
+def test_packages_do_not_change_preferences(app: TestApp) -> None:
+    """Sending a package to a recipient doesn't change the recipient's preferences."""
     send(app)
     assert app.get("/recipients/leela/preferences").json == DEFAULTS
 
 
-def test_an_update_is_answered_with_what_is_in_force(app: TestApp) -> None:
-    """The answer is 200 with the preferences in force, and that this update is applied."""
+def test_update_returns_the_current_preferences(app: TestApp) -> None:
+    """The response is 200 with the current preferences and ``applied: true``."""
     answer = update(app, UPDATE)
     assert answer.status == "200 OK"
     assert answer.headers["Content-Type"] == "application/json"
-    assert answer.json == in_force(0, True, False) | {"applied": True}
+    assert answer.json == preferences_body(0, True, False) | {"applied": True}
     assert list(answer.json) == [*DEFAULTS, "applied"]
 
 
-def test_what_is_in_force_is_read_back(app: TestApp) -> None:
-    """Reading gives the same, but says nothing of an update."""
+def test_preferences_are_read_back(app: TestApp) -> None:
+    """Reading returns the same preferences, without ``applied``."""
     update(app, UPDATE)
-    assert app.get("/recipients/leela/preferences").json == in_force(0, True, False)
+    assert app.get("/recipients/leela/preferences").json == preferences_body(0, True, False)
 
 
-def test_a_newer_update_replaces(app: TestApp) -> None:
-    """The newest is in force."""
-    update(app, said(1, True, False))
-    assert update(app, said(2, False, True)).json == in_force(2, False, True) | {"applied": True}
+def test_newer_update_wins(app: TestApp) -> None:
+    """The newest preferences are current."""
+    update(app, update_body(1, True, False))
+    assert update(app, update_body(2, False, True)).json == preferences_body(2, False, True) | {
+        "applied": True
+    }
 
 
-def test_an_older_update_changes_nothing(app: TestApp) -> None:
-    """An update that arrives late is 200 with what is in force, and isn't applied."""
-    update(app, said(2, True, False))
-    answer = update(app, said(1, False, True))
-    assert answer.json == in_force(2, True, False) | {"applied": False}
-    assert app.get("/recipients/leela/preferences").json == in_force(2, True, False)
+def test_older_update_changes_nothing(app: TestApp) -> None:
+    """A late update is 200 with the current preferences and ``applied: false``."""
+    update(app, update_body(2, True, False))
+    answer = update(app, update_body(1, False, True))
+    assert answer.json == preferences_body(2, True, False) | {"applied": False}
+    assert app.get("/recipients/leela/preferences").json == preferences_body(2, True, False)
 
 
-def test_a_microsecond_is_enough(app: TestApp) -> None:
-    """Updates are ordered to the microsecond, and in whatever offset they are stamped."""
-    update(app, said(0, True, True) | {"timestamp": "2142-03-01T12:00:00.000001Z"})
-    late = said(0, False, False) | {"timestamp": "2142-03-01T13:00:00+01:00"}
+def test_updates_are_ordered_to_the_microsecond(app: TestApp) -> None:
+    """Updates are ordered to the microsecond, regardless of their offsets."""
+    update(app, update_body(0, True, True) | {"timestamp": "2142-03-01T12:00:00.000001Z"})
+    late = update_body(0, False, False) | {"timestamp": "2142-03-01T13:00:00+01:00"}
     assert not update(app, late).json["applied"]
-    newer = said(0, False, False) | {"timestamp": "2142-03-01T11:00:00.000002-01:00"}
+    newer = update_body(0, False, False) | {"timestamp": "2142-03-01T11:00:00.000002-01:00"}
     assert update(app, newer).json["applied"]
 
 
 def test_at_equal_timestamps_a_decline_wins(app: TestApp) -> None:
-    """Of two updates of one timestamp what is declined in either is declined, in any order."""
+    """If two updates have the same timestamp, a type declined in either is declined."""
     for recipient_id, updates in (
-        ("leela", [said(0, True, False), said(0, False, True)]),
-        ("fry", [said(0, False, True), said(0, True, False)]),
+        ("leela", [update_body(0, True, False), update_body(0, False, True)]),
+        ("fry", [update_body(0, False, True), update_body(0, True, False)]),
     ):
         first, second = (update(app, body, recipient_id).json for body in updates)
         assert first["applied"]
@@ -102,39 +104,39 @@ def test_at_equal_timestamps_a_decline_wins(app: TestApp) -> None:
         assert (second["personal_preference"], second["marketing_preference"]) == (False, False)
 
 
-def test_an_exact_repeat_is_answered_as_the_first(app: TestApp) -> None:
-    """Until a newer update arrives a repeat gets the very answer of the first time."""
+def test_exact_repeat_gets_the_same_response(app: TestApp) -> None:
+    """Until a newer update arrives, a repeat gets the same response as the first update."""
     first = update(app, UPDATE)
     assert update(app, UPDATE).body == first.body
-    update(app, said(1, True, True))
-    assert update(app, UPDATE).json == in_force(1, True, True) | {"applied": False}
+    update(app, update_body(1, True, True))
+    assert update(app, UPDATE).json == preferences_body(1, True, True) | {"applied": False}
 
 
-def test_what_is_superseded_in_part_is_not_applied(app: TestApp) -> None:
-    """An update is applied if all that it names is in force with its timestamp."""
-    update(app, said(0, True, True))
-    update(app, said(0, False, True))
-    assert update(app, said(0, True, True)).json["applied"] is False
-    assert update(app, said(0, False, True)).json["applied"] is True
+def test_partly_superseded_update_is_not_applied(app: TestApp) -> None:
+    """An update is applied only if all its preferences are current with its timestamp."""
+    update(app, update_body(0, True, True))
+    update(app, update_body(0, False, True))
+    assert update(app, update_body(0, True, True)).json["applied"] is False
+    assert update(app, update_body(0, False, True)).json["applied"] is True
 
 
-def test_preferences_are_each_recipients_own(app: TestApp) -> None:
-    """What one recipient says is nothing to another."""
+def test_preferences_are_per_recipient(app: TestApp) -> None:
+    """An update of one recipient doesn't change another's preferences."""
     update(app, UPDATE)
     assert app.get("/recipients/fry/preferences").json == DEFAULTS | {"recipient_id": "fry"}
 
 
-def test_a_declined_type_is_dropped_from_then_on(app: TestApp) -> None:
+def test_opt_out_and_opt_in(app: TestApp) -> None:
     """The next package after an opt-out is dropped, the next after an opt-in isn't."""
     statuses = []
     for minute, wanted in enumerate([True, False, True]):
-        update(app, said(minute, wanted, True))
+        update(app, update_body(minute, wanted, True))
         statuses.append(send(app, package_id=str(minute)).json["status"])
     assert statuses == ["delivered", "dropped", "delivered"]
 
 
-def test_the_recipient_may_be_repeated_in_the_body(app: TestApp) -> None:
-    """A body may name the recipient, if it is that of the path."""
+def test_recipient_may_be_repeated_in_the_body(app: TestApp) -> None:
+    """A body may name the recipient if it is the one in the path."""
     assert update(app, UPDATE | {"recipient_id": "leela"}).json["applied"]
     answer = update(app, UPDATE | {"recipient_id": "fry"}, status=422)
     assert problem(answer) == {
@@ -152,7 +154,7 @@ def test_the_recipient_may_be_repeated_in_the_body(app: TestApp) -> None:
     ["a/b", "100%", "\U0001f680", "two words", "...", "a/preferences", "preferences", "x" * 255],
 )
 def test_any_recipient(app: TestApp, recipient_id: str) -> None:
-    """Whatever can be an id can be percent-encoded in the path, and repeated in the body."""
+    """Any valid id can be percent-encoded in the path, and repeated in the body."""
     updated = update(app, UPDATE | {"recipient_id": recipient_id}, recipient_id).json
     assert updated["recipient_id"] == recipient_id
     assert app.get(preferences_of(recipient_id)).json == {
@@ -170,8 +172,8 @@ def test_dots_are_not_recipients(app: TestApp, recipient_id: str) -> None:
         assert problem(app.put_json(path, UPDATE, status=422))["code"] == "invalid"
 
 
-def test_an_update_far_ahead_of_the_clock(backend: Backend, make_app: MakeApp) -> None:
-    """With a limit, such an update is 422, and the recipient can still opt out."""
+def test_update_far_ahead_of_the_clock(backend: Backend, make_app: MakeApp) -> None:
+    """With a limit, an update in the far future is 422, and the recipient can still opt out."""
     create_schema(backend.config)
     app = make_app({"preferences.max_ahead": "1 hour"})
     answer = update(app, UPDATE | {"timestamp": "9999-12-31T23:59:59Z"}, status=422)
@@ -183,11 +185,11 @@ def test_an_update_far_ahead_of_the_clock(backend: Backend, make_app: MakeApp) -
     ]
     now = datetime.now(UTC).isoformat()
     assert update(app, UPDATE | {"timestamp": now}).json["applied"]
-    # Packages are not compared with the clock: their timestamp orders nothing.
+    # Packages aren't compared with the clock, since nothing is ordered by their timestamp.
     send(app, timestamp="9999-12-31T23:59:59Z")
 
 
-def test_without_a_limit_any_timestamp_will_do(app: TestApp) -> None:
+def test_without_a_limit_any_timestamp_is_accepted(app: TestApp) -> None:
     """By default nothing is compared with the server's clock."""
     assert update(app, UPDATE | {"timestamp": "9999-12-31T23:59:59Z"}).json["applied"]
 
@@ -207,8 +209,8 @@ def test_without_a_limit_any_timestamp_will_do(app: TestApp) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_an_id_that_could_not_be_valid(app: TestApp, path: str, method: str) -> None:
-    """What can't be the id of a recipient is 422, to read as to update."""
+def test_invalid_recipient_id(app: TestApp, path: str, method: str) -> None:
+    """An invalid recipient id is 422 for reads and updates."""
     answer = app.request(path, method=method, body=b"{}", status=422)
     body = problem(answer)
     assert body["title"] == "Unprocessable Content"
@@ -217,7 +219,7 @@ def test_an_id_that_could_not_be_valid(app: TestApp, path: str, method: str) -> 
 
 
 @pytest.mark.parametrize("value", [None, 0, 1, "true", "false", [], {}])
-def test_a_boolean_is_a_boolean(app: TestApp, value: object) -> None:
+def test_preferences_must_be_booleans(app: TestApp, value: object) -> None:
     """Only true and false are preferences."""
     answer = update(app, UPDATE | {"marketing_preference": value}, status=422)
     assert problem(answer)["errors"] == [
@@ -225,8 +227,8 @@ def test_a_boolean_is_a_boolean(app: TestApp, value: object) -> None:
     ]
 
 
-def test_an_invalid_update(app: TestApp) -> None:
-    """All faults are told at once, and nothing is changed by what was right."""
+def test_invalid_update(app: TestApp) -> None:
+    """All errors are reported at once, and nothing is changed by the valid fields."""
     answer = update(app, {"marketing_preference": False, "freight_preference": True}, status=422)
     assert problem(answer)["errors"] == [
         {"pointer": "#/timestamp", "detail": "is required"},
@@ -237,14 +239,14 @@ def test_an_invalid_update(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"a": 1, "a": 1}', b"\xff"])
-def test_a_malformed_update(app: TestApp, body: bytes) -> None:
-    """What isn't a JSON object of one reading is 400."""
+def test_malformed_update(app: TestApp, body: bytes) -> None:
+    """A body that isn't an unambiguous JSON object is 400."""
     assert problem(update(app, body, status=400))["title"] == "Bad Request"
     assert app.get("/recipients/leela/preferences").json == DEFAULTS
 
 
 def test_updates_are_never_counted(app: TestApp) -> None:
-    """Neither an update nor a rejected one changes any figure of the statistics."""
+    """Updates, including rejected ones, don't change the statistics."""
     update(app, UPDATE)
     update(app, UPDATE)
     update(app, b"{", status=400)

@@ -56,8 +56,8 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"}
         "/health%20",
     ],
 )
-def test_nothing_at_this_path(app: TestApp, path: str) -> None:
-    """A path that leads to nothing is 404 for every method."""
+def test_unknown_path(app: TestApp, path: str) -> None:
+    """An unknown path is 404 for every method."""
     for method in METHODS - {"HEAD"}:
         assert problem(app.request(path, method=method, status=404)) == {
             "type": "about:blank",
@@ -77,14 +77,14 @@ def test_nothing_at_this_path(app: TestApp, path: str) -> None:
         ("PUT", "/recipients/leela/preferences%0A"),
     ],
 )
-def test_a_line_feed_is_part_of_a_path(app: TestApp, method: str, path: str) -> None:
-    """A path with a line feed at its end is another path, at which there is nothing."""
+def test_line_feed_is_part_of_a_path(app: TestApp, method: str, path: str) -> None:
+    """A path with a trailing line feed is a different path, which is 404."""
     assert app.request(path, method=method, body=b"{}", status=ANY).status_int == 404
 
 
 @pytest.mark.parametrize("path", list(PATHS))
-def test_a_method_that_a_path_lacks(app: TestApp, path: str) -> None:
-    """A wrong method is 405, with the methods of the path."""
+def test_unsupported_method(app: TestApp, path: str) -> None:
+    """An unsupported method is 405, with the methods of the path in ``Allow``."""
     for method in METHODS - PATHS[path] - {"HEAD"}:
         answer = app.request(path, method=method, body=b"{}", status=405)
         body = problem(answer)
@@ -96,8 +96,8 @@ def test_a_method_that_a_path_lacks(app: TestApp, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/packages/pkg-1", "/recipients/leela/preferences", "/statistics", "/health"]
 )
-def test_head_where_there_is_a_get(app: TestApp, path: str) -> None:
-    """HEAD is answered as GET is, without the body."""
+def test_head(app: TestApp, path: str) -> None:
+    """The response to HEAD is that to GET, without the body."""
     send(app)
     head, get = app.head(path), app.get(path)
     assert head.status == get.status
@@ -106,8 +106,8 @@ def test_head_where_there_is_a_get(app: TestApp, path: str) -> None:
         assert head.headers[header] == get.headers[header]
 
 
-def test_head_of_nothing(app: TestApp) -> None:
-    """HEAD of a package that nobody sent is 404."""
+def test_head_of_an_unknown_package(app: TestApp) -> None:
+    """HEAD of an unknown package is 404."""
     assert app.head("/packages/pkg-1", status=404).body == b""
 
 
@@ -129,7 +129,7 @@ LIMITS = pytest.mark.parametrize(
 
 @LIMITS
 @pytest.mark.parametrize("chunked", [False, True], ids=["at once", "chunked"])
-def test_a_body_over_the_limit(
+def test_body_over_the_limit(
     app: TestApp, method: str, path: str, limit: int, chunked: bool
 ) -> None:
     """A body that is too large is 413, however it is sent."""
@@ -149,10 +149,8 @@ def test_a_body_over_the_limit(
 
 @LIMITS
 @pytest.mark.parametrize("chunked", [False, True], ids=["at once", "chunked"])
-def test_a_body_at_the_limit(
-    app: TestApp, method: str, path: str, limit: int, chunked: bool
-) -> None:
-    """A body of just the limit is read, and is 200 or 201 if it is right."""
+def test_body_at_the_limit(app: TestApp, method: str, path: str, limit: int, chunked: bool) -> None:
+    """A body of exactly the limit is accepted."""
     valid = {
         "/packages": b'{"timestamp": "2142-03-01T12:00:00Z", "sender_id": "zap", "recipient_id":'
         b' "leela", "package_id": "pkg-1", "package_type": "personal"}',
@@ -168,12 +166,12 @@ def test_a_body_at_the_limit(
     assert answer.status_int in (200, 201)
 
 
-def test_a_length_over_the_limit_is_rejected_unread(app: TestApp) -> None:
-    """A body whose length is over the limit is rejected before it arrives."""
+def test_length_over_the_limit_is_rejected_without_reading(app: TestApp) -> None:
+    """A body with a Content-Length over the limit is rejected without being read."""
 
     class Unreadable(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            raise AssertionError("it was read")
+            raise AssertionError("the body was read")
 
     request = TestRequest.blank("/packages", method="POST")
     request.environ["CONTENT_LENGTH"] = "1000000000000"
@@ -183,7 +181,7 @@ def test_a_length_over_the_limit_is_rejected_unread(app: TestApp) -> None:
 
 @pytest.mark.parametrize("error", [OSError("bad"), ValueError("bad")])
 def test_malformed_chunks(app: TestApp, error: Exception) -> None:
-    """What servers raise for malformed chunks and for a closed connection is 400."""
+    """The exceptions that servers raise for malformed chunks and closed connections are 400."""
 
     class BreakingOff(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -196,7 +194,7 @@ def test_malformed_chunks(app: TestApp, error: Exception) -> None:
     assert totals(app) == (0, 0, 1)
 
 
-def test_a_body_that_is_too_slow(app: TestApp) -> None:
+def test_body_that_is_too_slow(app: TestApp) -> None:
     """A body that doesn't arrive in time is 408, without Retry-After, and isn't counted."""
 
     class Slow(io.BytesIO):
@@ -214,8 +212,8 @@ def test_a_body_that_is_too_slow(app: TestApp) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "GZIP", "identity, gzip", "x", "*"])
 @pytest.mark.parametrize("body", [b"", b"{}", b"\x1f\x8b", b" " * (1024 * 1024 + 1)])
-def test_an_encoded_body(app: TestApp, encoding: str, body: bytes) -> None:
-    """A body with a Content-Encoding is 415, whatever it is; a send is counted as rejected."""
+def test_encoded_body(app: TestApp, encoding: str, body: bytes) -> None:
+    """A body with a Content-Encoding is 415; a send is counted as rejected."""
     for method, path in SENDS:
         headers = {"Content-Encoding": encoding}
         answer = app.request(path, method=method, body=body, headers=headers, status=415)
@@ -225,21 +223,21 @@ def test_an_encoded_body(app: TestApp, encoding: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", "", "identity, identity"])
-def test_the_identity_encoding(app: TestApp, encoding: str) -> None:
-    """A body in no encoding, or in that which changes nothing, is read."""
+def test_identity_encoding(app: TestApp, encoding: str) -> None:
+    """A body with the encoding ``identity``, or an empty one, is accepted."""
     app.post_json("/packages", PACKAGE, headers={"Content-Encoding": encoding}, status=201)
 
 
 @pytest.mark.parametrize("header", ["Proto", "Protocol", "Ssl", "Host", "Port", "Scheme"])
-def test_what_a_proxy_says_changes_nothing(app: TestApp, header: str) -> None:
-    """Headers about the outer connection change neither the answer nor Location."""
+def test_forwarded_headers_are_ignored(app: TestApp, header: str) -> None:
+    """``X-Forwarded-*`` headers change neither the response nor ``Location``."""
     headers = {f"X-Forwarded-{header}": "https"}
     answer = app.post_json("/packages", PACKAGE, headers=headers, status=201)
     assert answer.headers["Location"] == "/packages/pkg-1"
 
 
-def test_every_answer_forbids_caches_to_store_it(app: TestApp) -> None:
-    """All answers but pages have `Cache-Control: no-store`, problems included."""
+def test_responses_are_not_cached(app: TestApp) -> None:
+    """All responses except pages have ``Cache-Control: no-store``, including problems."""
     answers = [
         send(app),
         send(app, status=200),
@@ -255,7 +253,7 @@ def test_every_answer_forbids_caches_to_store_it(app: TestApp) -> None:
     assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
 
 
-def test_a_body_that_ends_early(app: TestApp) -> None:
+def test_body_that_ends_early(app: TestApp) -> None:
     """A body shorter than its Content-Length is 400, even if it is valid JSON so far."""
     content = json.dumps(PACKAGE).encode()
     request = TestRequest.blank("/packages", method="POST", body=content)
@@ -267,12 +265,12 @@ def test_a_body_that_ends_early(app: TestApp) -> None:
 
 @pytest.fixture
 def unchecked_app(app: TestApp) -> TestApp:
-    """The same application, for requests that a strict server rejects."""
+    """The same application without WebTest's lint, for requests that a strict server rejects."""
     return TestApp(app.app, lint=False)
 
 
 @pytest.mark.parametrize("length", ["", "abc", "-1", "1e3"])
-def test_an_invalid_length(unchecked_app: TestApp, length: str) -> None:
+def test_invalid_length(unchecked_app: TestApp, length: str) -> None:
     """A Content-Length that isn't a number is a client error."""
     request = TestRequest.blank("/packages", method="POST")
     request.environ["CONTENT_LENGTH"] = length
@@ -280,17 +278,17 @@ def test_an_invalid_length(unchecked_app: TestApp, length: str) -> None:
 
 
 @pytest.mark.parametrize("path", list(PATHS))
-def test_an_unknown_method(unchecked_app: TestApp, path: str) -> None:
-    """A method that HTTP doesn't have is 405 like any other."""
+def test_unknown_method(unchecked_app: TestApp, path: str) -> None:
+    """A method that HTTP doesn't define is 405."""
     answer = unchecked_app.request(path, method="BREW", status=405)
     assert set(answer.headers["Allow"].split(", ")) == PATHS[path]
 
 
 class Observer(BaseplateObserver, SpanObserver):
-    """Watches as Sentry, metrics and tracing do.
+    """Observes requests, as Sentry, metrics and tracing do.
 
-    :ivar spans: the names of the spans of requests, and of what they did.
-    :ivar errors: the exceptions that ended the spans of requests.
+    :ivar spans: the names of the server spans and their child spans.
+    :ivar errors: the exceptions that ended server spans.
     """
 
     def __init__(self, baseplate: Baseplate) -> None:
@@ -299,16 +297,16 @@ class Observer(BaseplateObserver, SpanObserver):
         baseplate.register(self)
 
     def on_server_span_created(self, context: RequestContext, server_span: ServerSpan) -> None:
-        """Watch a request."""
+        """Observe a request."""
         self.spans.append(server_span.name)
         server_span.register(self)
 
     def on_child_span_created(self, span: Any) -> None:
-        """Note what a request does."""
+        """Record a child span."""
         self.spans.append(span.name)
 
     def on_finish(self, exc_info: Any) -> None:
-        """Note the exception of a request that failed."""
+        """Record the exception of a failed request."""
         if exc_info:
             self.errors.append(exc_info[1])
 
@@ -318,7 +316,7 @@ def broken_app(backend: Backend, make_app: MakeApp) -> TestApp:
     """An application in which reading one package raises an unexpected exception."""
     create_schema(backend.config)
     app = make_app()
-    # A timestamp that no version of the service could have written.
+    # A timestamp that the service could not have written.
     backend.rows(
         "INSERT INTO packages"
         " (package_id, sender_id, recipient_id, package_type, timestamp, status) VALUES"
@@ -327,8 +325,8 @@ def broken_app(backend: Backend, make_app: MakeApp) -> TestApp:
     return app
 
 
-def test_an_unhandled_exception(broken_app: TestApp) -> None:
-    """An unhandled exception is 500, and the answer doesn't show it."""
+def test_unhandled_exception(broken_app: TestApp) -> None:
+    """An unhandled exception is 500, and the response doesn't reveal it."""
     answer = read(broken_app, "pkg-0", status=500)
     assert problem(answer) == {
         "type": "about:blank",
@@ -343,7 +341,7 @@ def test_an_unhandled_exception(broken_app: TestApp) -> None:
 def test_observers_see_an_unhandled_exception(
     broken_app: TestApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Baseplate's observers see the exception itself, and the log has it."""
+    """Baseplate's observers see the exception, and it is logged."""
     observer = Observer(broken_app.app.baseplate)
     read(broken_app, "pkg-0", status=500)
     (error,) = observer.errors
@@ -361,19 +359,19 @@ def test_requests_after_an_unhandled_exception(broken_app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("table", ["packages", "counters"])
-def test_an_unhandled_exception_in_a_write(backend: Backend, make_app: MakeApp, table: str) -> None:
-    """A write that fails unexpectedly is 500, is seen by observers, and records nothing."""
+def test_unhandled_exception_in_a_write(backend: Backend, make_app: MakeApp, table: str) -> None:
+    """A write that fails unexpectedly is 500, records nothing, and observers see the exception."""
     create_schema(backend.config)
     app = make_app()
     observer = Observer(app.app.baseplate)
-    backend.refuse_inserts(table)
+    backend.reject_inserts(table)
     problem(send(app, status=500))
     assert len(observer.errors) == 1
     assert backend.stored() == backend.counted() == {}
 
 
 def test_observers_see_no_client_errors(app: TestApp) -> None:
-    """A rejected request is no error for observers."""
+    """A rejected request isn't an error for observers."""
     observer = Observer(app.app.baseplate)
     try:
         send(app)
@@ -412,7 +410,7 @@ def test_observers_see_no_client_errors(app: TestApp) -> None:
 def test_spans_of_a_request(
     app: TestApp, method: str, path: str, body: object, spans: set[str]
 ) -> None:
-    """Each request has a span of the name of its view, and one for work in the database."""
+    """Each request has a span named after its view, with a child span for the database."""
     observer = Observer(app.app.baseplate)
     try:
         if method == "GET":

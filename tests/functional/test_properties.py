@@ -50,7 +50,7 @@ partial_updates = st.builds(
     st.sampled_from(TYPES),
     st.booleans(),
 )
-# What is done, and with what.
+# The operations and their bodies.
 actions = st.one_of(
     st.tuples(st.just("send"), packages),
     st.tuples(st.just("send"), st.sampled_from([{}, [], PACKAGE | {"sender_id": 5}])),
@@ -63,14 +63,14 @@ actions = st.one_of(
 
 @dataclass
 class Model:
-    """The rules of the service, written again without a database."""
+    """The rules of the service, implemented a second time without a database."""
 
     decisions: dict[str, dict[str, object]] = field(default_factory=dict)
     preferences: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     def send(self, body: Any) -> tuple[int, object]:
-        """The status of the answer to a package, and the decision."""
+        """The expected status of a send, and the decision."""
         if not isinstance(body, dict) or body.get("package_type") not in TYPES:
             status = 422 if isinstance(body, dict) else 400
         elif not isinstance(body["sender_id"], str):
@@ -101,7 +101,7 @@ class Model:
         return 200, earlier
 
     def send_batch(self, body: object) -> tuple[int, object]:
-        """The status of the answer to a batch, and for each item whether it is replayed, and the
+        """The expected status of a batch; for each item, whether it is replayed, and the
         decision."""
         if not isinstance(body, list) or len(body) > 1000:
             self.counts["rejected"] += 1
@@ -110,22 +110,22 @@ class Model:
         return 200, [decision and (status == 200, decision) for status, decision in sent]
 
     def update(self, recipient_id: str, body: dict[str, Any]) -> tuple[int, object]:
-        """The status of the answer to an update, and whether it is applied."""
+        """The expected status of an update, and whether it is applied."""
         if not isinstance(body.get("timestamp"), str):
             return 422, None
         applied = True
         for package_type in TYPES:
-            said = body["timestamp"], body[f"{package_type}_preference"]
+            new = body["timestamp"], body[f"{package_type}_preference"]
             key = recipient_id, package_type
-            # Of two with the same timestamp, False comes after True.
+            # At equal timestamps, False wins.
             self.preferences[key] = max(
-                said, self.preferences.get(key, said), key=lambda each: (each[0], not each[1])
+                new, self.preferences.get(key, new), key=lambda each: (each[0], not each[1])
             )
-            applied = applied and self.preferences[key] == said
+            applied = applied and self.preferences[key] == new
         return 200, applied
 
     def statistics(self) -> dict[str, object]:
-        """The totals."""
+        """The expected totals."""
         by_type = {
             package_type: {
                 status: self.counts[f"{status} {package_type}"]
@@ -142,7 +142,7 @@ class Model:
 
 
 def do(app: TestApp, what: str, body: Any) -> tuple[int, object]:
-    """Do it to the real application: the status, and what the model tells of the answer."""
+    """Make a request to the application, and return the parts of its response to compare."""
     if what == "send":
         answer = post(app, "/packages", body, ANY)
         return answer.status_int, answer.json if answer.status_int in (200, 201) else None
@@ -163,7 +163,7 @@ def do(app: TestApp, what: str, body: Any) -> tuple[int, object]:
 def test_any_sequence_of_requests(
     app: TestApp, app_backend: Backend, sequence: list[tuple[str, Any]]
 ) -> None:
-    """Whatever is sent in whatever order: each answer is right, and so are the totals."""
+    """For any sequence of requests, the responses and the totals equal those of the model."""
     app_backend.empty_tables()
     model = Model()
     for what, body in sequence:
@@ -195,7 +195,7 @@ def put_or_patch(app: TestApp, body: dict[str, object], recipient_id: str) -> No
 def test_updates_in_any_order(
     app: TestApp, app_backend: Backend, bodies: list[dict[str, object]], data: st.DataObject
 ) -> None:
-    """Updates in any order, with any number of repeats, end with the same in force."""
+    """Updates in any order, and repeated any number of times, end in the same state."""
     app_backend.empty_tables()
     repeats = data.draw(st.lists(st.sampled_from(bodies), max_size=4))
     for body in bodies:
@@ -220,7 +220,7 @@ def without_times(results: list[Any]) -> list[Any]:
 def test_packages_in_batches_of_any_size(
     app: TestApp, app_backend: Backend, sent: list[dict[str, object]], data: st.DataObject
 ) -> None:
-    """The same packages in batches of any size are decided as in one."""
+    """Packages get the same decisions in several batches as in one."""
     app_backend.empty_tables()
     together = without_times(send_batch(app, *sent).json)
     totals = app.get("/statistics").json

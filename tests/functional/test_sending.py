@@ -8,7 +8,7 @@ from tests.backends import Backend
 from tests.conftest import MakeApp
 from tests.functional.client import DECISION, PACKAGE, problem, read, send, totals, update
 
-# Ids that have to be percent-encoded in a path, and the Location of a package of that id.
+# Ids that have to be percent-encoded in a path, and the Location of a package with that id.
 ODD_IDS = pytest.mark.parametrize(
     ("package_id", "location"),
     [
@@ -33,8 +33,8 @@ ODD_IDS = pytest.mark.parametrize(
 )
 
 
-def test_a_package_is_decided(app: TestApp) -> None:
-    """The first time, the answer is 201 with the decision and where to read it."""
+def test_package_is_decided(app: TestApp) -> None:
+    """The first send is 201 with the decision and its Location."""
     answer = send(app)
     assert answer.status == "201 Created"
     assert answer.headers["Location"] == "/packages/pkg-1"
@@ -44,8 +44,8 @@ def test_a_package_is_decided(app: TestApp) -> None:
     assert list(answer.json) == list(DECISION)
 
 
-def test_a_retry_is_replayed(app: TestApp) -> None:
-    """A retry is answered 200 with the very body of the first time, and a header that says so."""
+def test_retry_is_replayed(app: TestApp) -> None:
+    """A retry is 200 with the same body as the first send, and ``Idempotent-Replayed: true``."""
     first = send(app)
     again = send(app, status=200)
     assert again.body == first.body
@@ -53,7 +53,7 @@ def test_a_retry_is_replayed(app: TestApp) -> None:
     assert "Location" not in again.headers
 
 
-def test_a_package_of_a_declined_type_is_dropped(app: TestApp) -> None:
+def test_package_of_a_declined_type_is_dropped(app: TestApp) -> None:
     """A drop is an outcome, not an error: 201, with the reason."""
     update(
         app,
@@ -74,8 +74,8 @@ def test_a_package_of_a_declined_type_is_dropped(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_decision_is_final(app: TestApp, wanted: bool) -> None:
-    """A retry is answered with the first decision, even if preferences have changed since."""
+def test_decision_is_final(app: TestApp, wanted: bool) -> None:
+    """A retry returns the first decision, even if preferences have changed since."""
     preferences = {"personal_preference": wanted, "marketing_preference": True}
     update(app, preferences | {"timestamp": "2142-03-01T12:00:00Z"})
     first = send(app)
@@ -87,7 +87,7 @@ def test_a_decision_is_final(app: TestApp, wanted: bool) -> None:
 
 
 def test_preferences_are_judged_when_the_package_is_decided(app: TestApp) -> None:
-    """A package stamped before an opt-out, and sent after it, is dropped."""
+    """A package with a timestamp before an opt-out is dropped if it is sent after it."""
     update(
         app,
         {
@@ -99,8 +99,8 @@ def test_preferences_are_judged_when_the_package_is_decided(app: TestApp) -> Non
     assert send(app, timestamp="2142-03-01T00:00:00Z").json["status"] == "dropped"
 
 
-def test_a_retry_may_have_another_timestamp(app: TestApp) -> None:
-    """A timestamp is no part of what makes a package the same; the first one is kept."""
+def test_retry_may_have_another_timestamp(app: TestApp) -> None:
+    """A retry may have a different timestamp; the first one is kept."""
     first = send(app)
     again = send(app, status=200, timestamp="2142-03-01T12:00:30Z")
     assert again.body == first.body
@@ -109,7 +109,7 @@ def test_a_retry_may_have_another_timestamp(app: TestApp) -> None:
 @pytest.mark.parametrize(
     "change", [{"sender_id": "nixon"}, {"recipient_id": "fry"}, {"package_type": "marketing"}]
 )
-def test_an_id_stands_for_one_package(app: TestApp, change: dict[str, str]) -> None:
+def test_id_used_for_another_package(app: TestApp, change: dict[str, str]) -> None:
     """An id that was used for another sender, recipient or type is a conflict."""
     send(app)
     answer = send(app, status=409, **change)
@@ -123,7 +123,7 @@ def test_an_id_stands_for_one_package(app: TestApp, change: dict[str, str]) -> N
     assert read(app, "pkg-1").json == DECISION
 
 
-def test_a_decision_is_read_back(app: TestApp) -> None:
+def test_decision_is_read_back(app: TestApp) -> None:
     """Reading a package returns its original decision."""
     sent = send(app)
     answer = read(app, "pkg-1")
@@ -141,28 +141,28 @@ def test_any_id_is_read_back(app: TestApp, package_id: str, location: str) -> No
     assert app.get(location).body == sent.body
 
 
-def test_a_location_does_not_depend_on_the_host(app: TestApp) -> None:
-    """A client can't have itself or others led elsewhere by the host that it names."""
+def test_location_does_not_depend_on_the_host(app: TestApp) -> None:
+    """The Host header doesn't affect Location, so it can't redirect clients to another site."""
     answer = app.post_json("/packages", PACKAGE, headers={"Host": "omicron.example"})
     assert answer.headers["Location"] == "/packages/pkg-1"
 
 
-def test_a_location_behind_a_proxy(backend: Backend, make_app: MakeApp) -> None:
-    """If a proxy removes a prefix of the path, Location has it; the service itself doesn't."""
+def test_location_behind_a_proxy(backend: Backend, make_app: MakeApp) -> None:
+    """If a proxy strips a path prefix, Location has it, and the paths of the service don't."""
     create_schema(backend.config)
     app = make_app({"http.path_prefix": "/planet/express"})
     assert send(app, package_id="a/b").headers["Location"] == "/planet/express/packages/a%2Fb"
     read(app, "a/b")
 
 
-def test_a_slash_in_a_path_need_not_be_encoded(app: TestApp) -> None:
-    """Some proxies decode a path on the way; the package is found all the same."""
+def test_slash_in_a_path_need_not_be_encoded(app: TestApp) -> None:
+    """The package is found even if a proxy has decoded the slash."""
     send(app, package_id="a/b")
     assert app.get("/packages/a/b").json["package_id"] == "a/b"
 
 
 @pytest.mark.parametrize("package_id", ["PKG-1", "pkg-1 x", "pkg", "pkg-1/", "batch"])
-def test_a_package_that_nobody_sent(app: TestApp, package_id: str) -> None:
+def test_unknown_package(app: TestApp, package_id: str) -> None:
     """An id that was never sent is 404."""
     send(app)
     assert problem(read(app, package_id, status=404)) == {
@@ -193,8 +193,8 @@ def test_a_package_that_nobody_sent(app: TestApp, package_id: str) -> None:
         "/packages/%2e.",
     ],
 )
-def test_an_id_that_could_not_be_valid(app: TestApp, path: str) -> None:
-    """No package has an id that isn't valid."""
+def test_invalid_id(app: TestApp, path: str) -> None:
+    """An invalid id is 404."""
     send(app)
     assert problem(app.get(path, status=404))["code"] == "package_not_found"
 
@@ -209,8 +209,8 @@ def test_an_id_that_could_not_be_valid(app: TestApp, path: str) -> None:
         ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
     ],
 )
-def test_timestamps_are_answered_in_utc(app: TestApp, sent: str, answered: str) -> None:
-    """The answer tells the instant in UTC with Z, and so does reading it back."""
+def test_timestamps_are_returned_in_utc(app: TestApp, sent: str, answered: str) -> None:
+    """The response to a send, and to reading it back, has the timestamp in UTC with Z."""
     assert send(app, timestamp=sent).json["timestamp"] == answered
     assert read(app, "pkg-1").json["timestamp"] == answered
 
@@ -218,8 +218,8 @@ def test_timestamps_are_answered_in_utc(app: TestApp, sent: str, answered: str) 
 @pytest.mark.parametrize(
     "content_type", ["application/x-www-form-urlencoded", "text/plain; charset=latin-1", ""]
 )
-def test_the_content_type_does_not_matter(app: TestApp, content_type: str) -> None:
-    """Whatever a client calls it, the body is read as JSON in UTF-8."""
+def test_content_type_is_ignored(app: TestApp, content_type: str) -> None:
+    """The body is read as JSON in UTF-8, whatever its Content-Type."""
     app.post_json(
         "/packages",
         PACKAGE | {"sender_id": "\U0001f680"},
@@ -229,7 +229,7 @@ def test_the_content_type_does_not_matter(app: TestApp, content_type: str) -> No
     assert read(app, "pkg-1").json["sender_id"] == "\U0001f680"
 
 
-def test_an_invalid_package(app: TestApp) -> None:
+def test_invalid_package(app: TestApp) -> None:
     """All errors are reported together, each with a pointer to its field."""
     answer = send(app, status=422, package_id="", package_type="freight", colour="red")
     assert problem(answer) == {
@@ -247,8 +247,8 @@ def test_an_invalid_package(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_rejected_package_can_be_sent_again(app: TestApp, status: int) -> None:
-    """A package that was rejected has not used its id: once corrected, it is delivered."""
+def test_rejected_package_can_be_sent_again(app: TestApp, status: int) -> None:
+    """A rejected package doesn't use up its id: once corrected, it is delivered."""
     if status == 400:
         app.post("/packages", b'{"package_id": "pkg-1"', status=400)
     else:
@@ -268,7 +268,7 @@ def test_a_rejected_package_can_be_sent_again(app: TestApp, status: int) -> None
         (b'{"a": NaN}', "the body has NaN, which is not JSON"),
     ],
 )
-def test_a_malformed_package(app: TestApp, body: bytes, detail: str) -> None:
+def test_malformed_package(app: TestApp, body: bytes, detail: str) -> None:
     """A body that isn't an unambiguous JSON object is 400, and the detail says why."""
     assert problem(app.post("/packages", body, status=400)) == {
         "type": "about:blank",

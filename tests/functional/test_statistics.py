@@ -1,4 +1,4 @@
-"""``GET /statistics``: what Zap reads."""
+"""``GET /statistics``."""
 
 import pytest
 from webtest import TestApp
@@ -17,8 +17,8 @@ from tests.functional.client import (
 )
 
 
-def test_from_the_start(app: TestApp) -> None:
-    """Every type has its row before anything was sent."""
+def test_every_type_has_a_row_from_the_start(app: TestApp) -> None:
+    """Every type has a row before anything was sent."""
     answer = app.get("/statistics")
     assert answer.status == "200 OK"
     assert answer.headers["Content-Type"] == "application/json"
@@ -34,7 +34,7 @@ def test_from_the_start(app: TestApp) -> None:
 
 
 def test_packages_are_counted_by_outcome_and_type(app: TestApp) -> None:
-    """Each package is counted once, under its type and what became of it."""
+    """Each package is counted once, by type and outcome."""
     update(app, UPDATE)  # Leela declines marketing
     for number in range(5):
         send(app, package_id=f"a{number}")
@@ -52,8 +52,8 @@ def test_packages_are_counted_by_outcome_and_type(app: TestApp) -> None:
     }
 
 
-def test_retries_change_nothing(app: TestApp) -> None:
-    """Delivered and dropped together are the number of distinct packages."""
+def test_retries_are_not_counted(app: TestApp) -> None:
+    """Delivered plus dropped is the number of distinct packages."""
     send(app)
     for _ in range(3):
         send(app, status=200)
@@ -74,16 +74,16 @@ def test_retries_change_nothing(app: TestApp) -> None:
         (422, PACKAGE | {"colour": "red"}),
     ],
 )
-def test_a_rejected_send_is_counted(app: TestApp, status: int, body: object) -> None:
-    """A send with invalid content is a rejected request, each time."""
+def test_rejected_send_is_counted(app: TestApp, status: int, body: object) -> None:
+    """Each invalid send counts as a rejected request."""
     post(app, "/packages", body, status)
     assert totals(app) == (0, 0, 1)
     post(app, "/packages", body, status)
     assert totals(app) == (0, 0, 2)
 
 
-def test_a_conflict_is_counted(app: TestApp) -> None:
-    """A conflict is a rejected request, each time, and moves no other figure."""
+def test_conflict_is_counted(app: TestApp) -> None:
+    """Each conflict counts as a rejected request, and changes no other figure."""
     send(app)
     send(app, status=409, sender_id="nixon")
     send(app, status=409, sender_id="nixon")
@@ -101,14 +101,14 @@ def test_a_conflict_is_counted(app: TestApp) -> None:
         (422, [1] * 1001),
     ],
 )
-def test_a_batch_rejected_whole_counts_once(app: TestApp, status: int, body: object) -> None:
-    """However many items it has, a batch that is rejected whole is one rejected request."""
+def test_batch_rejected_whole_counts_once(app: TestApp, status: int, body: object) -> None:
+    """A batch that is rejected as a whole counts as one rejected request."""
     post(app, "/packages/batch", body, status)
     assert totals(app) == (0, 0, 1)
 
 
 def test_each_rejected_item_of_a_batch_counts(app: TestApp) -> None:
-    """Rejected items of a batch, conflicts included, count one each."""
+    """Each rejected item of a batch counts, including conflicts."""
     send(app)
     send_batch(
         app,
@@ -123,14 +123,14 @@ def test_each_rejected_item_of_a_batch_counts(app: TestApp) -> None:
     assert totals(app) == (2, 0, 5)
 
 
-def test_a_chunked_send_over_the_limit_is_counted(app: TestApp) -> None:
-    """It doesn't matter how a body that is too large is sent."""
+def test_chunked_send_over_the_limit_is_counted(app: TestApp) -> None:
+    """A body over the limit that is sent in chunks counts as rejected."""
     assert send_in_chunks(app, "POST", "/packages", b" " * 65_537).status_int == 413
     assert totals(app) == (0, 0, 1)
 
 
-def test_what_never_counts(app: TestApp) -> None:
-    """Reads, updates, and paths and methods that there are not, move nothing."""
+def test_requests_that_are_not_counted(app: TestApp) -> None:
+    """Reads, updates, unknown paths and unsupported methods change no figure."""
     for path in ("/packages", "/packages/batch"):
         app.post(path, b"{", headers={"Sec-Fetch-Site": "cross-site"}, status=403)
     app.get("/nowhere", status=404)
@@ -152,7 +152,7 @@ def test_what_never_counts(app: TestApp) -> None:
 
 
 def test_statistics_equal_the_rows(app: TestApp, app_backend: Backend) -> None:
-    """The answer equals the stored totals."""
+    """The totals equal the stored rows."""
     update(app, UPDATE)
     send_batch(
         app,

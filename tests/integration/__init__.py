@@ -1,1 +1,1 @@
-"""The desk and its statements, on real databases."""
+"""Tests of the desk, the storage and the commands on real databases."""

@@ -9,17 +9,17 @@ from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage.database import Database
 from tests.conftest import OpenDatabase
 
-#: Makes a desk with a connection of its own, as another process would.
+#: Makes a desk with its own connection, like another process.
 MakeDesk = Callable[[], DeliveryDesk]
 
 
 @pytest.fixture
 def desk(database: Database) -> DeliveryDesk:
-    """A desk of a service that knows today's types."""
+    """A desk with the registered package types."""
     return DeliveryDesk(database, PACKAGE_TYPES)
 
 
 @pytest.fixture
 def make_desk(database: Database, open_database: OpenDatabase) -> MakeDesk:
-    """Make desks on the database, which has its tables."""
+    """Make desks on the database, whose tables exist."""
     return lambda: DeliveryDesk(open_database(), PACKAGE_TYPES)

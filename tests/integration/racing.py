@@ -1,4 +1,4 @@
-"""Threads that do things at the same time."""
+"""Helpers for tests with concurrent threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,29 +10,29 @@ from tests.backends import Backend
 Result = TypeVar("Result")
 
 
-def at_once(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Do all of the tasks, each in a thread of its own, from the same moment on.
+def run_concurrently(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Run all tasks at the same time, each in its own thread.
 
-    :returns: their results, in the order of the tasks.
+    :returns: the results, in the order of the tasks.
     """
     barrier = Barrier(len(tasks))
 
-    def after_all_are_ready(task: Callable[[], Result]) -> Result:
+    def run_when_all_are_ready(task: Callable[[], Result]) -> Result:
         barrier.wait()
         return task()
 
     with ThreadPoolExecutor(len(tasks)) as threads:
-        return list(threads.map(after_all_are_ready, tasks))
+        return list(threads.map(run_when_all_are_ready, tasks))
 
 
-def meanwhile(
+def run_while_blocked(
     backend: Backend, statement: str, task: Callable[[], Result], end: str = "COMMIT"
 ) -> Result:
-    """Do a task that has to wait for another process, which is in a transaction.
+    """Run a task that is blocked by a transaction of another process.
 
-    :param statement: what the other process writes.
-    :param end: how its transaction ends, once the task waits for it.
-    :returns: what the task returns.
+    :param statement: the statement that the other process executes.
+    :param end: the statement that ends its transaction, once the task waits for it.
+    :returns: the result of the task.
     """
     with ThreadPoolExecutor(1) as threads:
         with backend.transaction(end) as other:

@@ -1,4 +1,4 @@
-"""The audit finds nothing wrong where nothing is, and everything that was tampered with."""
+"""The audit passes on an intact database, and reports every kind of inconsistency."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +11,7 @@ from galaxy_express.ops.audit import audit, audit_database
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from tests.backends import Backend, SQLiteBackend
-from tests.integration.values import in_words, package, say, send, update
+from tests.integration.values import describe, package, send, update, update_preferences
 
 INSERT = (
     "INSERT INTO packages"
@@ -23,203 +23,202 @@ INSERT = (
 def _history(desk: DeliveryDesk) -> None:
     """Two packages delivered, one dropped, one conflict, two rejected requests."""
     send(desk, package("a"), package("b"), package("a", sender_id="mom"), rejected=2)
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     send(desk, package("c"))
 
 
-def complaint(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the audit says of a database in which it finds something wrong."""
+def failed_audit(backend: Backend, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run an audit that fails, and return its output."""
     with pytest.raises(SystemExit) as exit_:
         audit_database(backend.config)
     assert exit_.value.code == 1
     printed = capsys.readouterr().out
-    assert "Nothing is wrong" not in printed
+    assert "No problems found" not in printed
     return printed
 
 
-def test_nothing_is_wrong(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where all is well the audit says so, with the totals, and ends well."""
+def test_intact_database(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """On an intact database the audit prints the totals and succeeds."""
     audit_database(backend.config)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["delivered", "personal", "2", "2"] in lines
     assert ["dropped", "personal", "1", "1"] in lines
     assert ["rejected", "3"] in lines
-    assert lines[-1] == ["Nothing", "is", "wrong."]
+    assert lines[-1] == ["No", "problems", "found."]
 
 
-ODD_SEND = (
-    "In packages, {} rows have ids or a timestamp that no send could have had, one of them"
-    " of package_id {!r}."
-)
-ODD_UPDATE = (
-    "In preferences, 1 rows have an id, a value or a timestamp that no update could have had,"
-    " one of them"
-)
+INVALID_PACKAGES = "packages: {} rows with an invalid id or timestamp, for example package_id {!r}."
+INVALID_PREFERENCE = "preferences: 1 rows with an invalid id, value or timestamp, for example"
 
 TAMPERED = {
     "a counter": (
         "UPDATE counters SET value = value + 1 WHERE outcome = 'dropped'",
-        "Of 'personal' packages, 1 are dropped, and the counters say 2.",
+        "'personal' packages dropped: 1 according to the rows, 2 according to the counters.",
     ),
-    "a counter that is gone": (
+    "a deleted counter": (
         "DELETE FROM counters WHERE outcome = 'delivered'",
-        "Of 'personal' packages, 2 are delivered, and the counters say 0.",
+        "'personal' packages delivered: 2 according to the rows, 0 according to the counters.",
     ),
-    "a counter of nothing": (
+    "a counter without packages": (
         "INSERT INTO counters VALUES (1, 'lost', 'personal', 7)",
-        "Of 'personal' packages, 0 are lost, and the counters say 7.",
+        "'personal' packages lost: 0 according to the rows, 7 according to the counters.",
     ),
-    "a counter below zero": (
+    "a negative counter": (
         "INSERT INTO counters VALUES (99, 'rejected', '', -1)",
-        "In counters, 1 rows are below zero, one of them of shard 99.",
+        "counters: 1 rows with a negative value, for example shard 99.",
     ),
-    "a package inserted": (
+    "an inserted package": (
         INSERT + "('d', 'zap', 'leela', 'personal', 0, 'delivered')",
-        "Of 'personal' packages, 3 are delivered, and the counters say 2.",
+        "'personal' packages delivered: 3 according to the rows, 2 according to the counters.",
     ),
-    "a package removed": (
+    "a deleted package": (
         "DELETE FROM packages WHERE package_id = 'a'",
-        "Of 'personal' packages, 1 are delivered, and the counters say 2.",
+        "'personal' packages delivered: 1 according to the rows, 2 according to the counters.",
     ),
-    "a decision changed": (
+    "a changed decision": (
         "UPDATE packages SET status = 'dropped' WHERE package_id = 'a'",
-        "Of 'personal' packages, 1 are delivered, and the counters say 2.",
+        "'personal' packages delivered: 1 according to the rows, 2 according to the counters.",
     ),
-    "an id that is too long": (
+    "an id over the limit": (
         # 16 times 16 characters.
         "UPDATE packages SET sender_id = replace('zzzzzzzzzzzzzzzz', 'z', '0123456789abcdef')",
-        ODD_SEND.format(3, "a"),
+        INVALID_PACKAGES.format(3, "a"),
     ),
-    "a timestamp beyond time": (
+    "a timestamp out of range": (
         "UPDATE packages SET timestamp = 300000000000000000 WHERE package_id = 'b'",
-        ODD_SEND.format(1, "b"),
+        INVALID_PACKAGES.format(1, "b"),
     ),
-    "a delivered package that was declined": (
+    "a delivered package with declined_at": (
         "UPDATE packages SET declined_at = 0 WHERE package_id = 'a'",
         (
-            "In packages, 1 rows have a time of declining, although they were delivered, one of"
-            " them of package_id 'a'."
+            "packages: 1 rows with declined_at although they were delivered, for example"
+            " package_id 'a'."
         ),
     ),
-    "an update without its effect": (
+    "an update that was not applied": (
         (
             "INSERT INTO preference_updates"
             " (sequence, recipient_id, timestamp, received_at, wanted, applied)"
             " VALUES (1, 'fry', 0, 0, '{\"marketing\": false, \"personal\": true}', true)"
         ),
         (
-            "In preference_updates, 2 preferences are newer than the current ones, one of them of"
+            "preference_updates: 2 preferences are newer than the current ones, for example of"
             " recipient_id 'fry'."
         ),
     ),
-    "a preference set back": (
+    "a reverted preference": (
         "UPDATE preferences SET wanted = true",
         (
-            "In preference_updates, 1 preferences are newer than the current ones, one of them of"
+            "preference_updates: 1 preferences are newer than the current ones, for example of"
             " recipient_id 'leela'."
         ),
     ),
-    "a drop that nobody asked for": (
+    "a drop without a decline": (
         "UPDATE preference_updates SET wanted = '{\"personal\": true}'",
         (
-            "In packages, 1 rows were dropped at the time of an update that did not decline them,"
-            " one of them of package_id 'c'."
+            "packages: 1 rows were dropped by an update that did not decline them, for example"
+            " package_id 'c'."
         ),
     ),
-    "a recipient without a name": (
+    "a recipient with an empty id": (
         "UPDATE preferences SET recipient_id = ''",
-        f"{ODD_UPDATE} of recipient_id ''.",
+        f"{INVALID_PREFERENCE} recipient_id ''.",
     ),
 }
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_was_tampered_with(
+def test_inconsistencies_are_reported(
     backend: Backend, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    """Whatever was done behind the service's back is named, and the audit ends badly."""
+    """Each change made without the service is reported, and the audit fails."""
     statement, sentence = TAMPERED[what]
     backend.rows(statement)
-    assert sentence in complaint(backend, capsys).splitlines()
+    assert sentence in failed_audit(backend, capsys).splitlines()
 
 
-def test_a_table_without_its_constraints(
+def test_table_without_its_constraints(
     backend: Backend, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table that was made anew without its constraints is found out, with what they
-    would have kept out of it."""
+    """If a table was recreated without its constraints, the audit reports that, and the rows that
+    violate them."""
     backend.rows("ALTER TABLE packages RENAME TO old")
     backend.rows("CREATE TABLE packages AS SELECT * FROM old")
     backend.rows("DROP TABLE old")
     backend.rows(INSERT + "('a', 'zap', 'leela', 'personal', 0, 'lost')")
-    printed = complaint(backend, capsys).splitlines()
-    assert "The table packages has lost its primary key." in printed
-    assert "The table packages has lost its constraint ck_packages_status." in printed
-    assert "In packages, the key ('a',) is there more than once." in printed
+    printed = failed_audit(backend, capsys).splitlines()
+    assert "The table packages lacks its primary key." in printed
+    assert "The table packages lacks its constraint ck_packages_status." in printed
+    assert "packages: the key ('a',) is not unique." in printed
     assert (
-        "In packages, 1 rows have a status that is neither delivered nor dropped,"
-        " one of them of package_id 'a'." in printed
+        "packages: 1 rows with a status that is neither delivered nor dropped,"
+        " for example package_id 'a'." in printed
     )
 
 
-def test_a_table_that_is_missing(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a table there is no saying what is right."""
+def test_missing_table(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing table is reported."""
     backend.rows("DROP TABLE counters")
-    assert "There is no table counters." in complaint(backend, capsys).splitlines()
+    assert "The table counters is missing." in failed_audit(backend, capsys).splitlines()
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_damaged_file(
+def test_damaged_file(
     backend: Backend, desk: DeliveryDesk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An index that disagrees with its table is found by SQLite, and reported."""
+    """An index that disagrees with its table is reported (SQLite detects it)."""
     assert isinstance(backend, SQLiteBackend)
     send(desk, package("needle"))
     backend.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     content = backend.path.read_bytes()
-    # The id is in the table, and once more in the index of the primary key.
+    # The id is stored in the table and again in the index of the primary key.
     place = content.rindex(b"needle")
     backend.path.write_bytes(content[:place] + b"noodle" + content[place + 6 :])
-    assert "The file is damaged: " in complaint(backend, capsys)
+    assert "The file is damaged: " in failed_audit(backend, capsys)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_preference_that_is_neither(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
-    """What SQLite takes for a boolean, and is none, is found out."""
+def test_preference_that_is_not_a_boolean(
+    backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A preference other than true or false, which SQLite can store, is reported."""
     backend.rows("UPDATE preferences SET wanted = 7")
-    assert ODD_UPDATE in complaint(backend, capsys)
+    assert INVALID_PREFERENCE in failed_audit(backend, capsys)
 
 
-def test_a_database_that_is_away(backend: Backend) -> None:
-    """A database that can't be read is said to be so, in a sentence."""
-    with backend.away(), pytest.raises(SystemExit, match=r"^The database .* is unavailable: "):
+def test_unavailable_database(backend: Backend) -> None:
+    """If the database is unavailable, the audit fails with a one-line message."""
+    with (
+        backend.unavailable(),
+        pytest.raises(SystemExit, match=r"^The database .* is unavailable: "),
+    ):
         audit_database(backend.config)
 
 
-def test_a_wrong_configuration() -> None:
-    """A setting that is wrong is named."""
-    with pytest.raises(SystemExit, match=r"^The configuration is wrong: database\.url"):
+def test_invalid_configuration() -> None:
+    """The error names the invalid setting."""
+    with pytest.raises(SystemExit, match=r"^The configuration is invalid: database\.url"):
         audit_database({"database.url": "nowhere"})
 
 
-def test_beside_writes(database: Database, desk: DeliveryDesk) -> None:
-    """While the service writes, each audit sees rows and counters of the same moment, and
-    keeps no write waiting for its end."""
+def test_audit_during_writes(database: Database, desk: DeliveryDesk) -> None:
+    """An audit during writes sees rows and counters of the same moment, and doesn't block the
+    writes."""
     with ThreadPoolExecutor(1) as threads:
         audits = threads.submit(lambda: [audit(database) for _ in range(20)])
         number = 0
         while not audits.done():
             send(desk, package(f"more-{number}"), rejected=1)
             number += 1
-    assert [found.faults for found in audits.result()] == [[]] * 20
+    assert [found.problems for found in audits.result()] == [[]] * 20
     assert number > 0
 
 
-def test_a_snapshot_stays_as_it_is(database: Database, desk: DeliveryDesk) -> None:
-    """What is written during an audit is no part of it, and doesn't wait for its end."""
+def test_snapshot_is_isolated(database: Database, desk: DeliveryDesk) -> None:
+    """A snapshot doesn't show later writes, and doesn't block them."""
     ids = select(models.packages.c.package_id)
     with database.snapshot() as connection:
         before = connection.exec_driver_sql(queries.TOTALS).all()
-        assert [in_words(outcome) for outcome in send(desk, package("d"))] == ["dropped"]
+        assert [describe(outcome) for outcome in send(desk, package("d"))] == ["dropped"]
         assert connection.exec_driver_sql(queries.TOTALS).all() == before
         assert sorted(connection.execute(ids).scalars()) == ["a", "b", "c"]

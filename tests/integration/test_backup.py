@@ -14,13 +14,13 @@ from tests.integration.values import package, send
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_backup_has_all_that_was_answered(
+def test_backup_is_complete(
     backend: Backend, database: Database, desk: DeliveryDesk, tmp_path: Path
 ) -> None:
-    """A copy has every decision, those only in the log included, and is one file."""
+    """A backup is a single file with every decision, including those only in the log so far."""
     send(desk, *(package(str(number)) for number in range(100)))
     copy = tmp_path / "copy.db"
-    with backend.transaction("ROLLBACK"):  # as another process that is writing
+    with backend.transaction("ROLLBACK"):  # a write by another process
         back_up(backend.config, [str(copy)])
     assert SQLiteBackend(copy).stored() == {("delivered", "personal"): 100}
     assert not list(tmp_path.glob("copy.db?*"))
@@ -29,11 +29,13 @@ def test_a_backup_has_all_that_was_answered(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_backup_overwrites_nothing(backend: Backend, database: Database, tmp_path: Path) -> None:
-    """A path that exists, or that can't be written to, is rejected with a sentence."""
+def test_backup_does_not_overwrite_files(
+    backend: Backend, database: Database, tmp_path: Path
+) -> None:
+    """A path that exists or isn't writable is rejected with a one-line message."""
     taken = tmp_path / "taken"
     taken.write_text("kept")
-    with pytest.raises(SystemExit, match="exists already"):
+    with pytest.raises(SystemExit, match="already exists"):
         back_up(backend.config, [str(taken)])
     assert taken.read_text() == "kept"
     with pytest.raises(SystemExit, match="can't be written"):
@@ -43,20 +45,20 @@ def test_a_backup_overwrites_nothing(backend: Backend, database: Database, tmp_p
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_damaged_database_gives_no_backup(
+def test_inconsistent_backup_is_removed(
     backend: Backend, database: Database, desk: DeliveryDesk, tmp_path: Path
 ) -> None:
-    """A copy that fails its audit is removed, and it says why."""
+    """A copy that fails its audit is removed, and the error says why."""
     send(desk, package())
     backend.rows("UPDATE counters SET value = 7")
     copy = tmp_path / "copy.db"
-    with pytest.raises(SystemExit, match="The copy is wrong"):
+    with pytest.raises(SystemExit, match="The copy has problems"):
         back_up(backend.config, [str(copy)])
     assert not list(tmp_path.glob("copy.db*"))
 
 
-def test_postgresql_has_its_own_backup(backend: Backend, database: Database) -> None:
-    """For PostgreSQL, the command names pg_dump."""
+def test_backup_of_postgresql(backend: Backend, database: Database) -> None:
+    """On PostgreSQL the command fails and recommends pg_dump."""
     if not isinstance(backend, SQLiteBackend):
         with pytest.raises(SystemExit, match="pg_dump"):
             back_up(backend.config, ["copy.db"])

@@ -1,4 +1,4 @@
-"""Background checkpoints, which only SQLite has."""
+"""Background checkpoints (SQLite only)."""
 
 import time
 from collections.abc import Callable
@@ -18,23 +18,23 @@ from galaxy_express.storage.database import Database, DatabaseUnavailable
 from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.conftest import MakeDesk
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 
 IDS = ("first", "second", "third")
 
-#: Tells which of the packages are in the database's file, whatever is in the log beside it.
-Moved = Callable[[], set[str]]
+#: Returns which of the packages are in the database file itself, ignoring its write-ahead log.
+InFile = Callable[[], set[str]]
 
 
 @pytest.fixture
 def backend(sqlite: SQLiteBackend) -> Backend:
-    """SQLite alone."""
+    """SQLite only."""
     return sqlite
 
 
 @pytest.fixture
-def moved(sqlite: SQLiteBackend) -> Moved:
-    """Look for ids in the bytes of the file."""
+def in_file(sqlite: SQLiteBackend) -> InFile:
+    """Look for the ids in the bytes of the database file."""
 
     def look() -> set[str]:
         content = sqlite.path.read_bytes()
@@ -43,105 +43,105 @@ def moved(sqlite: SQLiteBackend) -> Moved:
     return look
 
 
-def test_a_checkpoint_moves_what_was_committed(
-    database: Database, desk: DeliveryDesk, moved: Moved
+def test_checkpoint_copies_committed_packages(
+    database: Database, desk: DeliveryDesk, in_file: InFile
 ) -> None:
-    """What was committed is in the log at first, and afterwards in the file itself."""
+    """Committed packages are in the log at first, and in the file itself after a checkpoint."""
     send(desk, package("first"))
-    assert moved() == set()
+    assert in_file() == set()
     database.checkpoint()
-    assert moved() == {"first"}
+    assert in_file() == {"first"}
 
 
-def test_a_checkpoint_and_a_write_do_not_wait_for_each_other(
-    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, moved: Moved
+def test_checkpoint_and_write_do_not_block_each_other(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, in_file: InFile
 ) -> None:
-    """What is committed can be moved while another process writes."""
+    """A checkpoint succeeds while another process writes."""
     send(desk, package("first"))
     with sqlite.locked():
         database.checkpoint()
-        assert moved() == {"first"}
+        assert in_file() == {"first"}
 
 
-def test_a_checkpoint_while_the_file_is_away(
-    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, moved: Moved
+def test_checkpoint_while_the_file_is_missing(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, in_file: InFile
 ) -> None:
-    """A checkpoint fails while the file is missing, makes no other file, and succeeds later."""
+    """A checkpoint fails while the file is missing, creates no new one, and succeeds later."""
     send(desk, package("first"))
     database.checkpoint()
     send(desk, package("second"))
-    with sqlite.away():
+    with sqlite.unavailable():
         with pytest.raises(DatabaseUnavailable):
             database.checkpoint()
         assert not sqlite.path.exists()
-    assert moved() == {"first"}
-    assert [in_words(outcome) for outcome in send(desk, package("second"))] == ["delivered again"]
+    assert in_file() == {"first"}
+    assert [describe(outcome) for outcome in send(desk, package("second"))] == ["delivered again"]
     database.checkpoint()
-    assert moved() == {"first", "second"}
+    assert in_file() == {"first", "second"}
 
 
-def at_the_start_of_a_checkpoint(database: Database, do: Callable[[], object]) -> None:
-    """Make a checkpoint, and do something when it has begun and before it looks at the log."""
+def run_during_checkpoint(database: Database, action: Callable[[], object]) -> None:
+    """Run a checkpoint, and an action after it has started but before it reads the log."""
     assert isinstance(database, SQLiteDatabase)
     connection = database._checkpoint_connection.get()._raw
-    connection.set_trace_callback(lambda _: do())
+    connection.set_trace_callback(lambda _: action())
     database.checkpoint()
     connection.set_trace_callback(None)
 
 
-def test_a_log_that_has_been_moved_is_not_begun_anew_during_a_checkpoint(
-    sqlite: SQLiteBackend, database: Database, make_desk: MakeDesk, moved: Moved
+def test_log_is_not_restarted_during_a_checkpoint(
+    sqlite: SQLiteBackend, database: Database, make_desk: MakeDesk, in_file: InFile
 ) -> None:
-    """Another process moves all of the log and commits, while this one makes a checkpoint:
-    the commit goes to the log's end, since SQLite may take it for moved at its beginning."""
+    """If another process checkpoints the whole log and commits during a checkpoint, its commit is
+    appended: SQLite could take a commit at the start of the log for already checkpointed."""
     desk = make_desk()
     send(desk, package("first"))
     log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
     header = log.read_bytes()[:32]
 
-    def move_and_commit() -> None:
+    def checkpoint_and_commit() -> None:
         assert sqlite.rows("PRAGMA wal_checkpoint(PASSIVE)")[0][0] == 0
         send(desk, package("second"))
 
-    at_the_start_of_a_checkpoint(database, move_and_commit)
+    run_during_checkpoint(database, checkpoint_and_commit)
     assert log.read_bytes()[:32] == header
     send(desk, package("third"))
     database.checkpoint()
-    assert moved() == set(IDS)
+    assert in_file() == set(IDS)
 
 
-def test_nothing_is_moved_from_a_log_that_is_begun_anew(
-    database: Database, make_desk: MakeDesk, moved: Moved
+def test_restarted_log_is_left_to_the_next_checkpoint(
+    database: Database, make_desk: MakeDesk, in_file: InFile
 ) -> None:
-    """Where all has been moved already, a checkpoint leaves to the next one what another
-    process commits meanwhile: SQLite may mistake how much of that has been moved."""
+    """If the whole log was checkpointed already, a commit by another process during a checkpoint is
+    left to the next one: SQLite could be wrong about how much of it was checkpointed."""
     desk = make_desk()
     send(desk, package("first"))
     database.checkpoint()
-    at_the_start_of_a_checkpoint(database, lambda: send(desk, package("second")))
-    assert moved() == {"first"}
+    run_during_checkpoint(database, lambda: send(desk, package("second")))
+    assert in_file() == {"first"}
     database.checkpoint()
-    assert moved() == {"first", "second"}
+    assert in_file() == {"first", "second"}
 
 
-def test_commits_bring_checkpoints_about(
-    database: Database, desk: DeliveryDesk, moved: Moved
+def test_commits_trigger_checkpoints(
+    database: Database, desk: DeliveryDesk, in_file: InFile
 ) -> None:
-    """Of commits that follow each other closely the first is moved; those after it are
-    moved together, some time later."""
+    """The first of several commits in quick succession triggers a checkpoint; the others share a
+    later one."""
     checkpoints = Checkpoints(database)
-    began = time.monotonic()
+    started = time.monotonic()
     send(desk, package("first"))
     checkpoints.note_commit()
-    wait_until(lambda: moved() == {"first"})
+    wait_until(lambda: in_file() == {"first"})
     for name in ("second", "third"):
         send(desk, package(name))
         checkpoints.note_commit()
     gevent.sleep(INTERVAL_SECONDS / 4)
-    assert moved() == {"first"} or time.monotonic() - began > INTERVAL_SECONDS
+    assert in_file() == {"first"} or time.monotonic() - started > INTERVAL_SECONDS
     gevent.sleep(INTERVAL_SECONDS)
     checkpoints.note_commit()
-    wait_until(lambda: moved() == set(IDS))
+    wait_until(lambda: in_file() == set(IDS))
     checkpoints.close()
 
 
@@ -149,14 +149,14 @@ def test_failing_checkpoints_are_counted_and_logged_once(
     sqlite: SQLiteBackend,
     database: Database,
     desk: DeliveryDesk,
-    moved: Moved,
+    in_file: InFile,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Checkpoints that fail are counted, the first one is logged, and they are tried again."""
+    """Failing checkpoints are counted and retried, and only the first failure is logged."""
     checkpoints = Checkpoints(database)
     send(desk, package("first"))
     before = failures()
-    with sqlite.away():
+    with sqlite.unavailable():
         for number in range(1, 4):
             wait_until(lambda: not checkpoints.is_waiting())
             checkpoints.note_commit()
@@ -164,26 +164,26 @@ def test_failing_checkpoints_are_counted_and_logged_once(
     wait_until(lambda: not checkpoints.is_waiting())
     with caplog.at_level("INFO"):
         checkpoints.note_commit()
-        wait_until(lambda: moved() == {"first"})
+        wait_until(lambda: in_file() == {"first"})
         wait_until(lambda: "Checkpoints succeed again, after 3 failures" in caplog.text)
     assert caplog.text.count("Checkpoints fail, and the log grows") == 1
     checkpoints.close()
 
 
 def have_failed(number: float) -> bool:
-    """Return whether so many checkpoints have failed."""
+    """Return whether this number of checkpoints has failed."""
     return failures() == number
 
 
 def failures() -> float:
-    """How many checkpoints have failed."""
+    """The number of failed checkpoints."""
     return REGISTRY.get_sample_value("galaxy_express_checkpoint_failures_total") or 0
 
 
-def test_a_log_that_a_long_reader_let_grow_shrinks_again(
+def test_log_shrinks_after_a_long_read(
     sqlite: SQLiteBackend, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a long read, the file of the log gets no larger than its limit again."""
+    """A log that grew during a long read is truncated to its limit afterwards."""
     monkeypatch.setattr("galaxy_express.storage.sqlite.LOG_BYTES", 64 * 1024)
     create_schema(backend.config)
     log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
@@ -200,7 +200,7 @@ def test_a_log_that_a_long_reader_let_grow_shrinks_again(
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Let the threads run until it is so."""
+    """Let other threads and greenlets run until a condition holds."""
     with gevent.Timeout(10):
         while not condition():
             gevent.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The desk: what it decides, and that it is all in the database when it says so."""
+"""The delivery desk: its decisions, and that they are stored before it returns them."""
 
 from typing import Any
 
@@ -15,21 +15,21 @@ from tests.backends import Backend
 from tests.integration.conftest import MakeDesk
 from tests.integration.values import (
     NOON,
-    Answer,
+    Result,
     Write,
     at,
     commit,
-    in_words,
+    describe,
     outcomes,
     package,
-    say,
     send,
     update,
+    update_preferences,
 )
 
 
-def test_a_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) -> None:
-    """What the desk answers is in the database, as the row of the package and in a counter."""
+def test_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) -> None:
+    """A decision is stored as a row, and counted."""
     (outcome,) = send(desk, package())
     assert isinstance(outcome, SendResult)
     assert outcome.decision.package == package()
@@ -41,10 +41,10 @@ def test_a_decision_is_stored_and_counted(backend: Backend, desk: DeliveryDesk) 
     assert backend.counted() == {("delivered", "personal"): 1}
 
 
-def test_a_decision_is_read_as_it_was_taken(database: Database, desk: DeliveryDesk) -> None:
-    """What was stored is read back without loss."""
+def test_decision_is_read_back(database: Database, desk: DeliveryDesk) -> None:
+    """A stored decision is read back without loss."""
     odd = package("a/b \U0001f680 '100%'", "é", "e\u0301", "marketing", at(-1_000_000_000))
-    say(desk, update(7, "e\u0301", marketing=False))
+    update_preferences(desk, update(7, "e\u0301", marketing=False))
     (outcome,) = send(desk, odd)
     assert isinstance(outcome, SendResult)
     assert outcome.decision.declined_at == at(7)
@@ -65,9 +65,9 @@ def test_any_year_can_be_stored(database: Database, desk: DeliveryDesk, year: in
 
 
 @pytest.mark.parametrize("other", ["PKG-1", "pkg-1x", "pkg", "pkg_1", "\uff50kg-1"])
-def test_ids_that_look_alike_are_different(desk: DeliveryDesk, other: str) -> None:
-    """Identifiers are compared as they are, in whatever order the database sorts them."""
-    assert [in_words(outcome) for outcome in send(desk, package(), package(other))] == [
+def test_similar_ids_are_different(desk: DeliveryDesk, other: str) -> None:
+    """Identifiers are compared exactly, regardless of the database's collation."""
+    assert [describe(outcome) for outcome in send(desk, package(), package(other))] == [
         "delivered",
         "delivered",
     ]
@@ -76,13 +76,13 @@ def test_ids_that_look_alike_are_different(desk: DeliveryDesk, other: str) -> No
 def test_composed_and_decomposed_characters_are_different(desk: DeliveryDesk) -> None:
     """Identifiers are never normalised."""
     outcomes_ = send(desk, package("é"), package("e\u0301", sender_id="other"))
-    assert [in_words(outcome) for outcome in outcomes_] == ["delivered", "delivered"]
+    assert [describe(outcome) for outcome in outcomes_] == ["delivered", "delivered"]
 
 
-def test_a_retry_gets_the_first_decision(backend: Backend, desk: DeliveryDesk) -> None:
-    """A retry is answered as the first, and nothing is stored or counted anew."""
+def test_retry_gets_the_first_decision(backend: Backend, desk: DeliveryDesk) -> None:
+    """A retry gets the first decision, and nothing more is stored or counted."""
     first = send(desk, package())
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     (again,) = send(desk, package(timestamp=at(5)))
     assert isinstance(first[0], SendResult)
     assert again == SendResult(first[0].decision, replayed=True)
@@ -90,22 +90,20 @@ def test_a_retry_gets_the_first_decision(backend: Backend, desk: DeliveryDesk) -
 
 
 @pytest.mark.parametrize("field", ["sender_id", "recipient_id"])
-def test_a_conflict_is_counted_as_rejected(
-    backend: Backend, desk: DeliveryDesk, field: str
-) -> None:
-    """An id used for another package is a conflict, which leaves the first decision alone."""
+def test_conflict_is_counted_as_rejected(backend: Backend, desk: DeliveryDesk, field: str) -> None:
+    """An id used for another package is a conflict; the first decision is unchanged."""
     send(desk, package())
     other: dict[str, Any] = {field: "other"}
-    assert [in_words(outcome) for outcome in send(desk, package(**other))] == ["conflict"]
+    assert [describe(outcome) for outcome in send(desk, package(**other))] == ["conflict"]
     assert backend.stored() == {("delivered", "personal"): 1}
     assert backend.counted() == {("delivered", "personal"): 1, ("rejected", ""): 1}
 
 
-def test_a_declined_type_is_dropped(backend: Backend, desk: DeliveryDesk) -> None:
-    """A package of a declined type is dropped, one of another type isn't."""
-    say(desk, update(marketing=False, personal=True))
+def test_declined_type_is_dropped(backend: Backend, desk: DeliveryDesk) -> None:
+    """A package of a declined type is dropped; one of another type isn't."""
+    update_preferences(desk, update(marketing=False, personal=True))
     sent = send(desk, package("a"), package("b", package_type="marketing"))
-    assert [in_words(outcome) for outcome in sent] == ["delivered", "dropped"]
+    assert [describe(outcome) for outcome in sent] == ["delivered", "dropped"]
     assert (
         backend.stored()
         == backend.counted()
@@ -116,21 +114,21 @@ def test_a_declined_type_is_dropped(backend: Backend, desk: DeliveryDesk) -> Non
     )
 
 
-def test_preferences_are_each_recipients_own(desk: DeliveryDesk) -> None:
-    """Whatever one recipient declines, others still get."""
-    say(desk, update(personal=False))
+def test_preferences_are_per_recipient(desk: DeliveryDesk) -> None:
+    """A type declined by one recipient is still delivered to others."""
+    update_preferences(desk, update(personal=False))
     sent = send(desk, package("a"), package("b", recipient_id="fry"))
-    assert [in_words(outcome) for outcome in sent] == ["dropped", "delivered"]
+    assert [describe(outcome) for outcome in sent] == ["dropped", "delivered"]
 
 
-def test_the_moment_of_the_decision_counts(desk: DeliveryDesk) -> None:
-    """A package stamped before an opt-out, and decided after it, is dropped."""
-    say(desk, update(60, personal=False))
-    assert [in_words(o) for o in send(desk, package(timestamp=at(0)))] == ["dropped"]
+def test_preferences_are_judged_at_the_decision(desk: DeliveryDesk) -> None:
+    """A package with a timestamp before an opt-out is dropped if it is decided after it."""
+    update_preferences(desk, update(60, personal=False))
+    assert [describe(o) for o in send(desk, package(timestamp=at(0)))] == ["dropped"]
 
 
-def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> None:
-    """One id several times in one submission is decided once, and then a retry or a conflict."""
+def test_packages_of_a_request_are_decided_in_order(backend: Backend, desk: DeliveryDesk) -> None:
+    """An id repeated in one request is decided once, then a retry or a conflict."""
     sent = send(
         desk,
         package("a"),
@@ -140,7 +138,7 @@ def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> 
         package("a"),
         rejected=2,
     )
-    assert [in_words(outcome) for outcome in sent] == [
+    assert [describe(outcome) for outcome in sent] == [
         "delivered",
         "delivered",
         "delivered again",
@@ -151,8 +149,8 @@ def test_a_submission_is_done_in_order(backend: Backend, desk: DeliveryDesk) -> 
     assert backend.counted() == {("delivered", "personal"): 2, ("rejected", ""): 3}
 
 
-def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> None:
-    """A package knows the updates before it in the group, and not those after it."""
+def test_writes_of_a_group_are_applied_in_order(desk: DeliveryDesk, database: Database) -> None:
+    """A package is decided by the updates before it in the group, not by those after it."""
     answers = commit(
         desk,
         [
@@ -165,9 +163,9 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
         ],
     )
     first, declined, second, older, wanted, third = answers
-    assert [in_words(outcome) for outcome in outcomes(first)] == ["delivered"]
-    assert [in_words(outcome) for outcome in outcomes(second)] == ["dropped", "delivered again"]
-    assert [in_words(outcome) for outcome in outcomes(third)] == ["delivered", "dropped again"]
+    assert [describe(outcome) for outcome in outcomes(first)] == ["delivered"]
+    assert [describe(outcome) for outcome in outcomes(second)] == ["dropped", "delivered again"]
+    assert [describe(outcome) for outcome in outcomes(third)] == ["delivered", "dropped again"]
     no, yes = Preference(False, at(1)), Preference(True, at(2))
     assert declined == UpdatedPreferences({"personal": no}, applied=True)
     assert older == UpdatedPreferences({"personal": no}, applied=False)
@@ -176,15 +174,15 @@ def test_a_group_is_done_in_order(desk: DeliveryDesk, database: Database) -> Non
         assert queries.find_preferences(connection, ["leela"]) == {"leela": {"personal": yes}}
 
 
-def test_a_request_that_was_refused_is_counted(backend: Backend, desk: DeliveryDesk) -> None:
-    """A refusal moves one counter, and there is no row for it."""
+def test_rejected_request_is_counted(backend: Backend, desk: DeliveryDesk) -> None:
+    """A rejected request increments a counter and stores no row."""
     commit(desk, [SendRequest(rejected=1), SendRequest(rejected=3)])
     assert backend.stored() == {}
     assert backend.counted() == {("rejected", ""): 4}
 
 
-def test_counters_go_on_from_where_they_were(backend: Backend, make_desk: MakeDesk) -> None:
-    """Desks of many processes, each with counters of its own, make one total."""
+def test_counters_of_several_desks_add_up(backend: Backend, make_desk: MakeDesk) -> None:
+    """Desks in several processes, each with its own counters, add up to one total."""
     desks = [make_desk() for _ in range(10)]
     for number in range(50):
         send(desks[number % 10], package(str(number)))
@@ -192,10 +190,10 @@ def test_counters_go_on_from_where_they_were(backend: Backend, make_desk: MakeDe
     assert len(backend.rows("SELECT DISTINCT shard FROM counters")) > 1
 
 
-def test_preferences_are_stored_for_each_type(database: Database, desk: DeliveryDesk) -> None:
-    """What a recipient said of each type is there with its own timestamp."""
-    say(desk, update(0, personal=True, marketing=True))
-    say(desk, update(1, marketing=False))
+def test_preferences_are_stored_by_type(database: Database, desk: DeliveryDesk) -> None:
+    """Each type's preference is stored with its own timestamp."""
+    update_preferences(desk, update(0, personal=True, marketing=True))
+    update_preferences(desk, update(1, marketing=False))
     with database.read_connection() as connection:
         assert queries.find_preferences(connection, ["leela", "fry"]) == {
             "leela": {"personal": Preference(True, at(0)), "marketing": Preference(False, at(1))},
@@ -204,12 +202,12 @@ def test_preferences_are_stored_for_each_type(database: Database, desk: Delivery
 
 
 @pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
-def test_a_transaction_that_fails_leaves_nothing(
+def test_failed_transaction_is_rolled_back(
     backend: Backend, database: Database, desk: DeliveryDesk, table: str
 ) -> None:
-    """Rows, counters and preferences are there together or not at all."""
+    """Rows, counters and preferences are committed together or not at all."""
     send(desk, package("before"))
-    backend.refuse_inserts(table)
+    backend.reject_inserts(table)
     with pytest.raises(database.driver_error):
         commit(desk, [SendRequest([package("a")], rejected=1), update(personal=False)])
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
@@ -234,21 +232,21 @@ _writes = st.one_of(
 )
 
 
-def describe(answer: Answer) -> object:
-    """An answer without the time of the transaction."""
-    return list(map(in_words, answer)) if isinstance(answer, list) else answer
+def without_times(answer: Result) -> object:
+    """The outcomes as text, which leaves out the time of the transaction."""
+    return list(map(describe, answer)) if isinstance(answer, list) else answer
 
 
 @settings(max_examples=40)
 @given(writes=st.lists(_writes, max_size=8))
-def test_a_group_is_as_good_as_one_by_one(
+def test_group_is_equivalent_to_single_writes(
     backend: Backend, desk: DeliveryDesk, writes: list[Write]
 ) -> None:
-    """Any writes come to the same in one transaction as in one transaction each."""
+    """Writes have the same results in one transaction as in one transaction each."""
     backend.empty_tables()
-    together = [describe(answer) for answer in commit(desk, writes)]
+    together = [without_times(answer) for answer in commit(desk, writes)]
     contents = backend.contents(), backend.counted()
     backend.empty_tables()
-    one_by_one = [describe(answer) for write in writes for answer in commit(desk, [write])]
+    one_by_one = [without_times(answer) for write in writes for answer in commit(desk, [write])]
     assert together == one_by_one
     assert contents == (backend.contents(), backend.counted())

@@ -1,4 +1,4 @@
-"""The database fails: nothing is recorded, and work goes on when it is back."""
+"""Database failures: nothing is recorded, and the desk works again afterwards."""
 
 from contextlib import suppress
 
@@ -11,19 +11,19 @@ from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend
 from tests.conftest import OpenDatabase
-from tests.integration.values import in_words, package, say, send, update
+from tests.integration.values import describe, package, send, update, update_preferences
 
 IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
 
 
 @pytest.fixture
 def impatient_desk(database: Database, open_database: OpenDatabase) -> DeliveryDesk:
-    """A desk that waits for nobody for long."""
+    """A desk with short timeouts."""
     return DeliveryDesk(open_database(IMPATIENT), PACKAGE_TYPES)
 
 
 def test_without_tables(backend: Backend, open_database: OpenDatabase) -> None:
-    """Without a schema the database is unavailable, until the schema is made."""
+    """Without a schema the database is unavailable, until the schema is created."""
     create_schema(backend.config)
     drop_schema(backend.config)
     database = open_database()
@@ -37,66 +37,62 @@ def test_without_tables(backend: Backend, open_database: OpenDatabase) -> None:
     create_schema(backend.config)
     with database.read_connection() as connection:
         queries.check_schema(connection)
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
 
 
 @pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
 def test_each_table_is_checked(backend: Backend, database: Database, table: str) -> None:
-    """A schema that lacks any one table is no schema."""
+    """A schema that lacks any of the tables makes the database unavailable."""
     backend.rows(f"DROP TABLE {table}")
     with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
         queries.check_schema(connection)
 
 
-def test_while_it_is_away(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
+def test_outage(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
     """Reads and writes fail while the database is unavailable."""
     send(desk, package("before"))
-    with backend.away():
+    with backend.unavailable():
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
                 queries.check_schema(connection)
             with pytest.raises(DatabaseUnavailable):
-                send(desk, package("meanwhile"))
+                send(desk, package("during"))
 
 
-def test_when_it_is_back(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
-    """The same desk goes on where it was, with nothing lost and nothing added."""
+def test_recovery_from_an_outage(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
+    """After an outage the same desk continues, with nothing lost or duplicated."""
     send(desk, package("before"))
-    with backend.away():
+    with backend.unavailable():
         with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
             queries.check_schema(connection)
         with pytest.raises(DatabaseUnavailable):
-            send(desk, package("meanwhile"))
+            send(desk, package("during"))
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
-    sent = send(desk, package("before"), package("meanwhile"))
-    assert [in_words(outcome) for outcome in sent] == ["delivered again", "delivered"]
+    sent = send(desk, package("before"), package("during"))
+    assert [describe(outcome) for outcome in sent] == ["delivered again", "delivered"]
     with database.read_connection() as connection:
         assert queries.read_totals(connection) == {("delivered", "personal"): 2}
 
 
-def test_a_lock_is_not_waited_for_without_end(
-    backend: Backend, impatient_desk: DeliveryDesk
-) -> None:
-    """Waiting for another program's lock times out, and records nothing."""
+def test_waiting_for_a_lock_times_out(backend: Backend, impatient_desk: DeliveryDesk) -> None:
+    """Waiting for another process's lock times out, and nothing is recorded."""
     with backend.locked():
         with pytest.raises(DatabaseUnavailable):
             send(impatient_desk, package())
         with pytest.raises(DatabaseUnavailable):
-            say(impatient_desk, update(personal=False))
+            update_preferences(impatient_desk, update(personal=False))
     assert backend.stored() == backend.counted() == {}
-    assert [in_words(outcome) for outcome in send(impatient_desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(impatient_desk, package())] == ["delivered"]
 
 
-def test_a_database_that_takes_no_writes(
-    backend: Backend, database: Database, desk: DeliveryDesk
-) -> None:
-    """On a read-only database writes fail and reads work."""
+def test_read_only_database(backend: Backend, database: Database, desk: DeliveryDesk) -> None:
+    """On a read-only database, writes fail and reads work."""
     send(desk, package("before"))
     with backend.read_only():
         with suppress(DatabaseUnavailable), database.read_connection():
-            pass  # the connections that there were may be found to be lost
+            pass  # existing connections may turn out to be lost
         with pytest.raises(DatabaseUnavailable):
-            send(desk, package("meanwhile"))
+            send(desk, package("during"))
         with database.read_connection() as connection:
             assert queries.find_decision(connection, "before") is not None
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}

@@ -1,4 +1,4 @@
-"""The feed: its followers see every decision exactly once, despite concurrent commits."""
+"""The feed: followers see every decision exactly once, despite concurrent commits."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from galaxy_express.storage.queries import PageRequest
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import DATABASES, OpenDatabase
 from tests.integration.conftest import MakeDesk
-from tests.integration.racing import at_once
+from tests.integration.racing import run_concurrently
 from tests.integration.values import package, send
 
 POSTGRESQL = pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
@@ -27,7 +27,7 @@ POSTGRESQL = pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 class Follower:
     """A client of the feed.
 
-    :param recipient_id: whose packages it follows; ``None`` for all.
+    :param recipient_id: the recipient whose packages it follows; ``None`` for all.
     :ivar seen: the ids of the packages that it has seen, in order.
     """
 
@@ -41,11 +41,11 @@ class Follower:
         self.seen: list[str] = []
 
     def continue_on(self, database: Database) -> None:
-        """Go on with another database, from the same place."""
+        """Continue with another database, from the same cursor."""
         self._database = database
 
     def read(self) -> list[str]:
-        """Read all pages that there are now, and return the ids of their packages."""
+        """Read up to the end of the feed, and return the ids of the packages."""
         new: list[str] = []
         more = True
         while more:
@@ -60,14 +60,14 @@ class Follower:
 
 
 class RolledBack(Exception):
-    """A transaction is rolled back on purpose."""
+    """Raised to roll a transaction back."""
 
 
 @contextmanager
 def late_commit(database: Database, fails: bool = False) -> Iterator[None]:
     """Record a decision in a transaction that ends with the block.
 
-    :param fails: whether it is rolled back.
+    :param fails: whether the transaction is rolled back.
     """
     with suppress(RolledBack), database.transaction() as connection:
         now = from_microseconds(connection.read_clock())
@@ -79,10 +79,10 @@ def late_commit(database: Database, fails: bool = False) -> Iterator[None]:
 
 @POSTGRESQL
 @pytest.mark.parametrize("recipient_id", [None, "leela"])
-def test_a_late_commit_is_not_missed(
+def test_late_commit_is_not_missed(
     database: Database, desk: DeliveryDesk, open_database: OpenDatabase, recipient_id: str | None
 ) -> None:
-    """What commits after a transaction that began earlier waits for it, and both are seen."""
+    """A decision isn't listed before an older, uncommitted one; then both are listed."""
     follower = Follower(open_database(), recipient_id=recipient_id)
     send(desk, package("before"))
     assert follower.read() == ["before"]
@@ -94,10 +94,10 @@ def test_a_late_commit_is_not_missed(
 
 
 @POSTGRESQL
-def test_a_rollback_holds_nothing_up(
+def test_rollback_does_not_block_the_feed(
     database: Database, desk: DeliveryDesk, open_database: OpenDatabase
 ) -> None:
-    """The numbers of a transaction that was rolled back are never used, and nobody waits."""
+    """The feed skips the sequence numbers of a transaction that was rolled back."""
     follower = Follower(open_database())
     with late_commit(open_database(), fails=True):
         send(desk, package("after"))
@@ -108,7 +108,7 @@ def test_a_rollback_holds_nothing_up(
 def test_many_writers_and_followers(
     database: Database, make_desk: MakeDesk, open_database: OpenDatabase, limit: int
 ) -> None:
-    """Followers that read while others write see every decision once, in the same order."""
+    """Followers that read during writes see every decision once, in the same order."""
     ended = threading.Semaphore(0)
     followers = [Follower(open_database(), limit), Follower(open_database(), limit, "leela")]
     groups = 15
@@ -120,7 +120,7 @@ def test_many_writers_and_followers(
             try:
                 for group in range(groups):
                     ids = [f"{name}-{group}-{place}" for place in range(1 + group % 5)]
-                    # One of them is a retry of another writer's.
+                    # The last one is sent by every writer.
                     send(desk, *map(package, ids), package(f"shared-{group}"))
             finally:
                 ended.release()
@@ -137,7 +137,7 @@ def test_many_writers_and_followers(
         return task
 
     writers = [write("a"), write("b"), write("c")]
-    at_once([*writers, follow(followers[0])])
+    run_concurrently([*writers, follow(followers[0])])
     followers[1].read()
     per_writer = sum(1 + group % 5 for group in range(groups))
     assert len(followers[0].seen) == len(set(followers[0].seen)) == 3 * per_writer + groups
@@ -145,10 +145,10 @@ def test_many_writers_and_followers(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_vacuum_changes_no_order(
+def test_order_survives_vacuum(
     backend: Backend, database: Database, desk: DeliveryDesk, open_database: OpenDatabase
 ) -> None:
-    """Sequence numbers outlive SQLite's VACUUM, which may renumber rows."""
+    """SQLite's VACUUM, which may renumber rows, doesn't change sequence numbers."""
     for package_id in "cabd":
         send(desk, package(package_id))
     backend.rows("DELETE FROM packages WHERE package_id = 'c'")
@@ -162,14 +162,14 @@ def test_vacuum_changes_no_order(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_restored_backup(
+def test_restored_backup(
     backend: Backend,
     database: Database,
     desk: DeliveryDesk,
     open_database: OpenDatabase,
     tmp_path: Path,
 ) -> None:
-    """A client that has read decisions which a restored backup lacks sees all new ones."""
+    """A client that is ahead of a restored backup still sees all new decisions."""
     assert isinstance(backend, SQLiteBackend)
     send(desk, package("kept"))
     copy = tmp_path / "copy.db"
@@ -187,25 +187,25 @@ def test_a_restored_backup(
 
 
 @POSTGRESQL
-def test_a_sequence_that_was_set_back(
+def test_sequence_set_back_by_a_restored_dump(
     backend: Backend, desk: DeliveryDesk, open_database: OpenDatabase
 ) -> None:
-    """After a dump of an earlier time was restored, new decisions have larger numbers than
-    all that were lost."""
+    """After an older dump was restored, new decisions have larger numbers than all that were
+    lost."""
     send(desk, package("kept"))
     (sequence,) = backend.rows("SELECT last_value FROM galaxy_express_sequence")
     send(desk, *(package(f"lost-{number}") for number in range(50)))
     follower = Follower(open_database())
     follower.read()
     backend.rows("DELETE FROM packages WHERE package_id <> 'kept'")
-    # As a dump that is two seconds old has it.
+    # As in a dump that is two seconds old.
     backend.rows(f"SELECT setval('galaxy_express_sequence', {sequence[0] - 2_000_000})")
     send(desk, package("new"))
     assert follower.read() == ["new"]
 
 
 def test_times_follow_the_order(database: Database, make_desk: MakeDesk) -> None:
-    """On one machine no decision has an earlier time than one before it, by the same worker."""
+    """Decisions by one worker have ascending times."""
     desk = make_desk()
     for number in range(30):
         send(desk, package(str(number)))

@@ -16,7 +16,7 @@ FAR = {"timestamp": "9999-12-31T23:59:59Z"}
 
 @pytest.fixture
 def service(backend: Backend, make_app: MakeApp) -> TestApp:
-    """A service in which updates of the far future were accepted."""
+    """A service that has accepted updates with timestamps in the far future."""
     create_schema(backend.config)
     app: TestApp = make_app()
     for recipient_id in ("leela", "fry", "a/b 'c' \U0001f469\u200d\U0001f680"):
@@ -26,19 +26,19 @@ def service(backend: Backend, make_app: MakeApp) -> TestApp:
 
 
 @pytest.mark.parametrize("recipient_id", ["leela", "a/b 'c' \U0001f469\u200d\U0001f680"])
-def test_a_recipient_is_forgotten(
+def test_recipient_is_forgotten(
     service: TestApp,
     backend: Backend,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     recipient_id: str,
 ) -> None:
-    """Beside a live service, the recipient has the defaults again, and can opt out anew. Other
-    recipients and decisions stay."""
+    """While the service runs, the recipient is reset to the defaults and can opt out again. Other
+    recipients and decisions are unchanged."""
     monkeypatch.setenv("RECIPIENT", recipient_id)
     forget_recipient(backend.config)
     assert capsys.readouterr().out == (
-        f"Forgot the preferences of recipient {recipient_id!r}, which were:\n"
+        f"Deleted the preferences of recipient {recipient_id!r}, which were:\n"
         "  marketing: declined since 9999-12-31T23:59:59+00:00\n"
         "  personal: wanted since 9999-12-31T23:59:59+00:00\n"
     )
@@ -61,14 +61,14 @@ def test_a_recipient_is_forgotten(
         ("lee\udce9la", "is not UTF-8"),
     ],
 )
-def test_nobody_is_forgotten(
+def test_no_recipient_is_forgotten(
     service: TestApp,
     backend: Backend,
     monkeypatch: pytest.MonkeyPatch,
     recipient_id: str,
     message: str,
 ) -> None:
-    """Without a recipient that has preferences, the command fails with a sentence."""
+    """If no recipient with preferences is named, the command fails with a one-line message."""
     before = backend.contents()
     monkeypatch.setenv("RECIPIENT", recipient_id)
     with pytest.raises(SystemExit, match=message):
@@ -76,11 +76,11 @@ def test_nobody_is_forgotten(
     assert backend.contents() == before
 
 
-def test_a_database_that_is_away(
+def test_unavailable_database(
     service: TestApp, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the database is away, the command fails with a sentence."""
+    """If the database is unavailable, the command fails with a one-line message."""
     monkeypatch.setenv("RECIPIENT", "leela")
-    with backend.away(), pytest.raises(SystemExit, match="is unavailable"):
+    with backend.unavailable(), pytest.raises(SystemExit, match="is unavailable"):
         forget_recipient(backend.config)
     assert service.get(preferences_of("leela")).json["updated_at"] == FAR["timestamp"]

@@ -1,4 +1,4 @@
-"""Migrations of databases that an earlier version made."""
+"""Migrations of databases created by an earlier version."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from tests.backends import Backend
 from tests.conftest import DATABASES, MakeApp, OpenDatabase
 from tests.functional.client import PACKAGE, send, totals
 
-# What version 1.0 created.
+# The tables of version 1.0.
 OLD_TABLES = [
     """
     CREATE TABLE packages (
@@ -43,7 +43,7 @@ OLD_TABLES = [
     )
     """,
 ]
-# As version 1.0 inserted packages.
+# The statement with which version 1.0 inserted packages.
 OLD_INSERT = (
     "INSERT INTO packages (package_id, sender_id, recipient_id, package_type, timestamp, status)"
     " VALUES ('{}', 'zap', 'leela', 'personal', 5432961600000000, '{}')"
@@ -67,14 +67,14 @@ def old(backend: Backend) -> Backend:
     return backend
 
 
-def listed(app: Any) -> list[str]:
-    """The ids of all packages, in the order of the feed."""
+def feed_ids(app: Any) -> list[str]:
+    """The ids of all packages, in feed order."""
     found = app.get("/packages?order=asc&limit=1000").json
     return [decision["package_id"] for decision in found["packages"]]
 
 
-def test_everything_is_kept(old: Backend, make_app: MakeApp) -> None:
-    """Rows, totals, preferences and the answers to retries are as before."""
+def test_migration_keeps_everything(old: Backend, make_app: MakeApp) -> None:
+    """Rows, totals, preferences and the responses to retries are unchanged by a migration."""
     create_schema(old.config)
     app = make_app()
     assert app.get("/health").json is True
@@ -87,28 +87,28 @@ def test_everything_is_kept(old: Backend, make_app: MakeApp) -> None:
     assert app.get("/recipients/leela/preferences/history").json["updates"] == []
     dropped = send(app, package_id="new", package_type="marketing").json
     assert dropped["declined_at"] == "2142-03-01T12:00:00Z"
-    assert sorted(listed(app)[:3]) == sorted(OLD_IDS)
-    assert listed(app)[3:] == ["new"]
+    assert sorted(feed_ids(app)[:3]) == sorted(OLD_IDS)
+    assert feed_ids(app)[3:] == ["new"]
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_order_is_kept_where_it_is_known(old: Backend, make_app: MakeApp) -> None:
-    """SQLite's rowids tell in which order packages were decided."""
+def test_migration_keeps_the_order_if_known(old: Backend, make_app: MakeApp) -> None:
+    """On SQLite, rowids provide the order in which packages were decided."""
     create_schema(old.config)
-    assert listed(make_app()) == OLD_IDS
+    assert feed_ids(make_app()) == OLD_IDS
 
 
-def test_nothing_is_wrong_afterwards(old: Backend, open_database: OpenDatabase) -> None:
-    """The audit finds nothing wrong with a migrated database."""
+def test_migrated_database_passes_the_audit(old: Backend, open_database: OpenDatabase) -> None:
+    """A migrated database passes the audit."""
     create_schema(old.config)
-    assert audit(open_database()).faults == []
+    assert audit(open_database()).problems == []
 
 
 @pytest.mark.parametrize("start", ["new", "old"])
 def test_models_and_migrations_agree(
     backend: Backend, open_database: OpenDatabase, request: pytest.FixtureRequest, start: str
 ) -> None:
-    """The migrations make what the models describe, from nothing and from version 1.0."""
+    """Migrating from nothing and from version 1.0 both yield the schema of the models."""
     if start == "old":
         request.getfixturevalue("old")
     create_schema(backend.config)
@@ -127,8 +127,8 @@ def test_migrating_again_changes_nothing(old: Backend) -> None:
     assert old.rows("SELECT * FROM packages ORDER BY package_id") == rows
 
 
-def test_a_newer_database_is_left_alone(backend: Backend) -> None:
-    """What a newer version has migrated is not touched, and a sentence says why."""
+def test_newer_database_is_unchanged(backend: Backend) -> None:
+    """A database migrated by a newer version isn't changed, and the error says why."""
     create_schema(backend.config)
     backend.rows("UPDATE alembic_version SET version_num = '9999'")
     backend.rows("DROP TABLE counters")
@@ -138,13 +138,13 @@ def test_a_newer_database_is_left_alone(backend: Backend) -> None:
         backend.rows("SELECT * FROM counters")
 
 
-def test_two_at_once(old: Backend, make_app: MakeApp) -> None:
-    """Migrations that are run at the same time wait for each other."""
+def test_concurrent_migrations(old: Backend, make_app: MakeApp) -> None:
+    """Concurrent migrations wait for each other."""
     with ThreadPoolExecutor(3) as threads:
         runs = [threads.submit(create_schema, old.config) for _ in range(3)]
     for run in runs:
         run.result()
-    assert sorted(listed(make_app())) == sorted(OLD_IDS)
+    assert sorted(feed_ids(make_app())) == sorted(OLD_IDS)
 
 
 class Interrupted(Exception):
@@ -153,7 +153,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def before_each_statement(action: Callable[[int], None]) -> Iterator[None]:
-    """Do something before each statement of a migration.
+    """Call a function before each statement of a migration.
 
     :param action: called with the number of the statement, from 1.
     """
@@ -169,9 +169,8 @@ def before_each_statement(action: Callable[[int], None]) -> Iterator[None]:
         event.remove(Engine, "before_cursor_execute", act)
 
 
-def test_an_interrupted_migration(old: Backend, make_app: MakeApp) -> None:
-    """A migration that is interrupted, before each of its statements in turn, is finished by
-    the next run."""
+def test_interrupted_migration(old: Backend, make_app: MakeApp) -> None:
+    """A migration interrupted before any of its statements is completed by the next run."""
 
     def interrupt_at(last: int) -> Callable[[int], None]:
         def interrupt(number: int) -> None:
@@ -189,33 +188,33 @@ def test_an_interrupted_migration(old: Backend, make_app: MakeApp) -> None:
         break
     assert last > 10
     app = make_app()
-    assert sorted(listed(app)) == sorted(OLD_IDS)
+    assert sorted(feed_ids(app)) == sorted(OLD_IDS)
     assert totals(app) == (3, 0, 2)
 
 
 @pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
-def test_beside_workers_that_write(old: Backend, make_app: MakeApp) -> None:
-    """What the earlier version inserts during a migration is kept, and is in the feed once."""
-    beside: list[str] = []
+def test_migration_during_writes(old: Backend, make_app: MakeApp) -> None:
+    """Packages inserted by the earlier version during a migration are kept and listed once."""
+    concurrent: list[str] = []
 
     def insert(number: int) -> None:
-        old.rows(OLD_INSERT.format(f"beside-{number}", "delivered"))
-        beside.append(f"beside-{number}")
+        old.rows(OLD_INSERT.format(f"concurrent-{number}", "delivered"))
+        concurrent.append(f"concurrent-{number}")
 
     with before_each_statement(insert):
         create_schema(old.config)
-    assert len(beside) > 10
+    assert len(concurrent) > 10
     old.rows(OLD_INSERT.format("afterwards", "delivered"))
     app = make_app()
     send(app, package_id="new")
-    assert sorted(listed(app)) == sorted([*OLD_IDS, *beside, "afterwards", "new"])
-    assert listed(app)[-2:] == ["afterwards", "new"]
+    assert sorted(feed_ids(app)) == sorted([*OLD_IDS, *concurrent, "afterwards", "new"])
+    assert feed_ids(app)[-2:] == ["afterwards", "new"]
     (numbers,) = old.rows("SELECT count(DISTINCT sequence), count(*) FROM packages")
     assert numbers[0] == numbers[1]
 
 
-def test_everything_is_dropped(old: Backend, open_database: OpenDatabase) -> None:
-    """Nothing of the migrations is left when the tables are dropped."""
+def test_drop_removes_everything(old: Backend, open_database: OpenDatabase) -> None:
+    """Dropping the schema removes everything that the migrations created."""
     create_schema(old.config)
     old.rows("DELETE FROM packages")
     drop_schema(old.config)
@@ -224,7 +223,9 @@ def test_everything_is_dropped(old: Backend, open_database: OpenDatabase) -> Non
     create_schema(old.config)
 
 
-def test_packages_of_the_earlier_version_are_no_new_ones(old: Backend, make_app: MakeApp) -> None:
+def test_packages_of_the_earlier_version_are_not_decided_again(
+    old: Backend, make_app: MakeApp
+) -> None:
     """A package that was decided before the migration is not decided again."""
     create_schema(old.config)
     app = make_app()

@@ -1,4 +1,4 @@
-"""What is true of PostgreSQL alone."""
+"""Behaviour that is specific to PostgreSQL."""
 
 import socket
 import time
@@ -26,8 +26,16 @@ from galaxy_express.storage.database import (
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
 from tests.integration.conftest import MakeDesk
-from tests.integration.racing import at_once
-from tests.integration.values import NOON, commit, in_words, package, say, send, update
+from tests.integration.racing import run_concurrently
+from tests.integration.values import (
+    NOON,
+    commit,
+    describe,
+    package,
+    send,
+    update,
+    update_preferences,
+)
 
 if SKIP_POSTGRESQL:
     pytest.skip(NO_POSTGRESQL, allow_module_level=True)
@@ -35,7 +43,7 @@ if SKIP_POSTGRESQL:
 
 @pytest.fixture
 def backend(postgresql: PostgreSQLBackend) -> Backend:
-    """PostgreSQL alone."""
+    """PostgreSQL only."""
     return postgresql
 
 
@@ -64,16 +72,16 @@ SETTINGS = {
         ("synchronous_commit", "on"),
     ],
 )
-def test_settings_are_in_force(open_database: OpenDatabase, setting: str, value: str) -> None:
-    """What was configured holds for reads and for writes."""
+def test_settings_are_applied(open_database: OpenDatabase, setting: str, value: str) -> None:
+    """Configured settings apply to read and write connections."""
     database = open_database(SETTINGS)
     for opened in (database.read_connection(), database.transaction()):
         with opened as connection:
             assert connection.select(f"SHOW {setting}") == [(value,)]
 
 
-def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase) -> None:
-    """The driver knows how long to wait for a server that is silent."""
+def test_connecting_has_a_timeout(open_database: OpenDatabase) -> None:
+    """The driver is given timeouts for a server that doesn't respond."""
     database = open_database(SETTINGS | {"database.connect_timeout": "3 seconds"})
     for opened in (database.read_connection(), database.transaction()):
         with opened as connection:
@@ -82,8 +90,8 @@ def test_a_connection_is_not_waited_for_without_end(open_database: OpenDatabase)
             assert parameters["tcp_user_timeout"] == "2500"
 
 
-def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
-    """A statement that takes too long makes the database unavailable, not the service."""
+def test_slow_statement_times_out(open_database: OpenDatabase) -> None:
+    """A statement that takes too long raises ``DatabaseUnavailable``."""
     database = open_database({"database.statement_timeout": "50 milliseconds"})
     with (
         pytest.raises(DatabaseUnavailable, match="timeout"),
@@ -92,8 +100,8 @@ def test_a_slow_statement_is_ended(open_database: OpenDatabase) -> None:
         connection.execute("SELECT pg_sleep(10)")
 
 
-def test_reads_are_bounded(open_database: OpenDatabase) -> None:
-    """Waiting for a connection times out if all are in use."""
+def test_read_connections_are_limited(open_database: OpenDatabase) -> None:
+    """If all connections are in use, waiting for one times out."""
     database = open_database(
         {"database.pool_size": "1", "database.connect_timeout": "50 milliseconds"}
     )
@@ -105,8 +113,8 @@ def test_reads_are_bounded(open_database: OpenDatabase) -> None:
         assert connection.select("SELECT 1") == [(1,)]
 
 
-def test_a_server_that_is_not_there() -> None:
-    """Where nobody listens the database is unavailable."""
+def test_no_server() -> None:
+    """If no server listens at the address, the database is unavailable."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -115,16 +123,16 @@ def test_a_server_that_is_not_there() -> None:
             pass
 
 
-def test_a_database_that_is_not_there(backend: Backend) -> None:
-    """A server without the database is as good as none."""
+def test_missing_database(backend: Backend) -> None:
+    """If the server lacks the database, the database is unavailable."""
     url = make_url(backend.url).set(database="nowhere_to_be_found")
     database = database_from_config({"database.url": url.render_as_string(hide_password=False)})
     with pytest.raises(DatabaseUnavailable), database.transaction():
         pass
 
 
-def test_a_password_is_not_told() -> None:
-    """What the log says of a database leaves its password out."""
+def test_description_omits_the_password() -> None:
+    """The description of a database, as logged, doesn't contain its password."""
     database = database_from_config({"database.url": "postgresql://leela:nibbler@host/name"})
     assert "nibbler" not in str(database)
     assert "host/name" in str(database)
@@ -133,7 +141,7 @@ def test_a_password_is_not_told() -> None:
 def test_rows_are_locked_in_the_order_of_their_keys(
     backend: Backend, database: Database, desk: DeliveryDesk
 ) -> None:
-    """A batch in any order locks its packages in one order, so that no two wait in a circle."""
+    """A batch locks its packages in the order of their ids, so that no two batches deadlock."""
     insert = "INSERT INTO packages VALUES (%s, 'zap', 'leela', 'personal', 0, 'dropped')"
     with ThreadPoolExecutor(1) as threads:
         with backend.transaction() as first:
@@ -145,7 +153,7 @@ def test_rows_are_locked_in_the_order_of_their_keys(
                 second.execute(insert, "z")
                 with pytest.raises(psycopg2.errors.LockNotAvailable):
                     second.execute(insert, "a")
-        assert [in_words(outcome) for outcome in batch.result()] == [
+        assert [describe(outcome) for outcome in batch.result()] == [
             "delivered",
             "dropped again",
             "delivered",
@@ -167,11 +175,11 @@ def test_rows_are_locked_in_the_order_of_their_keys(
             update(personal=False),
             update(marketing=False),
             UpdatedPreferences({"personal": NO, "marketing": NO}, applied=True),
-            id="nothing was said before",
+            id="no earlier preferences",
         ),
     ],
 )
-def test_updates_of_one_recipient_take_turns(
+def test_updates_of_one_recipient_are_serialized(
     backend: Backend,
     make_desk: MakeDesk,
     before: PreferenceUpdate,
@@ -179,30 +187,30 @@ def test_updates_of_one_recipient_take_turns(
     second: PreferenceUpdate,
     answer: UpdatedPreferences,
 ) -> None:
-    """An update that comes while another is recorded is answered knowing it, though the two
-    write different rows."""
+    """An update that arrives during another one for the same recipient takes it into account, even
+    if the two write different rows."""
     one, other = make_desk(), make_desk()
-    say(one, before)
+    update_preferences(one, before)
     with ThreadPoolExecutor(2) as threads:
-        # What keeps the first from its end is the package that is sent with it.
+        # The first update is blocked by the package that shares its transaction.
         with backend.transaction("ROLLBACK") as held:
             held.execute(
                 "INSERT INTO packages VALUES ('a', 'zap', 'leela', 'personal', 0, 'dropped')"
             )
             threads.submit(commit, one, [first, SendRequest([package("a")])])
             backend.wait_for_blocked_write()
-            answered = threads.submit(say, other, second)
+            answered = threads.submit(update_preferences, other, second)
             deadline = time.monotonic() + 5
             while waiting(backend) < 2 and not answered.done():
-                assert time.monotonic() < deadline, "the second neither waits nor is answered"
+                assert time.monotonic() < deadline, "the second update neither waits nor ends"
                 time.sleep(0.01)
         assert answered.result() == answer
 
 
-def test_a_desk_whose_counters_are_locked_takes_others(
+def test_desk_with_locked_counters_uses_another_shard(
     database: Database, open_database: OpenDatabase
 ) -> None:
-    """Who finds the counters of its shard locked, by an instance that hangs, adds to another's."""
+    """A desk whose shard is locked, by a hanging instance for example, counts in another shard."""
     desk = DeliveryDesk(open_database({"database.lock_timeout": "50 milliseconds"}), PACKAGE_TYPES)
     with database.transaction() as connection:
         queries.add_to_totals(connection, desk._shard, {REJECTED: 1})
@@ -211,10 +219,10 @@ def test_a_desk_whose_counters_are_locked_takes_others(
         assert queries.read_totals(connection) == {REJECTED: 2}
 
 
-def test_when_all_counters_are_locked(
+def test_all_counters_locked(
     backend: Backend, database: Database, open_database: OpenDatabase
 ) -> None:
-    """Where no shard is free, the attempts have an end."""
+    """If all shards are locked, the write fails after a limited number of attempts."""
     desk = DeliveryDesk(open_database({"database.lock_timeout": "50 milliseconds"}), PACKAGE_TYPES)
     with backend.transaction() as other:
         other.execute("LOCK TABLE counters IN EXCLUSIVE MODE")
@@ -226,7 +234,7 @@ def test_when_all_counters_are_locked(
 
 
 def waiting(backend: Backend) -> int:
-    """How many transactions wait for a lock."""
+    """The number of transactions that wait for a lock."""
     ((number,),) = backend.rows(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -235,7 +243,7 @@ def waiting(backend: Backend) -> int:
 
 
 def deadlocks(backend: Backend) -> int:
-    """How many deadlocks there were, once all that were in the database have left it."""
+    """The number of deadlocks so far, once all other connections have been closed."""
     deadline = time.monotonic() + 5
     while backend.rows(
         "SELECT 1 FROM pg_stat_activity"
@@ -249,7 +257,7 @@ def deadlocks(backend: Backend) -> int:
     return int(number)
 
 
-def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> None:
+def test_instances_do_not_deadlock(backend: Backend, open_database: OpenDatabase) -> None:
     """Instances that get the same packages in different orders never deadlock."""
     create_schema(backend.config)
     before = deadlocks(backend)
@@ -270,14 +278,16 @@ def test_nothing_deadlocks(backend: Backend, open_database: OpenDatabase) -> Non
     desks = [DeliveryDesk(database, PACKAGE_TYPES) for database in databases]
     for number in range(5):
         recipients = [f"{number}-{n}" for n in range(10)]
-        at_once([partial(work, desk, recipients, Random(n)) for n, desk in enumerate(desks)])
+        run_concurrently(
+            [partial(work, desk, recipients, Random(n)) for n, desk in enumerate(desks)]
+        )
     for database in databases:
         database.close()
     assert deadlocks(backend) == before
 
 
-def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Database) -> None:
-    """A transaction aborted by a conflict is distinguished from one that can't succeed."""
+def test_deadlock_raises_a_transaction_conflict(backend: Backend, database: Database) -> None:
+    """A transaction aborted by a deadlock raises ``TransactionConflict``: it can be retried."""
     with ThreadPoolExecutor(1) as threads, backend.transaction("ROLLBACK") as other:
         other.execute("SET LOCAL deadlock_timeout = '10s'")
         other.execute(PREFERENCE_OF_A)
@@ -296,10 +306,10 @@ def test_the_loser_of_a_deadlock_may_try_again(backend: Backend, database: Datab
         winning[0].result()
 
 
-def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:
-    """A transaction that meets another every time is given up after a number of attempts."""
+def test_attempts_are_limited(backend: Backend, desk: DeliveryDesk) -> None:
+    """A transaction that conflicts every time fails after a limited number of attempts."""
     with backend.cursor() as cursor:
-        cursor.execute("CREATE SEQUENCE attempts")  # counts what is rolled back, too
+        cursor.execute("CREATE SEQUENCE attempts")  # isn't rolled back with the transaction
         cursor.execute(
             "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN PERFORM nextval('attempts'); RETURN NULL; END $$"
@@ -313,20 +323,20 @@ def test_trying_again_has_an_end(backend: Backend, desk: DeliveryDesk) -> None:
     assert backend.stored() == backend.counted() == {}
 
 
-def test_a_connection_that_was_ended_meanwhile(
+def test_connection_closed_between_uses(
     postgresql: PostgreSQLBackend, database: Database, desk: DeliveryDesk
 ) -> None:
-    """Where the server has ended the connections between two uses, nobody notices."""
+    """Connections that the server closed between two uses are replaced without an error."""
     for name in ("a", "b"):
-        assert [in_words(outcome) for outcome in send(desk, package(name))] == ["delivered"]
+        assert [describe(outcome) for outcome in send(desk, package(name))] == ["delivered"]
         with database.read_connection() as connection:
             assert queries.find_decision(connection, name) is not None
-        with postgresql.away():
+        with postgresql.unavailable():
             pass
 
 
-def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database) -> None:
-    """What was written on a connection that is lost is gone, and the next one serves."""
+def test_connection_lost_in_a_transaction(backend: Backend, database: Database) -> None:
+    """If a connection is lost, its transaction is rolled back, and the next one succeeds."""
 
     def write(*statements: str) -> None:
         with database.transaction() as connection:
@@ -340,8 +350,8 @@ def test_a_connection_lost_in_a_transaction(backend: Backend, database: Database
     assert len(backend.rows("SELECT * FROM preferences")) == 1
 
 
-def test_a_connection_lost_during_commit(backend: Backend, desk: DeliveryDesk) -> None:
-    """Whose connection is lost during COMMIT doesn't know the outcome; a retry finds it."""
+def test_connection_lost_during_commit(backend: Backend, desk: DeliveryDesk) -> None:
+    """If the connection is lost during COMMIT, the write fails, and a retry succeeds."""
     with backend.cursor() as cursor:
         cursor.execute(
             "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS"
@@ -354,12 +364,12 @@ def test_a_connection_lost_during_commit(backend: Backend, desk: DeliveryDesk) -
     with pytest.raises(DatabaseUnavailable):
         send(desk, package())
     backend.rows("DROP TRIGGER leave ON packages")
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
 
 
-def test_the_order_of_an_index_is_that_of_bytes(backend: Backend, database: Database) -> None:
-    """No index depends on a language, which an upgrade of the system could change."""
+def test_text_is_ordered_by_bytes(backend: Backend, database: Database) -> None:
+    """No index depends on a locale, whose order a system upgrade could change."""
     collations = backend.rows(
         "SELECT DISTINCT collation_name FROM information_schema.columns"
         " WHERE table_schema = current_schema() AND data_type = 'text'"

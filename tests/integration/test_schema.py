@@ -1,4 +1,4 @@
-"""The tables: how they come and go, and what the database itself enforces."""
+"""The schema: creating and dropping it, and what the database itself enforces."""
 
 import pty
 import sqlite3
@@ -15,7 +15,7 @@ from galaxy_express.models import create_schema, drop_schema, metadata, missing_
 from galaxy_express.storage.database import Database
 from tests.backends import Backend
 from tests.conftest import OpenDatabase
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 
 TABLES = ["counters", "packages", "preference_updates", "preferences"]
 
@@ -29,28 +29,28 @@ def missing(database: Database) -> list[str]:
 
 
 def inspector(database: Database) -> Inspector:
-    """What the database tells of itself."""
+    """SQLAlchemy's inspector of the database."""
     with database.snapshot() as connection:
         return inspect(connection.engine)
 
 
-def test_the_schema_is_created_and_dropped(backend: Backend, open_database: OpenDatabase) -> None:
-    """The tables are there once they are created, and gone once they are dropped."""
+def test_schema_is_created_and_dropped(backend: Backend, open_database: OpenDatabase) -> None:
+    """The tables exist after they are created, and don't after they are dropped."""
     create_schema(backend.config)
     assert missing(open_database()) == []
     drop_schema(backend.config)
     assert missing(open_database()) == TABLES
 
 
-def test_creating_it_again_is_harmless(backend: Backend, desk: DeliveryDesk) -> None:
+def test_creating_the_schema_again(backend: Backend, desk: DeliveryDesk) -> None:
     """Creating an existing schema changes nothing."""
     send(desk, package())
     create_schema(backend.config)
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
 
 
-def test_dropping_it_again_is_harmless(backend: Backend) -> None:
-    """Dropping a schema that isn't there is no error."""
+def test_dropping_the_schema_again(backend: Backend) -> None:
+    """Dropping a missing schema isn't an error."""
     drop_schema(backend.config)
     drop_schema(backend.config)
 
@@ -60,22 +60,22 @@ Script = Callable[[dict[str, str]], None]
 
 
 @SCRIPTS
-def test_a_wrong_setting_ends_a_script(script: Script) -> None:
-    """The command fails with one sentence that names the wrong setting."""
-    with pytest.raises(SystemExit, match=r"^The configuration is wrong: .*database\.url"):
+def test_invalid_setting_ends_a_script(script: Script) -> None:
+    """The command fails with a one-line message that names the invalid setting."""
+    with pytest.raises(SystemExit, match=r"^The configuration is invalid: .*database\.url"):
         script({"database.url": "galaxy_express.db"})
 
 
 @SCRIPTS
 @pytest.mark.parametrize("url", ["sqlite:////nowhere/galaxy_express.db", "postgresql://[::1]:1/x"])
-def test_a_database_that_is_unavailable_ends_a_script(script: Script, url: str) -> None:
-    """The command fails with one sentence if the database can't be reached."""
+def test_unavailable_database_ends_a_script(script: Script, url: str) -> None:
+    """If the database is unavailable, the command fails with a one-line message."""
     with pytest.raises(SystemExit, match=r"^The database .* is unavailable: "):
         script({"database.url": url})
 
 
-def test_what_is_missing_is_created(backend: Backend, database: Database) -> None:
-    """A database with some of the tables is told to lack the others, and is given them."""
+def test_missing_tables_are_created(backend: Backend, database: Database) -> None:
+    """If some tables are missing, they are reported, and creating the schema adds them."""
     backend.rows("DROP TABLE counters")
     assert missing(database) == ["counters"]
     create_schema(backend.config)
@@ -85,10 +85,10 @@ def test_what_is_missing_is_created(backend: Backend, database: Database) -> Non
 def test_dropping_needs_force_if_there_are_packages(
     backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a terminal to ask on, nothing is dropped that has packages, and it says how many."""
+    """Without a terminal, tables with packages aren't dropped; the error has their number."""
     send(desk, package("a"), package("b"))
     monkeypatch.setattr("sys.stdin", StringIO())
-    with pytest.raises(SystemExit, match=r"has 2 packages\. If you mean it: FORCE=1"):
+    with pytest.raises(SystemExit, match=r"has 2 packages\. To confirm, set FORCE=1"):
         drop_schema(backend.config)
     assert backend.stored() == {("delivered", "personal"): 2}
 
@@ -97,7 +97,7 @@ def test_dropping_needs_force_if_there_are_packages(
 def test_dropping_asks_on_a_terminal(
     backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    """On a terminal the command asks before it drops packages, and takes only yes for yes."""
+    """On a terminal the command asks before it drops packages, and accepts only "yes"."""
     send(desk, package())
     ours, theirs = pty.openpty()
     with open(theirs) as terminal, open(ours, "wb", buffering=0) as keyboard:
@@ -116,30 +116,28 @@ def test_dropping_asks_on_a_terminal(
 def test_dropping_needs_force_in_production(
     backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With production's configuration, not even empty tables are dropped without FORCE."""
+    """With the production configuration, even empty tables are only dropped with FORCE=1."""
     monkeypatch.setattr("sys.argv", ["baseplate-script", "configs/production.ini", "..."])
-    with pytest.raises(SystemExit, match=r"production's configuration\. .* FORCE=1"):
+    with pytest.raises(SystemExit, match=r"the production configuration\. .* FORCE=1"):
         drop_schema(backend.config)
     monkeypatch.setenv("FORCE", "1")
     drop_schema(backend.config)
 
 
-def test_after_dropping_and_creating_all_is_new(
+def test_packages_are_unknown_after_recreating_the_schema(
     backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package that was decided before the tables were dropped is unknown afterwards."""
+    """Packages decided before the schema was dropped and recreated are decided again."""
     monkeypatch.setenv("FORCE", "1")
     send(desk, package())
     drop_schema(backend.config)
     create_schema(backend.config)
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
     assert backend.counted() == {("delivered", "personal"): 1}
 
 
-def test_a_package_id_is_unique_in_the_database_itself(
-    backend: Backend, desk: DeliveryDesk
-) -> None:
-    """Not even another program can store a second decision on a package."""
+def test_package_id_is_unique_in_the_database_itself(backend: Backend, desk: DeliveryDesk) -> None:
+    """The database rejects a second decision for a package, whichever program inserts it."""
     send(desk, package())
     with pytest.raises(INTEGRITY_ERRORS):
         backend.rows(
@@ -149,9 +147,7 @@ def test_a_package_id_is_unique_in_the_database_itself(
         )
 
 
-def test_there_is_one_preference_for_each_recipient_and_type(
-    backend: Backend, database: Database
-) -> None:
+def test_one_preference_per_recipient_and_type(backend: Backend, database: Database) -> None:
     """Preferences are rows keyed by recipient and type."""
     insert = (
         "INSERT INTO preferences (recipient_id, package_type, wanted, timestamp)"
@@ -162,8 +158,8 @@ def test_there_is_one_preference_for_each_recipient_and_type(
         backend.rows(insert)
 
 
-def test_there_are_two_statuses(backend: Backend, database: Database) -> None:
-    """A package is delivered or dropped; the database takes no third."""
+def test_only_two_statuses(backend: Backend, database: Database) -> None:
+    """The database rejects any status but delivered and dropped."""
     with pytest.raises(INTEGRITY_ERRORS):
         backend.rows(
             "INSERT INTO packages"
@@ -173,8 +169,8 @@ def test_there_are_two_statuses(backend: Backend, database: Database) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_what_may_be_null(database: Database, table: str) -> None:
-    """Only the times of a decision may be missing: earlier versions did not record them."""
+def test_nullable_columns(database: Database, table: str) -> None:
+    """Only the times of a decision may be null, since earlier versions didn't record them."""
     columns = inspector(database).get_columns(table)
     assert {column["name"] for column in columns} == {*metadata.tables[table].columns.keys()}
     nullable = {column["name"] for column in columns if column["nullable"]}
@@ -183,7 +179,7 @@ def test_what_may_be_null(database: Database, table: str) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_constraints_are_named_by_the_convention(database: Database, table: str) -> None:
-    """Each constraint has a name that it can be found by, in either database."""
+    """Constraints have predictable names on both databases."""
     tables = inspector(database)
     assert tables.get_pk_constraint(table)["name"] == f"pk_{table}"
     checks = [check["name"] for check in tables.get_check_constraints(table)]
@@ -198,8 +194,8 @@ def test_constraints_are_named_by_the_convention(database: Database, table: str)
         ("counters", ["shard", "outcome", "package_type"]),
     ],
 )
-def test_the_keys_are_what_they_are_read_by(database: Database, table: str, key: list[str]) -> None:
-    """The columns of each key come in the order in which they are looked up."""
+def test_primary_keys_match_the_lookups(database: Database, table: str, key: list[str]) -> None:
+    """The columns of each primary key are in the order that the queries need."""
     tables = inspector(database)
     keys = [tables.get_pk_constraint(table)["constrained_columns"]]
     keys += [unique["column_names"] for unique in tables.get_unique_constraints(table)]

@@ -1,4 +1,4 @@
-"""What is true of SQLite alone."""
+"""Behaviour that is specific to SQLite."""
 
 import resource
 import time
@@ -17,12 +17,12 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 
 
 @pytest.fixture
 def backend(sqlite: SQLiteBackend) -> Backend:
-    """SQLite alone."""
+    """SQLite only."""
     return sqlite
 
 
@@ -52,7 +52,7 @@ def test_pragmas_of_reads(database: Database, pragma: str, value: object) -> Non
         assert connection.select(f"PRAGMA {pragma}") == [(value,)]
 
 
-def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
+def test_opening_does_not_create_a_file(sqlite: SQLiteBackend) -> None:
     """Using a missing database doesn't create it."""
     database = database_from_config(sqlite.config)
     with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
@@ -64,16 +64,14 @@ def test_opening_makes_no_file(sqlite: SQLiteBackend) -> None:
 
 @pytest.mark.parametrize("name", ["with space", "100%", "a#b", "a&b=c", "é", "%20"])
 def test_any_path(tmp_path: Path, name: str) -> None:
-    """The file is the one that was named, whatever the name means in a URI."""
+    """The path is taken literally, even if it contains characters that are special in a URI."""
     (tmp_path / name).mkdir()
     backend = SQLiteBackend(tmp_path / name / "galaxy_express.db")
     create_schema(backend.config)
     assert backend.path.exists()
 
 
-def test_a_file_that_was_replaced(
-    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
-) -> None:
+def test_replaced_file(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
     """Connections to the old file switch to the new one."""
     send(desk, package())
     with database.read_connection() as connection:
@@ -83,11 +81,11 @@ def test_a_file_that_was_replaced(
     create_schema(sqlite.config)
     with database.read_connection() as connection:
         assert queries.find_decision(connection, "pkg-1") is None
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
 
 
-def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Database) -> None:
+def test_file_replaced_during_a_write(sqlite: SQLiteBackend, database: Database) -> None:
     """A write to a file that is replaced before the commit fails."""
 
     def write() -> None:
@@ -99,22 +97,24 @@ def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Data
         write()
 
 
-def test_a_file_of_garbage(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
-    """A file that isn't a database is unavailable, until the right one is restored."""
+def test_file_that_is_not_a_database(
+    sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
+) -> None:
+    """A file that isn't a database makes the database unavailable until it is restored."""
     send(desk, package())
-    with sqlite.away():
+    with sqlite.unavailable():
         sqlite.path.write_bytes(b"garbage" * 1000)
         with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
             queries.check_schema(connection)
         with pytest.raises(DatabaseUnavailable):
             send(desk, package())
-    assert [in_words(outcome) for outcome in send(desk, package())] == ["delivered again"]
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered again"]
 
 
-def test_an_empty_file_beside_the_log(
+def test_empty_file_with_a_log(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
 ) -> None:
-    """Opening an empty file in the database's place doesn't delete the existing log."""
+    """Opening an empty file in place of the database doesn't delete the existing log."""
     send(desk, package())
     log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
     content = log.read_bytes()
@@ -129,10 +129,10 @@ def test_an_empty_file_beside_the_log(
 
 
 @pytest.mark.parametrize("is_empty", [False, True])
-def test_no_tables_beside_a_log(
+def test_tables_are_not_created_next_to_a_log(
     sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk, is_empty: bool
 ) -> None:
-    """Tables aren't created if only the log of a database is left: the log would be lost."""
+    """Tables aren't created if only a database's log is left, since that would delete the log."""
     send(desk, package())
     elsewhere = sqlite.path.with_suffix(".elsewhere")
     sqlite.path.rename(elsewhere)
@@ -146,7 +146,7 @@ def test_no_tables_beside_a_log(
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """No file of this process may become larger than the largest in a folder."""
+    """Prevent all files of this process from growing beyond the largest file in a folder."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     largest = max(path.stat().st_size for path in folder.iterdir())
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
@@ -156,8 +156,8 @@ def full_disk(folder: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
-    """What finds no room on the disk is not recorded, and what was recorded can be read."""
+def test_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk) -> None:
+    """On a full disk, writes fail and are not recorded, and reads work."""
     send(desk, package("before"))
     with full_disk(sqlite.path.parent):
         with pytest.raises(DatabaseUnavailable):
@@ -165,22 +165,20 @@ def test_a_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDe
         with database.read_connection() as connection:
             assert queries.find_decision(connection, "before") is not None
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
-    assert [in_words(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
 
 
-def test_readers_do_not_keep_writes_waiting(database: Database, desk: DeliveryDesk) -> None:
-    """A write is committed while someone is in the middle of reading."""
+def test_readers_do_not_block_writes(database: Database, desk: DeliveryDesk) -> None:
+    """A write is committed during a read."""
     send(desk, package("a"))
     with database.read_connection() as connection:
         connection.execute("SELECT package_id FROM packages")
-        assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+        assert [describe(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
         assert queries.find_decision(connection, "b") is not None
 
 
-def test_what_is_damaged_is_not_taken_for_a_mistake_of_ours(
-    sqlite: SQLiteBackend, database: Database
-) -> None:
-    """A page that was overwritten makes the database unavailable."""
+def test_damaged_file_is_not_a_programming_error(sqlite: SQLiteBackend, database: Database) -> None:
+    """An overwritten page makes the database unavailable."""
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     send(desk, *(package(str(number)) for number in range(100)))
     with sqlite.cursor() as cursor:
@@ -194,11 +192,11 @@ def test_what_is_damaged_is_not_taken_for_a_mistake_of_ours(
         queries.find_decision(connection, "1")
 
 
-def test_a_read_never_waits_for_a_lock(
+def test_reads_do_not_wait_for_locks(
     sqlite: SQLiteBackend, database: Database, open_database: OpenDatabase
 ) -> None:
-    """A read of a file that another process has locked fails at once, whatever the time that
-    writes wait: it runs on the event loop."""
+    """A read of a locked file fails immediately, whatever the lock timeout of writes: reads run on
+    the event loop."""
     patient = open_database({"database.lock_timeout": "1 minute"})
     with sqlite.cursor() as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")

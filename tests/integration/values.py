@@ -1,4 +1,4 @@
-"""Values of the domain, made short."""
+"""Short constructors of domain values, and helpers that pass them to a desk."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
 
 
 def at(minute: int) -> datetime:
-    """So many minutes after noon."""
+    """Noon plus a number of minutes."""
     return NOON + timedelta(minutes=minute)
 
 
@@ -22,21 +22,21 @@ def package(
     package_type: str = "personal",
     timestamp: datetime = NOON,
 ) -> Package:
-    """A personal package from Zap to Leela, unless the arguments say otherwise."""
+    """A package; by default a personal one from Zap to Leela."""
     return Package(package_id, sender_id, recipient_id, package_type, timestamp)
 
 
 def update(minute: int = 0, recipient_id: str = "leela", **wanted: bool) -> PreferenceUpdate:
-    """An update of Leela's, so many minutes after noon."""
+    """An update by Leela, a number of minutes after noon."""
     return PreferenceUpdate(recipient_id, at(minute), wanted)
 
 
 Write = SendRequest | PreferenceUpdate
-Answer = list[SendOutcome] | UpdatedPreferences
+Result = list[SendOutcome] | UpdatedPreferences
 
 
-def commit(desk: DeliveryDesk, writes: Sequence[Write]) -> list[Answer]:
-    """Commit writes in one transaction, and return the answer to each."""
+def commit(desk: DeliveryDesk, writes: Sequence[Write]) -> list[Result]:
+    """Commit writes in one transaction, and return the result of each."""
     requests = [
         UpdateRequest(write) if isinstance(write, PreferenceUpdate) else write for write in writes
     ]
@@ -54,20 +54,20 @@ def send(desk: DeliveryDesk, *packages: Package, rejected: int = 0) -> list[Send
     return request.outcomes
 
 
-def say(desk: DeliveryDesk, update: PreferenceUpdate) -> UpdatedPreferences:
+def update_preferences(desk: DeliveryDesk, update: PreferenceUpdate) -> UpdatedPreferences:
     """Update a recipient's preferences."""
     request = UpdateRequest(update)
     desk.commit([request])
     return request.result
 
 
-def outcomes(answer: Answer) -> list[SendOutcome]:
-    """The answer to a send request."""
-    assert isinstance(answer, list)
-    return answer
+def outcomes(result: Result) -> list[SendOutcome]:
+    """The result of a send request."""
+    assert isinstance(result, list)
+    return result
 
 
-def in_words(outcome: SendOutcome) -> str:
+def describe(outcome: SendOutcome) -> str:
     """``delivered`` or ``dropped``, with `` again`` for a retry, or ``conflict``."""
     if isinstance(outcome, Conflict):
         return "conflict"

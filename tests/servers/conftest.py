@@ -8,7 +8,7 @@ import pytest
 from tests.backends import SQLiteBackend
 from tests.servers.running import Installation, Server
 
-# So that its assertions show the compared values.
+# So that pytest shows the compared values of failed assertions in this module.
 pytest.register_assert_rewrite("tests.servers.load")
 
 

@@ -1,4 +1,4 @@
-"""A forwarder between the service and a server, which can drop answers in several ways."""
+"""A TCP forwarder between the service and a server, which can drop responses."""
 
 import contextlib
 import select
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from tests.servers.running import free_port
 
-# Seconds. Who waits without end for one that is silent shall fail, and not hang.
+# Seconds, so that a test that waits for an unresponsive server fails instead of hanging.
 LONGEST = 40.0
 
 
@@ -38,16 +38,16 @@ class Forwarder:
         self._thread.start()
 
     def mute_connections(self) -> None:
-        """Drop all answers on the existing connections."""
+        """Drop all responses on the existing connections."""
         self._muted_before = self.accepted
 
     def mute_everything(self, muted: bool = True) -> None:
-        """Drop all answers on existing and on new connections."""
+        """Drop all responses on existing and on new connections."""
         self.mute_connections()
         self._mutes_new = muted
 
     def mute_at(self, words: bytes | None) -> None:
-        """Drop all answers on a connection once its client has sent these bytes."""
+        """Drop all responses on a connection once its client has sent these bytes."""
         self._mutes_at = words
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Forwarder:
                 self._accept()
             for end in ready:
                 if end in self._ends:
-                    self._pass_on(end, *self._ends[end])
+                    self._forward(end, *self._ends[end])
         for each in (*self._ends, self._listener, self._stopped):
             each.close()
 
@@ -76,14 +76,16 @@ class Forwarder:
         self._ends[client] = server, self.accepted, True
         self._ends[server] = client, self.accepted, False
 
-    def _pass_on(self, end: socket.socket, peer: socket.socket, number: int, says: bool) -> None:
+    def _forward(
+        self, end: socket.socket, peer: socket.socket, number: int, is_client: bool
+    ) -> None:
         data = b""
         with contextlib.suppress(ConnectionError):
             data = end.recv(65536)
-        if says and self._mutes_at and self._mutes_at in data:
+        if is_client and self._mutes_at and self._mutes_at in data:
             self._silent.add(number)
         is_muted = number <= self._muted_before or self._mutes_new or number in self._silent
-        if is_muted and not says:
+        if is_muted and not is_client:
             if not data:
                 del self._ends[end]
             return

@@ -1,4 +1,4 @@
-"""Concurrent load, and an audit that the answers match what is recorded."""
+"""Concurrent load, and an audit that the responses match what is recorded."""
 
 import random
 import threading
@@ -38,7 +38,7 @@ class Job:
         return self.method == "PUT"
 
     @property
-    def may_be_refused(self) -> bool:
+    def may_be_rejected(self) -> bool:
         """Whether it may be counted as rejected."""
         return not self.wanted.isdisjoint({400, 409})
 
@@ -58,18 +58,18 @@ class Exchange:
     seconds: float = 0.0
 
     @property
-    def is_done(self) -> bool:
-        """Whether the answer has an expected status."""
+    def is_successful(self) -> bool:
+        """Whether the response has an expected status."""
         return self.answer is not None and self.answer.status in self.job.wanted
 
     @property
-    def is_refused(self) -> bool:
+    def is_rejected(self) -> bool:
         """Whether it was rejected, as expected."""
-        return self.is_done and self.answer is not None and self.answer.status >= 400
+        return self.is_successful and self.answer is not None and self.answer.status >= 400
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the answer is a 503 problem with ``Retry-After``."""
+        """Whether the response is a 503 problem with ``Retry-After``."""
         return (
             self.answer is not None
             and self.answer.status == 503
@@ -79,25 +79,25 @@ class Exchange:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
-        """The decisions in the answer."""
+        """The decisions in the response."""
         if self.answer is None or self.answer.status >= 400 or self.job.method != "POST":
             return []
         decided = self.answer.json
         return decided if isinstance(decided, list) else [decided]
 
 
-def send(parcel: dict[str, str]) -> Job:
+def send(pkg: dict[str, str]) -> Job:
     """Send a package, for the first time or again."""
-    return Job("POST", "/packages", parcel, frozenset({200, 201}))
+    return Job("POST", "/packages", pkg, frozenset({200, 201}))
 
 
-def claim(parcel: dict[str, str]) -> Job:
+def claim(pkg: dict[str, str]) -> Job:
     """Send a package whose id may belong to another package."""
-    return Job("POST", "/packages", parcel, frozenset({200, 201, 409}))
+    return Job("POST", "/packages", pkg, frozenset({200, 201, 409}))
 
 
 def send_batch(packages: list[dict[str, str]]) -> Job:
-    """Send packages, some of them perhaps again."""
+    """Send packages, some of which may have been sent before."""
     return Job("POST", "/packages/batch", packages)
 
 
@@ -117,11 +117,11 @@ def update(recipient: str, moment: int, personal: bool, marketing: bool) -> Job:
     )
 
 
-REFUSED = Job("POST", "/packages", b"{", frozenset({400}))
+MALFORMED = Job("POST", "/packages", b"{", frozenset({400}))
 
 
 def numbered_package(name: str, number: int) -> dict[str, str]:
-    """The package for a name and number, always the same."""
+    """The package for a name and number; the same one for the same arguments."""
     return package(
         package_id=f"{name}-{number}",
         recipient_id=f"recipient-{number % RECIPIENTS}",
@@ -131,24 +131,24 @@ def numbered_package(name: str, number: int) -> dict[str, str]:
 
 def mixed_jobs(client: int, name: str = "package") -> Iterator[Job]:
     """An endless mix of jobs; other clients send the same packages."""
-    chance = random.Random(client)
+    rng = random.Random(client)
     for turn in count():
         # Packages that others send now, that they sent earlier, or that nobody else sends.
-        numbers = [turn, chance.randrange(turn + 1), (client + 1) * 1_000_000 + turn]
-        kind = chance.random()
+        numbers = [turn, rng.randrange(turn + 1), (client + 1) * 1_000_000 + turn]
+        kind = rng.random()
         if kind < 0.7:
-            yield send(numbered_package(name, chance.choice(numbers)))
+            yield send(numbered_package(name, rng.choice(numbers)))
         elif kind < 0.8:
-            start = chance.choice(numbers)
+            start = rng.choice(numbers)
             packages = [numbered_package(name, start + n) for n in range(20)]
-            chance.shuffle(packages)
+            rng.shuffle(packages)
             yield send_batch(packages)
         elif kind < 0.95:
-            recipient = f"recipient-{chance.randrange(RECIPIENTS)}"
+            recipient = f"recipient-{rng.randrange(RECIPIENTS)}"
             moment = time.time_ns() // 1000 * 100 + client
-            yield update(recipient, moment, chance.random() < 0.5, chance.random() < 0.5)
+            yield update(recipient, moment, rng.random() < 0.5, rng.random() < 0.5)
         else:
-            yield REFUSED
+            yield MALFORMED
 
 
 class Load:
@@ -180,7 +180,7 @@ class Load:
         self.stop()
 
     def add_client(self, port: int, jobs: Iterable[Job]) -> None:
-        """Start another client that does jobs at the server on a port."""
+        """Start another client that sends jobs to the server on a port."""
         self._clients.append(self._threads.submit(self._work, port, jobs))
 
     def _work(self, port: int, jobs: Iterable[Job]) -> None:
@@ -212,13 +212,13 @@ class Load:
 
     def wait_for(self, number: int, matching: Callable[[Exchange], bool] | None = None) -> None:
         """Wait for this many more matching exchanges (by default, successful ones)."""
-        matching = matching or (lambda exchange: exchange.is_done)
+        matching = matching or (lambda exchange: exchange.is_successful)
         start = len(self.exchanges)
 
-        def are_there() -> bool:
+        def have_arrived() -> bool:
             return sum(map(matching, self.exchanges[start:])) >= number
 
-        wait_until(are_there, f"{number} more requests")
+        wait_until(have_arrived, f"{number} more requests")
 
     def wait(self) -> None:
         """Wait until all clients have finished their jobs or left."""
@@ -234,25 +234,25 @@ class Load:
 
 def finish(exchanges: list[Exchange], server: Server) -> list[Exchange]:
     """Repeat unfinished jobs one by one; return all exchanges."""
-    undone = [exchange.job for exchange in exchanges if not exchange.is_done]
-    return exchanges + [Exchange(job, _insist(server, job)) for job in undone]
+    unfinished = [exchange.job for exchange in exchanges if not exchange.is_successful]
+    return exchanges + [Exchange(job, _retry_until_available(server, job)) for job in unfinished]
 
 
-def _insist(server: Server, job: Job) -> Answer:
+def _retry_until_available(server: Server, job: Job) -> Answer:
     # A worker may only notice a lost database connection at its next request.
     answers: list[Answer] = []
 
-    def is_done() -> bool:
+    def is_successful() -> bool:
         answers.append(server.request(job.method, job.path, job.body))
         return answers[-1].status != 503
 
-    wait_until(is_done, f"{job} is done")
+    wait_until(is_successful, f"{job} is not answered with 503")
     assert answers[-1].status in job.wanted
     return answers[-1]
 
 
 def audit(exchanges: list[Exchange], database: Backend, *servers: Server) -> None:
-    """Assert that answers, stored rows and counters agree."""
+    """Assert that responses, stored rows and counters agree."""
     _audit_decisions(exchanges, database)
     _audit_preferences(exchanges, database)
     _audit_counters(exchanges, database, servers)
@@ -268,14 +268,14 @@ def _audit_decisions(exchanges: list[Exchange], database: Backend) -> None:
     created: Counter[str] = Counter()
     for exchange in exchanges:
         for decision in exchange.decisions:
-            told = tuple(
+            returned = tuple(
                 decision[name]
                 for name in ("package_id", "sender_id", "recipient_id", "package_type", "status")
             )
-            assert stored.get(decision["package_id"]) == told
+            assert stored.get(decision["package_id"]) == returned
             if exchange.answer and exchange.answer.status == 201:
                 created[decision["package_id"]] += 1
-    assert set(created.values()) <= {1}, "a package is decided once"
+    assert set(created.values()) <= {1}, "a package was decided twice"
 
 
 def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
@@ -286,7 +286,7 @@ def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
         )
     }
     # All updates that were sent, answered or not, and the newest acknowledged one.
-    said: dict[tuple[str, str], set[tuple[int, bool]]] = defaultdict(set)
+    sent: dict[tuple[str, str], set[tuple[int, bool]]] = defaultdict(set)
     acknowledged: dict[tuple[str, str], int] = defaultdict(int)
     for exchange in exchanges:
         if exchange.job.is_update:
@@ -296,11 +296,11 @@ def _audit_preferences(exchanges: list[Exchange], database: Backend) -> None:
             moment = age // timedelta(microseconds=1)
             for package_type in ("personal", "marketing"):
                 key = recipient, package_type
-                said[key].add((moment, body[f"{package_type}_preference"]))
-                if exchange.is_done:
+                sent[key].add((moment, body[f"{package_type}_preference"]))
+                if exchange.is_successful:
                     acknowledged[key] = max(acknowledged[key], moment)
-    assert stored.keys() <= said.keys()
-    assert all(preference in said[key] for key, preference in stored.items())
+    assert stored.keys() <= sent.keys()
+    assert all(preference in sent[key] for key, preference in stored.items())
     assert all(stored[key][0] >= moment for key, moment in acknowledged.items())
 
 
@@ -315,19 +315,21 @@ def _audit_counters(
         )
     }
     rejected = counted.pop(("rejected", ""), 0)
-    assert counted == rows, "counters equal rows"
+    assert counted == rows, "the counters differ from the rows"
 
     # A retried request may have been counted at each try.
-    refused = [exchange for exchange in exchanges if exchange.is_refused]
-    may_be_refused = [
+    rejected_exchanges = [exchange for exchange in exchanges if exchange.is_rejected]
+    may_be_rejected = [
         exchange
         for exchange in exchanges
-        if exchange.is_refused or (exchange.job.may_be_refused and not exchange.is_done)
+        if exchange.is_rejected or (exchange.job.may_be_rejected and not exchange.is_successful)
     ]
-    assert len(refused) <= rejected <= sum(exchange.tries for exchange in may_be_refused)
+    assert (
+        len(rejected_exchanges) <= rejected <= sum(exchange.tries for exchange in may_be_rejected)
+    )
 
     for server in servers:
-        statistics = _insist(server, Job("GET", "/statistics", None)).json
+        statistics = _retry_until_available(server, Job("GET", "/statistics", None)).json
         assert statistics["requests_rejected"] == rejected
         assert {
             (outcome, package_type): total

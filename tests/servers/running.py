@@ -58,7 +58,7 @@ def wait_until(condition: Callable[[], bool], what: str, within: float = PATIENC
     """
     end = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < end, f"not within {within} s: {what}"
+        assert time.monotonic() < end, f"timed out after {within} s: {what}"
         time.sleep(0.02)
 
 
@@ -115,10 +115,10 @@ class Server:
         """Wait until the server answers a liveness probe."""
 
         def is_alive() -> bool:
-            assert self.is_running(), f"the server ended at its start:\n{self.log}"
+            assert self.is_running(), f"the server exited during startup:\n{self.log}"
             return self.is_healthy("liveness")
 
-        wait_until(is_alive, "the server lives")
+        wait_until(is_alive, "the server is alive")
 
     def is_healthy(self, probe: str) -> bool:
         """Return whether a probe, ``liveness`` or ``readiness``, succeeds."""

@@ -1,4 +1,4 @@
-"""A plain HTTP client that hides nothing.
+"""A low-level HTTP client.
 
 Well-formed requests go through ``http.client``, which neither retries nor pools. Malformed
 ones are written to a bare socket.
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-# Seconds. Longer than any answer may take, so that a hanging server fails the test.
+# Seconds; longer than any response may take, so that a hanging server fails the test.
 TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, as received."""
+    """A response, as received."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Unanswered(OSError):
-    """The connection failed, or ended before a complete answer.
+    """The connection failed, or ended before a complete response.
 
     :param may_be_idle: whether the connection had been used before and no part of the
         answer arrived. The server may then have closed it as idle while the request was
@@ -85,10 +85,10 @@ class Connection:
         self._connection.close()
 
     def request(self, method: str, path: str, body: object = None) -> Answer:
-        """Send a request and return the answer.
+        """Send a request and return the response.
 
         :param body: raw bytes, or a value to send as JSON; ``None`` for no body.
-        :raises Unanswered: if there is no complete answer.
+        :raises Unanswered: if there is no complete response.
         """
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         may_be_idle = self._connection.sock is not None
@@ -98,7 +98,7 @@ class Connection:
             may_be_idle = False
             answer = Answer(response.status, response.headers, response.read())
             if "Content-Length" not in answer.headers:
-                raise http.client.IncompleteRead(answer.body)  # it was cut off in the headers
+                raise http.client.IncompleteRead(answer.body)  # the headers were truncated
         except (OSError, http.client.HTTPException) as error:
             self.close()
             is_closed = isinstance(error, ConnectionError)
@@ -123,9 +123,9 @@ def head(request_line: str, *headers: str) -> bytes:
 
 
 def exchange(port: int, pieces: Iterable[bytes]) -> list[Answer]:
-    """Send bytes on a new connection, close its sending side, and return the answers.
+    """Send bytes on a new connection, close its sending side, and return the responses.
 
-    :raises OSError: if the bytes can't be sent, or the answers can't be read to the end.
+    :raises OSError: if the bytes can't be sent, or the responses can't be read to the end.
     """
     with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
         for piece in pieces:
@@ -135,7 +135,7 @@ def exchange(port: int, pieces: Iterable[bytes]) -> list[Answer]:
 
 
 def read_answers(connection: socket.socket) -> list[Answer]:
-    """Return all answers up to the end of a connection.
+    """Return all responses up to the end of a connection.
 
     :raises OSError: if they can't be read to the end.
     """
@@ -151,7 +151,7 @@ class _Received(io.BytesIO):
 
     def answers(self) -> Iterable[Answer]:
         while self.tell() < len(self.getbuffer()):
-            # It only asks its socket for a file to read from.
+            # It only calls makefile() of its socket.
             response = http.client.HTTPResponse(self)  # type: ignore[arg-type]
             response.begin()
             yield Answer(response.status, response.headers, response.read())
@@ -160,4 +160,4 @@ class _Received(io.BytesIO):
         return self
 
     def close(self) -> None:
-        """Stay open: ``http.client`` closes it after each answer."""
+        """Stay open: ``http.client`` closes it after each response."""

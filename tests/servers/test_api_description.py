@@ -8,7 +8,7 @@ from tests.servers.running import COMMANDS, ROOT, Installation
 from tests.servers.speaking import package
 
 
-def test_the_service_keeps_to_its_description(installation: Installation) -> None:
+def test_service_conforms_to_its_description(installation: Installation) -> None:
     """Schemathesis, with all checks, finds no undescribed answer, no rejected valid request and no
     accepted invalid one."""
     with installation.gunicorn() as server:

@@ -13,7 +13,7 @@ from tests.servers.running import ROOT, Installation
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
 
-def test_scripts_make_and_drop_the_tables(tmp_path: Path) -> None:
+def test_scripts_create_and_drop_the_tables(tmp_path: Path) -> None:
     """The scripts of ``make migratedb`` and ``make dropdb`` create and drop the tables."""
     database = SQLiteBackend(tmp_path / "galaxy_express.db")
     installation = Installation(tmp_path, database)
@@ -42,32 +42,32 @@ def galaxy_express(installation: Installation, *arguments: str, stdin: str = "")
     )
 
 
-def test_one_command_does_all(tmp_path: Path) -> None:
+def test_galaxy_express_commands(tmp_path: Path) -> None:
     """``galaxy-express`` migrates, audits, backs up and opens a shell, as make does."""
     database = SQLiteBackend(tmp_path / "galaxy_express.db")
     installation = Installation(tmp_path, database)
     assert galaxy_express(installation, "configs") == "configs\n"
     galaxy_express(installation, "migrate")
-    assert "Nothing is wrong." in galaxy_express(installation, "audit")
+    assert "No problems found." in galaxy_express(installation, "audit")
     galaxy_express(installation, "backup", "copy.db")
     assert SQLiteBackend(tmp_path / "copy.db").stored() == {}
     assert "galaxies" in galaxy_express(installation, "shell", stdin="print('gala' + 'xies')")
 
 
-def test_the_configuration_that_ships_is_found(installation: Installation) -> None:
+def test_default_configuration_is_found(installation: Installation) -> None:
     """Without ``--configs`` the command uses the configuration files of the checkout."""
     printed = installation.run_python("-m", "galaxy_express.ops.command", "configs")
     assert Path(printed.strip()).samefile(ROOT / "configs")
 
 
-def test_one_command_serves(installation: Installation) -> None:
+def test_galaxy_express_serve(installation: Installation) -> None:
     """``galaxy-express serve`` runs gunicorn with the given configuration."""
     with installation.command("serve", "--configs=configs") as server:
         assert server.request("GET", "/health").json is True
 
 
-def test_shell_has_the_models_and_a_query(installation: Installation) -> None:
-    """The shell has the models, and the query in its banner works."""
+def test_shell_provides_models_and_a_query(installation: Installation) -> None:
+    """The shell provides the models, and the query in its banner works."""
     installation.database.rows(
         "INSERT INTO packages"
         " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
@@ -80,7 +80,9 @@ def test_shell_has_the_models_and_a_query(installation: Installation) -> None:
     assert "[('delivered', 1)]" in printed
 
 
-def test_shell_keeps_its_log_where_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_shell_log_is_discarded_if_not_writable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Baseplate's shell log is written to its usual path, or discarded if that isn't writable."""
     env: dict[str, Any] = {"context": None}
     writable, unwritable = tmp_path / "shell.log", tmp_path / "no-such-folder" / "shell.log"

@@ -12,7 +12,7 @@ CLIENTS = 8
 
 
 def test_killed_workers_lose_nothing(installation: Installation) -> None:
-    """Workers killed under load are replaced, and their answers stay valid."""
+    """Workers killed under load are replaced, and their responses stay valid."""
     with installation.gunicorn() as server:
         with Load() as load:
             for client in range(CLIENTS):

@@ -57,7 +57,7 @@ def url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def test_the_demo_fills_the_service(
+def test_demo_fills_the_service(
     running: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The demo submits at least the given number of packages, of all types and with all outcomes,
@@ -79,7 +79,7 @@ def test_the_demo_fills_the_service(
     assert figures[-2:] == [after["packages_dropped"], after["requests_rejected"]]
 
 
-def test_the_demo_prints_what_the_feeds_show(
+def test_demo_prints_what_the_feeds_show(
     running: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The demo prints how many decisions were made during its run."""
@@ -92,12 +92,12 @@ def test_the_demo_prints_what_the_feeds_show(
             for status in ("delivered", "dropped")
         )
         assert (
-            f"show {delivered + dropped:,} new decisions, {dropped:,} of them to drop a package."
+            f"show {delivered + dropped:,} new decisions; {dropped:,} packages were dropped."
             in capsys.readouterr().out
         )
 
 
-def test_the_demo_uses_the_present_time(
+def test_demo_uses_the_present_time(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest timestamps of the demo are recent, and not in the future."""
@@ -112,7 +112,7 @@ def test_the_demo_uses_the_present_time(
         assert now - timedelta(days=2) < latest <= now
 
 
-def test_the_demo_leaves_the_recipients_of_the_readme_alone(
+def test_demo_does_not_use_the_recipients_of_the_readme(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The demo doesn't use the recipients of the README's examples."""
@@ -127,7 +127,7 @@ def test_the_demo_leaves_the_recipients_of_the_readme_alone(
     assert names.isdisjoint(recipient for (recipient,) in stored)
 
 
-def test_the_demo_shows_its_progress(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_shows_its_progress(running: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal the demo shows how many packages it has submitted."""
     terminal, standard_error = pty.openpty()
     with open(standard_error, "w") as stderr, monkeypatch.context() as patch:
@@ -139,12 +139,12 @@ def test_the_demo_shows_its_progress(running: Server, monkeypatch: pytest.Monkey
     assert re.fullmatch(r"(\r\d+ of 10 packages)+\r\n", drawn)
 
 
-def test_the_demo_waits_while_the_service_is_unavailable(
+def test_demo_waits_while_the_service_is_unavailable(
     running: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request answered with 503 is repeated until the database is back."""
     with ExitStack() as outage:
-        outage.enter_context(installation.database.away())
+        outage.enter_context(installation.database.unavailable())
 
         def end_outage() -> None:
             wait_until(lambda: "is unavailable" in running.log, "a request meets the outage")
@@ -156,7 +156,7 @@ def test_the_demo_waits_while_the_service_is_unavailable(
         rescue.join()
 
 
-def test_an_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
+def test_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
     """Ctrl-C ends the demo early, with the totals."""
     before = running.request("GET", "/statistics").json
     command = [sys.executable, "-m", MODULE, url(running.port), "--seconds", "600"]
@@ -169,7 +169,8 @@ def test_an_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_until(
-            lambda: running.request("GET", "/statistics").json != before, "it has sent something"
+            lambda: running.request("GET", "/statistics").json != before,
+            "the demo has sent something",
         )
         process.send_signal(signal.SIGINT)
         try:
@@ -206,30 +207,30 @@ def other_service(status: int, body: bytes) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("status", "body", "complaint"),
     [
-        (503, b"{}", "The service at {url} stays unavailable; its log says why."),
+        (503, b"{}", "The service at {url} remains unavailable; see its log."),
         (200, b"<html>", "The service at {url} is not Galaxy Express."),
         (200, b"7", "The service at {url} is not Galaxy Express."),
         (404, b'{"detail": "Not Found"}', "The service at {url} is not Galaxy Express."),
     ],
 )
-def test_an_unusable_service(
+def test_unusable_service(
     monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, complaint: str
 ) -> None:
-    """The demo ends with one sentence if the service is unavailable or another one."""
+    """If the service is unavailable or isn't ours, the demo ends with a one-line message."""
     with other_service(status, body) as port, pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
     assert end.value.code == complaint.format(url=url(port))
 
 
 def test_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If nothing listens, one sentence says so and how to start the service."""
+    """If nothing listens, a one-line message explains how to start the service."""
     port = free_port()
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, url(port))
-    assert end.value.code == f"Nothing answers at {url(port)}; start the service with: make run"
+    assert end.value.code == f"No service responds at {url(port)}; start it with: make run"
 
 
-def test_an_import_does_not_run_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_does_not_run_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     """Importing the module doesn't run the demo."""
     importlib.import_module(MODULE)
     del sys.modules[MODULE]  # runpy warns about modules that are imported already
@@ -242,17 +243,17 @@ def test_an_import_does_not_run_the_demo(capsys: pytest.CaptureFixture[str]) -> 
         (["localhost:9090"], "localhost:9090 is not a URL like http://localhost:9090"),
         (["http://localhost:x"], "http://localhost:x is not a URL like http://localhost:9090"),
         (["http://"], "http:// is not a URL like http://localhost:9090"),
-        (["http://localhost", "--packages", "0"], "0 is not a positive whole number"),
-        (["http://localhost", "--seconds", "soon"], "soon is not a positive whole number"),
+        (["http://localhost", "--packages", "0"], "0 is not a positive integer"),
+        (["http://localhost", "--seconds", "soon"], "soon is not a positive integer"),
     ],
 )
-def test_an_invalid_command_line(
+def test_invalid_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     complaint: str,
 ) -> None:
-    """One sentence says what is wrong with the command line."""
+    """An invalid command line ends with a one-line message."""
     with pytest.raises(SystemExit) as end:
         demo(monkeypatch, *arguments)
     assert end.value.code == 2

@@ -16,8 +16,8 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail
-from tests.integration.values import in_words
-from tests.integration.values import package as parcel
+from tests.integration.values import describe
+from tests.integration.values import package as make_package
 from tests.integration.values import send as decide
 from tests.servers.forwarder import forwarding, silent_port
 from tests.servers.postgresql import Cluster, cluster, find_binaries
@@ -59,9 +59,9 @@ def open_at() -> Iterator[OpenAt]:
         database.close()
 
 
-def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) -> None:
-    """The service skips a server that never answers, and fails at most one request when its
-    connections fall silent."""
+def test_service_with_an_unresponsive_server(own_cluster: Cluster, tmp_path: Path) -> None:
+    """The service skips a server that never responds, and at most one request fails when its
+    connections become unresponsive."""
     with silent_port() as silent, forwarding(own_cluster.port) as forwarder:
         installation = Installation(tmp_path, PostgreSQLBackend(own_cluster.url, "postgres"))
         installation.create_schema()
@@ -79,7 +79,7 @@ def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) ->
             while not waiting.done():
                 started = time.monotonic()
                 assert server.is_healthy("liveness")
-                assert time.monotonic() - started < 0.4, "the event loop stood still"
+                assert time.monotonic() - started < 0.4, "the event loop was blocked"
             assert waiting.result().status == 503
             wait_until(
                 lambda: server.request("POST", "/packages", package()).status == 201,
@@ -91,33 +91,35 @@ def test_service_beside_a_silent_server(own_cluster: Cluster, tmp_path: Path) ->
             forwarder.mute_everything()
             wait_until(lambda: not server.is_healthy("readiness"), "the service isn't ready")
             assert server.is_healthy("liveness")
-            assert "has not answered" in server.log
+            assert "has not responded" in server.log
 
 
-def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:
+def test_standby_replaces_its_primary(own_cluster: Cluster, open_at: OpenAt) -> None:
     """The primary is used whatever the order of the servers; a promoted standby takes over and
     replays earlier decisions."""
     create_schema({"database.url": own_cluster.url})
     with own_cluster.standby() as standby, forwarding(own_cluster.port) as forwarder:
         database = open_at(standby.port, forwarder.port)
         desk = DeliveryDesk(database, PACKAGE_TYPES)
-        (first,) = decide(desk, parcel("a"))
-        assert in_words(first) == "delivered"
+        (first,) = decide(desk, make_package("a"))
+        assert describe(first) == "delivered"
         wait_until(lambda: _has(standby, "a"), "the standby has the package")
 
-        # The primary freezes: its connections stay open without answers.
+        # The primary freezes: its connections stay open without responses.
         forwarder.mute_everything()
         with pytest.raises(DatabaseUnavailable):
-            decide(desk, parcel("b"))
+            decide(desk, make_package("b"))
         with pytest.raises(DatabaseUnavailable, match="read-only"):
-            decide(desk, parcel("b"))
+            decide(desk, make_package("b"))
         with database.read_connection() as connection:
             assert queries.find_decision(connection, "a") is not None
         standby.promote()
         started = time.monotonic()
         wait_until(lambda: _is_decided(desk, "b"), "packages are decided again", within=5)
         assert time.monotonic() - started < 3
-        assert [in_words(outcome) for outcome in decide(desk, parcel("a"))] == ["delivered again"]
+        assert [describe(outcome) for outcome in decide(desk, make_package("a"))] == [
+            "delivered again"
+        ]
 
 
 def _has(server: Cluster, package_id: str) -> bool:
@@ -127,23 +129,23 @@ def _has(server: Cluster, package_id: str) -> bool:
 
 def _is_decided(desk: DeliveryDesk, package_id: str) -> bool:
     try:
-        return bool(decide(desk, parcel(package_id)))
+        return bool(decide(desk, make_package(package_id)))
     except DatabaseUnavailable:
         return False
 
 
 def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
     """While commits wait for a missing standby the service isn't ready and leaves few backends
-    waiting; it recovers at once when no standby is required."""
+    waiting; it recovers immediately when no standby is required."""
     create_schema({"database.url": own_cluster.url})
     backend = PostgreSQLBackend(own_cluster.url, "postgres")
     database = open_at(own_cluster.port)
     desk = DeliveryDesk(database, PACKAGE_TYPES)
-    decide(desk, parcel("a"))
+    decide(desk, make_package("a"))
 
     backend.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     backend.rows("SELECT pg_reload_conf()")
-    new_ids = map(str, count())  # what is decided already needs no commit
+    new_ids = map(str, count())  # a decided package needs no commit
     wait_until(lambda: not _is_decided(desk, next(new_ids)), "commits wait")
     end = time.monotonic() + 3
     while time.monotonic() < end:

@@ -46,7 +46,7 @@ def send(server: Server, *package_ids: str) -> None:
     server.request("POST", "/packages/batch", body)
 
 
-def test_a_consumer_that_is_killed(installation: Installation, tmp_path: Path) -> None:
+def test_killed_python_consumer(installation: Installation, tmp_path: Path) -> None:
     """The Python consumer delivers every package once, whichever line it is killed before."""
     sent: list[str] = []
     with installation.gunicorn() as server:
@@ -69,8 +69,8 @@ def test_a_consumer_that_is_killed(installation: Installation, tmp_path: Path) -
     assert sorted(delivered) == sorted(sent)
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="the consumer is made of curl")
-def test_a_consumer_of_curl(installation: Installation, tmp_path: Path) -> None:
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl isn't installed")
+def test_killed_curl_consumer(installation: Installation, tmp_path: Path) -> None:
     """The curl consumer stores every decision once, whenever it is killed."""
     sent: list[str] = []
     with installation.gunicorn() as server:
@@ -96,5 +96,5 @@ def _stored(folder: Path) -> list[str]:
 def _wait_for(folder: Path, number: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while len(_stored(folder)) < number:
-        assert time.monotonic() < deadline, "the consumer stores nothing"
+        assert time.monotonic() < deadline, "the consumer stored nothing"
         time.sleep(0.05)

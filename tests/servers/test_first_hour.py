@@ -1,4 +1,4 @@
-"""A newcomer's first commands, and the one-sentence errors for anything missing or wrong."""
+"""A newcomer's first commands, and the one-line errors for missing or invalid things."""
 
 import filecmp
 import os
@@ -48,7 +48,7 @@ def make(folder: Path, *arguments: str, path: str = os.environ["PATH"]) -> tuple
     return process.returncode, output, errors
 
 
-pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="the commands are make's")
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make isn't installed")
 
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def skip_unless_set_up() -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "serve"])
-def test_a_port_in_use(tmp_path: Path, command: str) -> None:
+def test_port_in_use(tmp_path: Path, command: str) -> None:
     """If the port is in use, the server doesn't start."""
     skip_unless_set_up()
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -85,21 +85,21 @@ def test_a_port_in_use(tmp_path: Path, command: str) -> None:
         code, _, errors = make(tmp_path, command, f"BIND={bind}", f"VENV={VENV}")
     assert code != 0
     assert errors == (
-        f"Can't listen on {bind}: another program listens there; stop it, or choose another port"
-        " (BIND=127.0.0.1:9191)\n"
+        f"Can't listen on {bind}: another program is listening there;"
+        " stop it, or choose another port (BIND=127.0.0.1:9191)\n"
     )
-    assert not list(tmp_path.iterdir()), "nor are tables made"
+    assert not list(tmp_path.iterdir()), "no tables are created"
 
 
-def test_a_free_port(tmp_path: Path) -> None:
+def test_free_port(tmp_path: Path) -> None:
     """If the port is free, the check succeeds silently."""
     skip_unless_set_up()
     bind = f"BIND=127.0.0.1:{free_port()}"
     assert make(tmp_path, "check-port", bind, f"VENV={VENV}") == (0, "", "")
 
 
-@pytest.mark.parametrize("which", ["none is named", "the one named is old", "all found are old"])
-def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
+@pytest.mark.parametrize("which", ["none given", "an old one given", "only old ones found"])
+def test_no_suitable_python(tmp_path: Path, which: str) -> None:
     """Without a recent enough Python nothing is created, and the error says which version is
     needed."""
     old = tmp_path / "old"
@@ -110,9 +110,9 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
         (old / name).write_text('#!/bin/sh\n[ "$1" = -m ] && mkdir -p "$3"\n')
         (old / name).chmod(0o755)
     named = {
-        "none is named": ["PYTHON="],
-        "the one named is old": [f"PYTHON={old / 'python3'}"],
-        "all found are old": [],
+        "none given": ["PYTHON="],
+        "an old one given": [f"PYTHON={old / 'python3'}"],
+        "only old ones found": [],
     }[which]
     venv = tmp_path / "venv"
     path = f"{old}:{os.environ['PATH']}"
@@ -122,8 +122,8 @@ def test_no_python_that_will_do(tmp_path: Path, which: str) -> None:
     assert not venv.exists()
 
 
-def test_an_environment_whose_python_was_removed_is_made_again(tmp_path: Path) -> None:
-    """After an upgrade of the system has removed its Python, the environment is replaced."""
+def test_environment_with_a_removed_python_is_recreated(tmp_path: Path) -> None:
+    """If the environment's Python was removed, by a system upgrade for example, it is recreated."""
     python, venv = tmp_path / "python3.11", tmp_path / "venv"
     command = [f"{venv}/bin/python", f"VENV={venv}"]
     python.symlink_to(sys.executable)
@@ -132,11 +132,11 @@ def test_an_environment_whose_python_was_removed_is_made_again(tmp_path: Path) -
     (venv / "requirements.txt").touch()
     assert make(tmp_path, *command, f"PYTHON={sys.executable}")[::2] == (0, "")
     subprocess.run([venv / "bin" / "python", "-c", "pass"], check=True, timeout=PATIENCE)
-    assert not (venv / "requirements.txt").exists(), "so everything is installed again"
+    assert not (venv / "requirements.txt").exists(), "the requirements would not be reinstalled"
 
 
 @pytest.mark.parametrize(
-    ("url", "complaint"),
+    ("url", "error"),
     [
         (None, r"database.url: .*GALAXY_EXPRESS_DATABASE_URL is not set"),
         ("galaxy_express.db", "database.url: not a URL"),
@@ -156,7 +156,7 @@ def test_an_environment_whose_python_was_removed_is_made_again(tmp_path: Path) -
         "folder that can't be written to",
     ],
 )
-def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: str) -> None:
+def test_no_usable_database(tmp_path: Path, url: str | None, error: str) -> None:
     """If tables can't be created, the last line says why, without a traceback."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     environment = {
@@ -181,4 +181,4 @@ def test_no_database_that_will_do(tmp_path: Path, url: str | None, complaint: st
     )
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    assert re.search(complaint, ended.stderr.splitlines()[-1])
+    assert re.search(error, ended.stderr.splitlines()[-1])

@@ -7,7 +7,7 @@ import pytest
 from tests.servers.running import Installation, Server
 from tests.servers.speaking import exchange, head, package
 
-# Bytes that are a body by one reading, and the next request by another.
+# Bytes that are either a body or the next request, depending on how the head is parsed.
 HIDDEN_BODY = b'{"package_id": "hidden"}'
 HIDDEN = head("POST /packages/hidden HTTP/1.1", f"Content-Length: {len(HIDDEN_BODY)}") + HIDDEN_BODY
 
@@ -21,7 +21,7 @@ def _chunked(piece: bytes, times: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
-def test_too_large_by_its_length(server: Server, path: str, connection: str) -> None:
+def test_body_over_the_limit_with_a_length(server: Server, path: str, connection: str) -> None:
     """A client that sends a body far over the limit can read the 413."""
     length = 10_000_000
     start = head(f"POST {path} HTTP/1.1", f"Content-Length: {length}", f"Connection: {connection}")
@@ -32,7 +32,7 @@ def test_too_large_by_its_length(server: Server, path: str, connection: str) -> 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
-def test_too_large_by_its_chunks(server: Server, path: str, connection: str) -> None:
+def test_body_over_the_limit_in_chunks(server: Server, path: str, connection: str) -> None:
     """A client that sends too large a body in chunks can read the 413."""
     start = head(f"POST {path} HTTP/1.1", "Transfer-Encoding: chunked", f"Connection: {connection}")
     (answer,) = exchange(server.port, [start, *_chunked(b" " * 50_000, 200)])
@@ -41,8 +41,8 @@ def test_too_large_by_its_chunks(server: Server, path: str, connection: str) -> 
 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
-def test_body_where_none_is_expected(server: Server, method: str, status: int) -> None:
-    """An unread body isn't taken for a request, and the client can read the answer."""
+def test_unexpected_body(server: Server, method: str, status: int) -> None:
+    """An unread body isn't taken for a request, and the client can read the response."""
     start = head(f"{method} /statistics HTTP/1.1", "Content-Length: 1000000")
     (answer,) = exchange(server.port, [start, HIDDEN.ljust(1_000_000)])
     assert answer.status == status
@@ -55,27 +55,27 @@ AMBIGUOUS = {
     ),
     "two lengths": (["Content-Length: 0", f"Content-Length: {len(HIDDEN)}"], b""),
     "two lengths in one": ([f"Content-Length: 0, {len(HIDDEN)}"], b""),
-    "length below zero": (["Content-Length: -1"], b""),
+    "negative length": (["Content-Length: -1"], b""),
     "length with a sign": (["Content-Length: +0"], b""),
     "length with an underscore": (["Content-Length: 0_0"], b""),
-    "length in words": (["Content-Length: many"], b""),
+    "non-numeric length": (["Content-Length: many"], b""),
     "length without digits": (["Content-Length:"], b""),
     "length with a space before the colon": ([f"Content-Length : {len(HIDDEN)}"], b""),
     "chunks with a space before the colon": (["Transfer-Encoding : chunked"], b"0\r\n\r\n"),
-    "chunks within chunks": (["Transfer-Encoding: chunked, chunked"], b"0\r\n\r\n"),
-    "chunks, but not at last": (["Transfer-Encoding: chunked, identity"], b"0\r\n\r\n"),
-    "chunks, and again not": (
+    "chunked twice": (["Transfer-Encoding: chunked, chunked"], b"0\r\n\r\n"),
+    "chunked not last": (["Transfer-Encoding: chunked, identity"], b"0\r\n\r\n"),
+    "chunked and identity in two fields": (
         ["Transfer-Encoding: chunked", "Transfer-Encoding: identity"],
         b"0\r\n\r\n",
     ),
-    "chunk size in words": (["Transfer-Encoding: chunked"], b"many\r\n"),
-    "chunk size below zero": (["Transfer-Encoding: chunked"], b"-1\r\n"),
+    "non-numeric chunk size": (["Transfer-Encoding: chunked"], b"many\r\n"),
+    "negative chunk size": (["Transfer-Encoding: chunked"], b"-1\r\n"),
     "chunk size with a prefix": (["Transfer-Encoding: chunked"], b"0x0\r\n\r\n"),
     "chunk size without digits": (["Transfer-Encoding: chunked"], b"\r\n"),
-    "chunk size beyond all bounds": (["Transfer-Encoding: chunked"], b"f" * 17 + b"\r\n"),
-    "chunk longer than it says": (["Transfer-Encoding: chunked"], b"1\r\n{}\r\n0\r\n\r\n"),
-    "chunks with the wrong line ends": (["Transfer-Encoding: chunked"], b"0\n\n"),
-    "trailer that is no field": (["Transfer-Encoding: chunked"], b"0\r\nno field\r\n\r\n"),
+    "huge chunk size": (["Transfer-Encoding: chunked"], b"f" * 17 + b"\r\n"),
+    "chunk longer than its size": (["Transfer-Encoding: chunked"], b"1\r\n{}\r\n0\r\n\r\n"),
+    "chunks with wrong line endings": (["Transfer-Encoding: chunked"], b"0\n\n"),
+    "malformed trailer": (["Transfer-Encoding: chunked"], b"0\r\nno field\r\n\r\n"),
 }
 
 
@@ -111,7 +111,7 @@ def test_unknown_transfer_coding(server: Server, coding: str, status: int) -> No
         ("Transfer-Encoding: chunked", b"2\r\n{}\r\n"),
     ],
 )
-def test_body_that_breaks_off(server: Server, framing: str, body: bytes) -> None:
+def test_incomplete_body(server: Server, framing: str, body: bytes) -> None:
     """An incomplete body is malformed, even if its beginning is valid."""
     (answer,) = exchange(server.port, [head("POST /packages HTTP/1.1", framing), body])
     assert answer.status == 400
@@ -122,14 +122,14 @@ UNREADABLE = {
     "no HTTP": b"\x00\xff\r\n\r\n",
     "version 9.9": b"GET /statistics HTTP/9.9\r\n\r\n",
     "version x": b"GET /statistics HTTP/x\r\n\r\n",
-    "name of a header with a space": head("GET /statistics HTTP/1.1", "X y: z"),
-    "header that is no field": head("GET /statistics HTTP/1.1", "nothing"),
+    "header name with a space": head("GET /statistics HTTP/1.1", "X y: z"),
+    "malformed header": head("GET /statistics HTTP/1.1", "nothing"),
     "many headers": head("GET /statistics HTTP/1.1", *(f"X-{n}: x" for n in range(500))),
 }
 
 
 @pytest.mark.parametrize("shape", UNREADABLE)
-def test_head_that_cannot_be_read(server: Server, shape: str) -> None:
+def test_unreadable_head(server: Server, shape: str) -> None:
     """An unreadable head is a client error, answered with a problem before the connection
     closes."""
     (answer,) = exchange(server.port, [UNREADABLE[shape]])
@@ -149,8 +149,8 @@ def test_head_that_cannot_be_read(server: Server, shape: str) -> None:
     ],
     ids=["long path", "long header", "unknown expectation"],
 )
-def test_what_gunicorn_knows_better(installation: Installation, start: bytes, status: int) -> None:
-    """gunicorn answers with a specific status and logs one line, however large the head."""
+def test_heads_over_the_limits(installation: Installation, start: bytes, status: int) -> None:
+    """A head over a limit gets the specific status and one log line, however large it is."""
     with installation.gunicorn(workers=1) as server:
         (answer,) = exchange(server.port, [start])
         assert answer.status == status
@@ -160,13 +160,13 @@ def test_what_gunicorn_knows_better(installation: Installation, start: bytes, st
     assert "Traceback" not in server.log
 
 
-def test_no_header_moves_the_path(server: Server) -> None:
+def test_script_name_header_is_ignored(server: Server) -> None:
     """A client's ``SCRIPT_NAME`` header doesn't change the path."""
     (answer,) = exchange(server.port, [head("GET /statistics HTTP/1.1", "SCRIPT_NAME: /packages")])
     assert answer.status == 200
 
 
-def test_nothing_hidden_was_done(server: Server) -> None:
-    """After all that, a valid request is served, and no hidden one was."""
+def test_hidden_requests_were_not_processed(server: Server) -> None:
+    """After these tests a valid request is served, and no hidden request was processed."""
     assert server.request("POST", "/packages", package()).status == 201
     assert server.request("GET", "/packages/hidden").status == 404

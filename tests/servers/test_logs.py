@@ -1,4 +1,4 @@
-"""What operators see: request ids, the log, and reports to Sentry."""
+"""Request ids, logs, and reports to Sentry."""
 
 import gzip
 import json
@@ -49,10 +49,10 @@ EVERY_KIND_OF_ANSWER = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status"), EVERY_KIND_OF_ANSWER)
-def test_every_answer_has_the_id_of_its_request(
+def test_every_response_has_the_request_id(
     server: Server, method: str, path: str, body: bytes, status: int
 ) -> None:
-    """A client's request id is returned once in the answer, and in the problem if there is one."""
+    """A client's request id is returned once in the response, and in a problem."""
     if status == 201:
         body = json.dumps(package()).encode()  # tests share the server's database
     answer = ask(server, f"{method} {path}", "X-Request-ID: Planet-Express/3.1:a+b=c_", body=body)
@@ -66,7 +66,7 @@ def test_every_answer_has_the_id_of_its_request(
     "given",
     ["", "a b", "a,b", '"a"', "<a>", "a\tb", "{a}", "\xe9", "x" * 129],
 )
-def test_an_invalid_id_is_replaced(server: Server, given: str) -> None:
+def test_invalid_id_is_replaced(server: Server, given: str) -> None:
     """An id that is unsafe in a log, or too long, is replaced by a new one."""
     made = ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"]
     assert re.fullmatch("[0-9a-f]{16}", made)
@@ -80,7 +80,7 @@ def test_new_ids_differ(server: Server) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_the_longest_valid_id(server: Server) -> None:
+def test_longest_valid_id(server: Server) -> None:
     """An id of 128 characters is accepted."""
     given = "x" * 128
     assert ask(server, "GET /nowhere", f"X-Request-ID: {given}").headers["X-Request-ID"] == given
@@ -90,7 +90,7 @@ def test_the_longest_valid_id(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_a_server_logs_its_start_and_its_end(installation: Installation, name: str) -> None:
+def test_server_logs_its_start_and_its_exit(installation: Installation, name: str) -> None:
     """A server logs its start and end, but neither successes nor client errors."""
     installation.configure("desk.max_queued", "123")
     with installation.server(name) as server:
@@ -113,12 +113,12 @@ def test_a_server_logs_its_start_and_its_end(installation: Installation, name: s
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_every_line_has_its_time(installation: Installation, name: str) -> None:
+def test_every_line_has_a_time(installation: Installation, name: str) -> None:
     """If the log isn't a terminal, each line is a JSON object with a time in UTC."""
     before = datetime.now(UTC)
     with installation.server(name) as server:
         server.request("GET", "/statistics")
-        installation.database.refuse_inserts("packages")
+        installation.database.reject_inserts("packages")
         server.request("POST", "/packages", package())
         exchange(server.port, [b"\x00\r\n\r\n"])
         server.terminate()
@@ -134,28 +134,28 @@ def _starts(server: Server) -> list[dict[str, Any]]:
     return lines(server, name="galaxy_express")
 
 
-def test_a_conflict_is_no_line(server: Server) -> None:
+def test_conflicts_are_not_logged(server: Server) -> None:
     """A conflict is a client error, and isn't logged."""
-    parcel = package()
-    conflicting = parcel | {"sender_id": "kif"}
-    server.request("POST", "/packages", parcel)
+    pkg = package()
+    conflicting = pkg | {"sender_id": "kif"}
+    server.request("POST", "/packages", pkg)
     log = server.log
     assert server.request("POST", "/packages", conflicting).status == 409
     assert server.request("POST", "/packages/batch", [conflicting, package()]).status == 200
     assert server.log == log
 
 
-def test_an_error_is_one_line(installation: Installation) -> None:
+def test_error_is_logged_on_one_line(installation: Installation) -> None:
     """An outage is logged once, however many requests fail, and each unhandled exception once, with
     its traceback."""
-    parcel = json.dumps(package()).encode()
+    pkg = json.dumps(package()).encode()
     requests = {
         "read": ("GET /statistics", b""),
-        "send": ("POST /packages", parcel),
+        "send": ("POST /packages", pkg),
         "reject": ("POST /packages", b"{"),
     }
     with installation.gunicorn(workers=1) as server:
-        with installation.database.away():
+        with installation.database.unavailable():
             for request_id, (request_line, body) in requests.items():
                 answer = ask(server, request_line, f"X-Request-ID: {request_id}", body=body)
                 assert answer.status == 503
@@ -163,8 +163,8 @@ def test_an_error_is_one_line(installation: Installation) -> None:
         assert line["message"].startswith("The database is unavailable: ")
         assert line["request_id"] == "read"
 
-        installation.database.refuse_inserts("packages")
-        answer = ask(server, "POST /packages", "X-Request-ID: unhandled", body=parcel)
+        installation.database.reject_inserts("packages")
+        answer = ask(server, "POST /packages", "X-Request-ID: unhandled", body=pkg)
         assert answer.status == 500
         (line,) = lines(server, request_id="unhandled")
         assert line["level"] == "ERROR"
@@ -248,20 +248,20 @@ def test_errors_are_reported_to_sentry(installation: Installation, sentry: Sentr
     errors."""
     installation.environment["SENTRY_DSN"] = sentry.dsn
     with installation.gunicorn(workers=1) as server:
-        parcel = package()
+        pkg = package()
         for body, status in (
-            (parcel, 201),
-            (parcel | {"sender_id": "kif"}, 409),
+            (pkg, 201),
+            (pkg | {"sender_id": "kif"}, 409),
             ({}, 422),
         ):
             assert server.request("POST", "/packages", body).status == status
         assert server.request("GET", "/nowhere").status == 404
-        with installation.database.away():
+        with installation.database.unavailable():
             assert server.request("GET", "/statistics").status == 503
             wait_until(lambda: bool(sentry.exceptions()), "the outage is reported")
             for _ in range(10):
                 assert server.request("POST", "/packages", b"{").status == 503
-        installation.database.refuse_inserts("packages")
+        installation.database.reject_inserts("packages")
         for _ in range(2):
             assert server.request("POST", "/packages", package()).status == 500
         wait_until(lambda: len(sentry.exceptions()) == 3, "the unhandled ones are reported")

@@ -26,7 +26,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @pytest.fixture
 def measured(installation: Installation) -> Installation:
-    """The service with metrics, on a port and in a folder of its own."""
+    """The service with metrics, on its own port and in its own folder."""
     installation.configure("metrics.enabled", "true")
     installation.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
     installation.environment["PROMETHEUS_MULTIPROC_DIR"] = str(installation.folder / "metrics")
@@ -104,14 +104,14 @@ def update(moment: str, *, marketing: bool) -> dict[str, object]:
     }
 
 
-def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None:
+def test_sends_of_all_workers_are_counted(measured: Installation) -> None:
     """Every send is counted once, by outcome and type, regardless of the worker that handled it;
     Baseplate's own metrics are present too."""
     with measured.gunicorn(workers=2) as server:
         sent: Counter[tuple[str, str]] = Counter()
 
-        def send(parcel: object, outcome: str, package_type: str = "") -> None:
-            server.request("POST", "/packages", parcel)
+        def send(pkg: object, outcome: str, package_type: str = "") -> None:
+            server.request("POST", "/packages", pkg)
             sent[outcome, package_type] += 1
 
         def both_workers_have_sends() -> bool:
@@ -119,24 +119,24 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
             return all(counters_of(worker, measured) for worker in (0, 1))
 
         preferences = "/recipients/fry/preferences"
-        applied = [update("12:00:00", marketing=False)] * 2  # a repeat counts as applied, too
+        applied = [update("12:00:00", marketing=False)] * 2  # a repeat also counts as applied
         stale = [update("11:00:00", marketing=True)]
         for body in applied + stale:
             server.request("PUT", preferences, body)
 
         wait_until(both_workers_have_sends, "both workers have answered a send")
-        parcel, unwanted = package(), package(recipient_id="fry", package_type="marketing")
-        send(parcel, "delivered", "personal")
+        pkg, unwanted = package(), package(recipient_id="fry", package_type="marketing")
+        send(pkg, "delivered", "personal")
         send(package(package_type="marketing"), "delivered", "marketing")
         send(unwanted, "dropped", "marketing")
         send(unwanted, "replayed", "marketing")
-        send(parcel | {"sender_id": "kif"}, "conflicting", "personal")
+        send(pkg | {"sender_id": "kif"}, "conflicting", "personal")
         send({}, "rejected")
         send(b"{", "rejected")
         send(b" " * 100_000, "rejected")
         requests = sent.total()
 
-        batch = [package(), parcel, parcel | {"recipient_id": "amy"}, {}, None]
+        batch = [package(), pkg, pkg | {"recipient_id": "amy"}, {}, None]
         server.request("POST", "/packages/batch", batch)
         server.request("POST", "/packages/batch", b"{}")
         requests += 2
@@ -149,7 +149,7 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
         shares = [counters_of(worker, measured) for worker in (0, 1)]
 
     assert scrape.sends() == sent
-    assert all(0 < share < sent.total() for share in shares), "one worker did it all"
+    assert all(0 < share < sent.total() for share in shares), "one worker handled everything"
     assert statistics["packages_delivered"] == scrape.total(
         "galaxy_express_sends_total", outcome="delivered"
     )
@@ -165,7 +165,7 @@ def test_totals_of_all_workers_are_what_was_sent(measured: Installation) -> None
     assert scrape.total("http_server_latency_seconds_count", http_method="put") == 3
 
 
-def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> None:
+def test_commits_are_measured(measured: Installation) -> None:
     """Commits are measured by success, duration and number of writes; waiting packages count as
     queued."""
     measured.configure("database.lock_timeout", "500 milliseconds")
@@ -204,7 +204,7 @@ def test_commits_are_timed_and_their_groups_measured(measured: Installation) -> 
     assert after.total("galaxy_express_commit_writes_sum") == answers.count(201)
     commits = after.total("galaxy_express_commit_seconds_count", success="true")
     assert commits == after.total("galaxy_express_commit_writes_count")
-    assert 1 < commits < answers.count(201), "those that waited shared a transaction"
+    assert 1 < commits < answers.count(201), "queued writes shared a transaction"
     assert after.total("galaxy_express_commit_seconds_sum", success="true") < TIMEOUT
 
     failed = failed_commits(after)
@@ -219,14 +219,14 @@ def failed_commits(scrape: Scrape) -> float:
 
 @pytest.fixture
 def hostile_scrape(measured: Installation) -> Scrape:
-    """The metrics after a client has sent the word ``needle`` wherever it can."""
+    """The metrics after a client has sent the word ``needle`` everywhere it can."""
     with measured.gunicorn(workers=1) as server:
-        parcel = package(package_id="needle-1", sender_id="needle", recipient_id="needle")
-        server.request("POST", "/packages", parcel)
-        server.request("POST", "/packages", parcel)
-        server.request("POST", "/packages", parcel | {"sender_id": "another needle"})
-        server.request("POST", "/packages", parcel | {"package_type": "needle"})
-        server.request("POST", "/packages/batch", [parcel, package(package_type="needle")])
+        pkg = package(package_id="needle-1", sender_id="needle", recipient_id="needle")
+        server.request("POST", "/packages", pkg)
+        server.request("POST", "/packages", pkg)
+        server.request("POST", "/packages", pkg | {"sender_id": "another needle"})
+        server.request("POST", "/packages", pkg | {"package_type": "needle"})
+        server.request("POST", "/packages/batch", [pkg, package(package_type="needle")])
         server.request(
             "PUT",
             "/recipients/needle/preferences",
@@ -260,21 +260,21 @@ def test_labels_are_bounded(hostile_scrape: Scrape) -> None:
     assert {name for _, name in hostile_scrape.sends()} <= {"", *PACKAGE_TYPES.names}
 
 
-def test_a_killed_worker_leaves_its_counts_and_nothing_else(measured: Installation) -> None:
+def test_killed_worker_keeps_its_counts(measured: Installation) -> None:
     """A killed worker's counters stay and its active requests vanish; its successor continues in
     the same files."""
-    for patience in ("database.lock_timeout", "desk.timeout", "server_timeout.default"):
-        measured.configure(patience, "1 minute")
+    for timeout in ("database.lock_timeout", "desk.timeout", "server_timeout.default"):
+        measured.configure(timeout, "1 minute")
     with measured.gunicorn(workers=2) as server:
         workers = wait_for_workers(server, 2, other_than=set())
         for _ in range(20):
             server.request("POST", "/packages", package())
 
-        def send_in_vain() -> None:
+        def send_until_timeout() -> None:
             with suppress(Unanswered):
                 server.request("POST", "/packages", package())
 
-        clients = [Thread(target=send_in_vain) for _ in range(8)]
+        clients = [Thread(target=send_until_timeout) for _ in range(8)]
         with measured.database.locked():
             for client in clients:
                 client.start()
@@ -343,7 +343,7 @@ def test_metrics_are_kept_in_memory(measured: Installation, name: str) -> None:
     assert not folder.exists()
 
 
-def test_the_folder_of_a_server_that_was_killed_is_removed(measured: Installation) -> None:
+def test_folder_of_a_killed_server_is_removed(measured: Installation) -> None:
     """The next server removes the folders of killed servers, but none in use."""
     del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
     folders: list[Path] = []
@@ -361,7 +361,7 @@ def test_the_folder_of_a_server_that_was_killed_is_removed(measured: Installatio
     assert not any(folder.exists() for folder in folders)
 
 
-def test_a_folder_that_was_given_is_kept(measured: Installation) -> None:
+def test_configured_folder_is_kept(measured: Installation) -> None:
     """A folder from the environment is created if necessary, and kept."""
     with measured.gunicorn(workers=1) as server:
         server.request("GET", "/statistics")
@@ -369,7 +369,7 @@ def test_a_folder_that_was_given_is_kept(measured: Installation) -> None:
     assert list(measured.folder.glob("metrics/counter_*.db"))
 
 
-def test_a_folder_that_is_deleted_is_made_anew(measured: Installation) -> None:
+def test_deleted_folder_is_recreated(measured: Installation) -> None:
     """If the folder is deleted, workers keep serving and can be killed; their successors count in a
     new folder."""
     with measured.gunicorn(workers=2) as server:
@@ -385,7 +385,7 @@ def test_a_folder_that_is_deleted_is_made_anew(measured: Installation) -> None:
         assert Scrape(measured).sends() == {("delivered", "personal"): 1}
 
 
-def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> None:
+def test_unusable_folder_disables_metrics(measured: Installation) -> None:
     """If the folder can't be created, the service runs without metrics and says so."""
     (measured.folder / "metrics").touch()
     with measured.gunicorn(workers=1) as server:
@@ -399,7 +399,9 @@ def test_a_folder_that_is_impossible_stops_nothing(measured: Installation) -> No
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_metrics_are_read_where_the_service_is(measured: Installation, name: str) -> None:
+def test_metrics_are_exported_on_the_address_of_the_service(
+    measured: Installation, name: str
+) -> None:
     """The metrics of a service on loopback are exported on that address only."""
     with measured.server(name):
         with socket.create_server(("127.0.0.2", metrics_port(measured))):
@@ -407,7 +409,7 @@ def test_metrics_are_read_where_the_service_is(measured: Installation, name: str
         assert Scrape(measured).families
 
 
-def test_a_port_that_is_taken_stops_gunicorn(measured: Installation) -> None:
+def test_port_in_use_stops_gunicorn(measured: Installation) -> None:
     """If the exporter's port is in use, gunicorn doesn't start and says why."""
     port = metrics_port(measured)
     with socket.create_server(("127.0.0.1", port)):
@@ -422,8 +424,8 @@ def test_a_port_that_is_taken_stops_gunicorn(measured: Installation) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_an_address_that_is_wrong_stops_the_start(measured: Installation, name: str) -> None:
-    """An invalid exporter address ends the start with a sentence that names the variable."""
+def test_invalid_address_stops_the_start(measured: Installation, name: str) -> None:
+    """An invalid exporter address stops the start, with a message that names the variable."""
     measured.environment["GALAXY_EXPRESS_METRICS_BIND"] = "6060x"
     server = measured.server(name)
     server.start()
@@ -447,7 +449,7 @@ def test_baseplate_serve_exports_metrics(measured: Installation) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_a_log_that_nobody_reads_stops_nothing(measured: Installation, name: str) -> None:
+def test_full_log_pipe_does_not_block_the_service(measured: Installation, name: str) -> None:
     """If the log pipe is full the service keeps running, and counts dropped lines."""
     server = measured.server(name)
     pipe = measured.folder / f"server-{server.port}.log"
@@ -456,7 +458,7 @@ def test_a_log_that_nobody_reads_stops_nothing(measured: Installation, name: str
     with open(descriptor, "wb", buffering=0) as end, server:
         while end.write(b"x" * 4096):
             pass
-        measured.database.refuse_inserts("packages")
+        measured.database.reject_inserts("packages")
         statuses = {server.request("POST", "/packages", package()).status for _ in range(50)}
         assert statuses == {500}
         assert server.request("GET", "/statistics").status == 200
@@ -469,7 +471,7 @@ def test_a_log_that_nobody_reads_stops_nothing(measured: Installation, name: str
 def make_run(installation: Installation) -> Server:
     """``make run``, not started."""
     if not shutil.which("make"):
-        pytest.skip("the commands are make's")
+        pytest.skip("make isn't installed")
     skip_unless_set_up()
     port = free_port()
     variables = {"BIND": f"127.0.0.1:{port}", "VENV": VENV}
@@ -492,7 +494,7 @@ def test_make_run_has_metrics(measured: Installation) -> None:
     assert scrapes == [{("delivered", "personal"): 1}] * 2
 
 
-def test_make_run_beside_another_server(measured: Installation) -> None:
+def test_make_run_with_the_metrics_port_in_use(measured: Installation) -> None:
     """If the exporter's port is in use, ``make run`` says so and serves without metrics."""
     port = metrics_port(measured)
     with socket.create_server(("127.0.0.1", port)), make_run(measured) as server:
@@ -500,6 +502,6 @@ def test_make_run_beside_another_server(measured: Installation) -> None:
         assert (
             f"Metrics can't be exported on port {port} of 127.0.0.1 (Address already in use);"
             " choose another address with GALAXY_EXPRESS_METRICS_BIND."
-            " This server goes without metrics.\n"
+            " This server has no metrics.\n"
         ) in server.log
         assert "Traceback" not in server.log

@@ -1,4 +1,4 @@
-"""The alerts and the dashboard in docs/monitoring, compared with what the service exports."""
+"""The alerts and the dashboard in docs/monitoring, compared with the exported metrics."""
 
 import json
 import re
@@ -31,14 +31,14 @@ ALERTS = [rule["alert"] for rule in RULES]
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
-# The queries of both, by where they are.
+# The queries of both, by location.
 QUERIES = {rule["alert"]: rule["expr"] for rule in RULES} | {
     f"{panel['title']}, {target['refId']}": target["expr"]
     for panel in PANELS
     for target in panel["targets"]
 }
 
-# What Prometheus adds to a scrape: a metric, and labels.
+# The metric and the labels that Prometheus adds to a scrape.
 ADDED_METRIC = "up"
 ADDED_LABELS = {"job", "instance"}
 
@@ -59,8 +59,8 @@ def install(folder: Path) -> Installation:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    """The labels of every series that a server exports, by name, after requests that succeed,
-    are rejected, and fail."""
+    """The labels of all exported series, by name, after successful, rejected and failing
+    requests."""
     installation = install(tmp_path_factory.mktemp("monitoring"))
     with installation.gunicorn(workers=1) as server:
         assert server.request("POST", "/packages", package()).status == 201
@@ -68,7 +68,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
         preferences = update("12:00:00", marketing=False)
         assert server.request("PUT", "/recipients/fry/preferences", preferences).status == 200
         assert server.request("GET", "/health").status == 200
-        installation.database.refuse_inserts("packages")
+        installation.database.reject_inserts("packages")
         assert server.request("POST", "/packages", package()).status == 500
         scrape = Scrape(installation)
     series: Series = {}
@@ -83,7 +83,7 @@ MATCHER = re.compile(r'([a-z_]+)(=~|!~|!=|=)"([^"]*)"')
 
 
 def selectors(query: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """The metrics of a query, each with its matchers: label, operator and value."""
+    """The metrics in a query, with their matchers: label, operator and value."""
     for name, matchers in SELECTOR.findall(query):
         yield name, MATCHER.findall(matchers)
     rest = re.sub(r" by \([^)]*\) |\[[^]]*\]|\d[\d.]*", "", SELECTOR.sub("", query))
@@ -93,7 +93,7 @@ def selectors(query: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 def matches(labels: dict[str, str], matchers: list[tuple[str, str, str]]) -> bool:
-    """Whether a series has what a selector asks for."""
+    """Whether a series matches a selector."""
     for label, operator, value in matchers:
         if label in ADDED_LABELS:
             continue
@@ -105,12 +105,12 @@ def matches(labels: dict[str, str], matchers: list[tuple[str, str, str]]) -> boo
 
 
 def test_selectors_are_found() -> None:
-    """Every metric of a query is found, with and without matchers, and nothing else is."""
+    """All metrics in a query are found, with and without matchers, and nothing else."""
     query = 'sum by (le) (rate(one{a="1", b=~"2|3"}[5m])) / rate(two[1m]) > 0.1 or vector(0)'
     assert list(selectors(query)) == [("one", [("a", "=", "1"), ("b", "=~", "2|3")]), ("two", [])]
 
 
-def test_the_service_exports_what_is_queried(exported: Series) -> None:
+def test_queried_series_are_exported(exported: Series) -> None:
     """Each selector of an alert or a panel matches a series of a running service, and each label
     that it groups by exists."""
     for where, query in QUERIES.items():
@@ -130,16 +130,16 @@ def test_the_service_exports_what_is_queried(exported: Series) -> None:
 
 @pytest.fixture(scope="module")
 def our_metrics(exported: Series) -> set[str]:
-    """The names of the metrics of the service, without Baseplate's."""
+    """The names of the service's own metrics, without Baseplate's."""
     return {metric(name) for name in exported if name.startswith("galaxy_express_")}
 
 
 def metric(series: str) -> str:
-    """The name of a series' metric, which may be a histogram."""
+    """The metric of a series, which may belong to a histogram."""
     return re.sub(r"_(bucket|count|sum)$", "", series)
 
 
-def test_the_dashboard_shows_every_metric_of_ours(our_metrics: set[str]) -> None:
+def test_dashboard_shows_all_own_metrics(our_metrics: set[str]) -> None:
     """No metric of the service is missing from the dashboard."""
     shown = {
         metric(name)
@@ -150,8 +150,8 @@ def test_the_dashboard_shows_every_metric_of_ours(our_metrics: set[str]) -> None
     assert our_metrics <= shown
 
 
-def test_every_metric_of_ours_is_documented(our_metrics: set[str]) -> None:
-    """The table in docs/operations.md has the service's metrics, and no others."""
+def test_own_metrics_are_documented(our_metrics: set[str]) -> None:
+    """The table in docs/operations.md lists exactly the service's own metrics."""
     documented = re.findall(r"^\| `(galaxy_express_\w+)`", OPERATIONS, re.MULTILINE)
     assert sorted(documented) == sorted(our_metrics)
 
@@ -159,7 +159,7 @@ def test_every_metric_of_ours_is_documented(our_metrics: set[str]) -> None:
 # The alerts
 
 
-def test_every_alert_says_what_it_means() -> None:
+def test_alerts_have_annotations() -> None:
     """Each alert has a severity, a summary, a description, and a link to its section."""
     assert len(set(ALERTS)) == len(ALERTS) > 0
     for rule in RULES:
@@ -168,9 +168,9 @@ def test_every_alert_says_what_it_means() -> None:
         assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
 
 
-def test_every_alert_has_its_section() -> None:
-    """docs/operations.md has a section for each alert, in the order of the rules, with what it
-    means, what to look at and what to do."""
+def test_alerts_are_documented() -> None:
+    """docs/operations.md has a section for each alert, in the order of the rules, with its meaning,
+    what to look at and what to do."""
     alerts = re.search(r"^## Alerts$(.*?)^## ", OPERATIONS, re.MULTILINE | re.DOTALL)
     assert alerts
     sections = re.split(r"^### (\w+)$", alerts[1], flags=re.MULTILINE)[1:]
@@ -183,9 +183,8 @@ def test_every_alert_has_its_section() -> None:
         ], name
 
 
-def test_every_alert_is_tested_both_ways() -> None:
-    """The tests for promtool have a moment at which each alert fires, and one at which it
-    doesn't."""
+def test_alerts_are_tested_firing_and_not_firing() -> None:
+    """For each alert, promtool's tests have a time when it fires, and one when it doesn't."""
     cases = [
         (case["alertname"], bool(case["exp_alerts"]))
         for test in yaml.safe_load(ALERTS_TEST.read_text())["tests"]
@@ -195,7 +194,7 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 
 def promtool(*arguments: str | Path) -> None:
-    """Run promtool, which must succeed."""
+    """Run promtool, and check that it succeeds."""
     if not shutil.which("promtool"):
         skip_or_fail("promtool isn't installed (Debian: prometheus)")
     done = subprocess.run(
@@ -209,19 +208,19 @@ def promtool(*arguments: str | Path) -> None:
 
 
 def test_prometheus_accepts_the_configuration() -> None:
-    """The example of a configuration is valid, and so are the alerts that it names."""
+    """The example configuration and the alerts that it refers to are valid."""
     promtool("check", "config", MONITORING / "prometheus.yml")
     promtool("check", "rules", "--lint=all", "--lint-fatal", MONITORING / "alerts.yml")
 
 
-def test_alerts_fire_when_they_should() -> None:
-    """Each alert fires for what it is for, and for nothing else."""
+def test_alerts_fire_as_expected() -> None:
+    """promtool's tests of the alerts pass."""
     promtool("test", "rules", ALERTS_TEST)
 
 
 def history(before: Scrape, after: Scrape) -> list[dict[str, str]]:
-    """Two scrapes as series for promtool: 20 minutes in which gauges stay what they are, and all
-    else grows every 15 seconds as it did from one scrape to the other."""
+    """Two scrapes as series for promtool: 20 minutes in which gauges are constant, and everything
+    else grows every 15 seconds by the difference between the scrapes."""
     old = {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in before.families
@@ -247,12 +246,14 @@ OUTAGE = {
 
 
 @pytest.mark.parametrize(
-    ("is_away", "alerts"), [(False, set()), (True, OUTAGE)], ids=["in use", "without PostgreSQL"]
+    ("is_unavailable", "alerts"),
+    [(False, set()), (True, OUTAGE)],
+    ids=["in use", "without PostgreSQL"],
 )
-def test_alerts_of_a_real_server(tmp_path: Path, is_away: bool, alerts: set[str]) -> None:
-    """A server in use fires no alert, and one whose database is away fires those for that."""
+def test_alerts_of_a_real_server(tmp_path: Path, is_unavailable: bool, alerts: set[str]) -> None:
+    """A healthy server fires no alert; one without its database fires those for an outage."""
     installation = install(tmp_path)
-    if is_away:
+    if is_unavailable:
         nowhere = f"postgresql://zap@127.0.0.1:{free_port()}/zap"
         installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = nowhere
     scrapes = []
@@ -282,8 +283,8 @@ def test_alerts_of_a_real_server(tmp_path: Path, is_away: bool, alerts: set[str]
 # The dashboard
 
 
-def test_prometheus_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
-    """The queries of all panels are PromQL."""
+def test_dashboard_queries_are_valid(tmp_path: Path) -> None:
+    """The queries of all panels are valid PromQL."""
     rules = [
         {"record": f"query{number}", "expr": target["expr"].replace("$__rate_interval", "1m")}
         for panel in PANELS
@@ -294,9 +295,9 @@ def test_prometheus_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None
     promtool("check", "rules", "--lint=all", "--lint-fatal", path)
 
 
-def test_the_dashboard_works_with_any_data_source() -> None:
-    """Panels and variables read from the data source that a variable of the dashboard names, and
-    panels have ids of their own and don't overlap."""
+def test_dashboard_works_with_any_data_source() -> None:
+    """Panels and variables use the data source in a variable of the dashboard; panels have unique
+    ids and don't overlap."""
     variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     assert variables["datasource"]["query"] == "prometheus"

@@ -41,7 +41,7 @@ def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site-packages of an environment with the wheel, built from a clean copy of the checkout;
     dependencies come from the test environment."""
     if not shutil.which("git"):
-        pytest.skip("git tells what is in the checkout")
+        pytest.skip("git isn't installed")
     folder = tmp_path_factory.mktemp("packaging")
     for path in _files_of_checkout():
         copy = folder / "checkout" / path
@@ -87,7 +87,7 @@ def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> N
     run(*command, "migrate", folder=tmp_path, environment=environment)
     with Server([*command, "serve"], tmp_path, port, environment) as server:
         assert server.request("POST", "/packages", package()).status == 201
-        assert "Nothing is wrong." in run(
+        assert "No problems found." in run(
             *command, "audit", folder=tmp_path, environment=environment
         )
         browser = head("GET / HTTP/1.1", "Accept: text/html")
@@ -113,7 +113,7 @@ def pins() -> dict[str, Version]:
     }
 
 
-def test_requirements_pin_all_that_is_needed(site_packages: Path) -> None:
+def test_requirements_pin_all_dependencies(site_packages: Path) -> None:
     """All direct and transitive dependencies are pinned to suitable versions."""
     (distribution,) = metadata.distributions(name=DISTRIBUTION, path=[str(site_packages)])
     pinned = pins()

@@ -51,7 +51,7 @@ def test_instances_share_a_database(shared: Installation) -> None:
                 jobs = _jobs(client, single, either)
                 load.add_client((one, two)[client % 2].port, jobs)
             load.wait()
-        assert all(exchange.is_done for exchange in load.exchanges)
+        assert all(exchange.is_successful for exchange in load.exchanges)
         audit(load.exchanges, shared.database, one, two)
 
     created = Counter(
@@ -59,52 +59,52 @@ def test_instances_share_a_database(shared: Installation) -> None:
         for exchange in load.exchanges
         if exchange.answer is not None and exchange.answer.status == 201
     )
-    assert {parcel["package_id"] for parcel in single} <= created.keys()
+    assert {pkg["package_id"] for pkg in single} <= created.keys()
 
     senders = dict(shared.database.rows("SELECT package_id, sender_id FROM packages"))
     for exchange in load.exchanges:
         if 409 in exchange.job.wanted:
-            parcel = exchange.job.body
-            is_owner = senders[parcel["package_id"]] == parcel["sender_id"]
-            assert exchange.is_refused != is_owner
+            pkg = exchange.job.body
+            is_owner = senders[pkg["package_id"]] == pkg["sender_id"]
+            assert exchange.is_rejected != is_owner
 
 
 def _jobs(client: int, single: list[dict[str, str]], either: list[dict[str, str]]) -> list[Job]:
-    chance = random.Random(client)
-    jobs = [send(parcel) for parcel in single + chance.sample(either, 50)]
-    jobs += [send_batch(chance.sample(either, 150)) for _ in range(4)]
+    rng = random.Random(client)
+    jobs = [send(pkg) for pkg in single + rng.sample(either, 50)]
+    jobs += [send_batch(rng.sample(either, 150)) for _ in range(4)]
     jobs += [
-        claim(package(package_id=f"contested-{number}", sender_id=chance.choice(["zap", "kif"])))
+        claim(package(package_id=f"contested-{number}", sender_id=rng.choice(["zap", "kif"])))
         for number in range(50)
     ]
     for moment in range(50):
-        wanted = chance.random() < 0.5, chance.random() < 0.5
+        wanted = rng.random() < 0.5, rng.random() < 0.5
         jobs.append(update(f"recipient-{moment % 7}", moment * 100 + client, *wanted))
-    chance.shuffle(jobs)
+    rng.shuffle(jobs)
     return jobs
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_slow_statement_keeps_nobody_waiting(shared: Installation, name: str) -> None:
+def test_slow_statement_does_not_block_other_requests(shared: Installation, name: str) -> None:
     """While a read and a write wait for a database lock, other requests are served."""
     for key in ("database.lock_timeout", "database.statement_timeout", "desk.timeout"):
         shared.configure(key, "60 seconds")
     shared.configure("server_timeout.default", "60 seconds")
     shared.configure("database.application_name", "galaxy_express_slow")
     server = shared.gunicorn(workers=1) if name == "gunicorn" else shared.baseplate_serve()
-    parcel = package()
+    pkg = package()
     with server, ThreadPoolExecutor() as threads:
         with shared.database.transaction() as cursor:
             cursor.execute("LOCK TABLE packages IN ACCESS EXCLUSIVE MODE")
             read = threads.submit(server.request, "GET", "/packages/unheard-of")
-            written = threads.submit(server.request, "POST", "/packages/batch", [parcel])
+            written = threads.submit(server.request, "POST", "/packages/batch", [pkg])
             wait_until(lambda: _waiting(shared.database) == 2, "both wait for the lock")
             assert server.is_healthy("liveness")
             assert server.request("GET", "/statistics").status == 200
             assert not read.done()
             assert not written.done()
         assert read.result().status == 404
-        assert written.result().json[0]["package_id"] == parcel["package_id"]
+        assert written.result().json[0]["package_id"] == pkg["package_id"]
 
 
 def _waiting(database: Backend) -> int:
@@ -125,7 +125,7 @@ def own_cluster() -> Iterator[Cluster]:
         yield own
 
 
-def test_database_goes_away_and_comes_back(own_cluster: Cluster, tmp_path: Path) -> None:
+def test_outage_and_recovery(own_cluster: Cluster, tmp_path: Path) -> None:
     """During an outage requests soon get a 503 and nothing is recorded wrongly; the service
     recovers by itself."""
     database = PostgreSQLBackend(own_cluster.url, "postgres")
@@ -151,4 +151,4 @@ def test_database_goes_away_and_comes_back(own_cluster: Cluster, tmp_path: Path)
 
 
 def _is_in_order(exchange: Exchange) -> bool:
-    return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED
+    return (exchange.is_successful or exchange.is_unavailable) and exchange.seconds < BOUNDED

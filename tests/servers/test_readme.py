@@ -72,7 +72,7 @@ def test_walk_through(installation: Installation, name: str) -> None:
     assert tried >= 10, "the README walks through every endpoint"
 
 
-@pytest.mark.skipif(not shutil.which("git"), reason="git applies the diff")
+@pytest.mark.skipif(not shutil.which("git"), reason="git isn't installed")
 def test_adding_a_package_type(installation: Installation) -> None:
     """The diff that adds a package type applies and suffices: sends, preferences and statistics
     support the type."""

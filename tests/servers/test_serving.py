@@ -16,7 +16,7 @@ from tests.servers.speaking import TIMEOUT, Connection, exchange, head, package
 
 def test_every_endpoint_answers(server: Server) -> None:
     """Each endpoint works over HTTP: send, replay, read, preferences, statistics."""
-    parcel = package(recipient_id="fry")
+    pkg = package(recipient_id="fry")
     preferences = {
         "timestamp": "2142-03-01T12:00:00Z",
         "personal_preference": True,
@@ -25,13 +25,13 @@ def test_every_endpoint_answers(server: Server) -> None:
     with Connection(server.port) as client:
         before = client.request("GET", "/statistics").json
         updated = client.request("PUT", "/recipients/fry/preferences", preferences)
-        sent = client.request("POST", "/packages", parcel)
-        retried = client.request("POST", "/packages", parcel)
-        read = client.request("GET", f"/packages/{parcel['package_id']}")
+        sent = client.request("POST", "/packages", pkg)
+        retried = client.request("POST", "/packages", pkg)
+        read = client.request("GET", f"/packages/{pkg['package_id']}")
         batch = client.request(
             "POST",
             "/packages/batch",
-            [package(recipient_id="fry", package_type="marketing"), parcel, {}],
+            [package(recipient_id="fry", package_type="marketing"), pkg, {}],
         )
         in_force = client.request("GET", "/recipients/fry/preferences")
         after = client.request("GET", "/statistics").json
@@ -51,9 +51,9 @@ def test_every_endpoint_answers(server: Server) -> None:
 
 def test_location_is_relative(server: Server) -> None:
     """``Location`` is a percent-encoded path to the package, without a host."""
-    parcel = package(package_id=f"a/b 100% 🚀 {time.time_ns()}")
-    sent = server.request("POST", "/packages", parcel)
-    assert sent.headers["Location"] == f"/packages/{quote(parcel['package_id'], safe='')}"
+    pkg = package(package_id=f"a/b 100% 🚀 {time.time_ns()}")
+    sent = server.request("POST", "/packages", pkg)
+    assert sent.headers["Location"] == f"/packages/{quote(pkg['package_id'], safe='')}"
     assert server.request("GET", sent.headers["Location"]).json == sent.json
 
 
@@ -85,8 +85,8 @@ def test_head_has_no_body(server: Server) -> None:
         assert client.request("GET", "/statistics").status == 200
 
 
-def test_answers_on_one_connection_come_at_once(server: Server) -> None:
-    """Answers on a persistent connection don't wait for a delayed acknowledgement (40 ms). The
+def test_persistent_connection_has_no_delay(server: Server) -> None:
+    """Responses on a persistent connection don't wait for a delayed acknowledgement (40 ms). The
     median allows for a busy machine."""
     durations = []
     with Connection(server.port) as client:
@@ -94,12 +94,12 @@ def test_answers_on_one_connection_come_at_once(server: Server) -> None:
             start = time.perf_counter()
             client.request("GET", "/health?type=liveness")
             durations.append(time.perf_counter() - start)
-    # About the first dozen are always acknowledged at once.
+    # About the first dozen are always acknowledged immediately.
     assert statistics.median(durations[20:]) < 0.02
 
 
-def test_slow_client_keeps_nobody_waiting(server: Server) -> None:
-    """While a client sends its request byte by byte, it and others are served."""
+def test_slow_client_does_not_block_others(server: Server) -> None:
+    """A client that sends its request byte by byte is served, and so are others meanwhile."""
     body = b'{"recipient_id": "bender"}'
     request = head("POST /packages HTTP/1.1", f"Content-Length: {len(body)}") + body
     with (
@@ -122,7 +122,7 @@ def test_slow_client_keeps_nobody_waiting(server: Server) -> None:
     ],
 )
 def test_endless_body_is_cut_off(server: Server, framing: str, piece: bytes) -> None:
-    """Clients that send endless bodies are disconnected, and others are served meanwhile."""
+    """Clients that send endless bodies are disconnected, while others are served."""
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
         endless = []
         for _ in range(4):  # enough to reach every worker
@@ -166,7 +166,7 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     assert [answer.status for answer in answers] == [200, 404]
 
 
-def test_idle_connections_make_room(installation: Installation) -> None:
+def test_idle_connections_are_replaced_at_the_limit(installation: Installation) -> None:
     """At the connection limit of a worker, new connections replace idle ones."""
     few = installation.gunicorn("--worker-connections", "20", workers=1)
     with few as server, ExitStack() as stack:
@@ -175,12 +175,12 @@ def test_idle_connections_make_room(installation: Installation) -> None:
             assert idle.request("GET", "/health?type=liveness").status == 200
 
 
-def test_workers_share(installation: Installation) -> None:
+def test_workers_share_connections(installation: Installation) -> None:
     """Each worker gets a share of the connections, even of a few."""
     with installation.gunicorn() as server, ExitStack() as stack:
         workers = server.workers
 
-        def gained(clients: int) -> int:
+        def added_files(clients: int) -> int:
             before = {pid: _open_files(pid) for pid in workers}
             for _ in range(clients // 4):  # four at a time
                 some = [stack.enter_context(Connection(server.port)) for _ in range(4)]
@@ -188,8 +188,8 @@ def test_workers_share(installation: Installation) -> None:
                     assert client.request("GET", "/health?type=liveness").status == 200
             return min(_open_files(pid) - files for pid, files in before.items())
 
-        wait_until(lambda: gained(4) > 0, "all workers have started")
-        wait_until(lambda: gained(20) >= 8, "each gets its part")
+        wait_until(lambda: added_files(4) > 0, "all workers have started")
+        wait_until(lambda: added_files(20) >= 8, "each worker gets connections")
 
 
 def _open_files(pid: int) -> int:
@@ -202,7 +202,7 @@ def test_unix_socket(installation: Installation) -> None:
     server = installation.baseplate_serve(path)
     server.start()
     try:
-        wait_until(path.is_socket, "the socket is there")
+        wait_until(path.is_socket, "the socket exists")
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(TIMEOUT)
             client.connect(str(path))

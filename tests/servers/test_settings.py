@@ -23,7 +23,7 @@ def stops(server: Server) -> str:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_a_wrong_setting_stops_the_start(installation: Installation, name: str) -> None:
+def test_invalid_setting_stops_the_start(installation: Installation, name: str) -> None:
     """A server ends with one sentence that names the setting."""
     installation.configure("desk.timeuot", "5 seconds")
     sentence = "desk.timeuot: no such setting (did you mean desk.timeout?)"
@@ -40,7 +40,7 @@ def test_a_wrong_setting_stops_the_start(installation: Installation, name: str) 
         ("metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
     ],
 )
-def test_a_wrong_file_stops_the_start(
+def test_invalid_file_stops_the_start(
     installation: Installation, name: str, old: str, new: str, sentence: str
 ) -> None:
     """An unreadable configuration file ends a server with one sentence."""
@@ -49,7 +49,7 @@ def test_a_wrong_file_stops_the_start(
     assert sentence in stops(installation.server(name))
 
 
-def test_a_wrong_setting_of_baseplate_serve_stops_the_start(installation: Installation) -> None:
+def test_invalid_setting_of_baseplate_serve_stops_the_start(installation: Installation) -> None:
     """The server's settings are checked as strictly as the application's."""
     path = installation.folder / "configs" / "development.ini"
     path.write_text(path.read_text().replace("stop_timeout", "stop_timeuot"))
@@ -57,7 +57,7 @@ def test_a_wrong_setting_of_baseplate_serve_stops_the_start(installation: Instal
     assert sentence in stops(installation.baseplate_serve()).splitlines()
 
 
-def test_a_wrong_setting_of_gunicorn_stops_the_start(installation: Installation) -> None:
+def test_unknown_setting_of_gunicorn_stops_the_start(installation: Installation) -> None:
     """An unknown gunicorn setting, which gunicorn itself would ignore, is rejected."""
     with open(installation.folder / "configs" / "gunicorn.conf.py", "a") as config:
         config.write("keepalvie = 5\n")

@@ -16,8 +16,8 @@ CLIENTS = 8
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_end_under_load(installation: Installation, name: str) -> None:
-    """At SIGTERM a server answers each request it has started, waits for an incomplete one only
+def test_shutdown_under_load(installation: Installation, name: str) -> None:
+    """On SIGTERM a server answers each request it has started, waits for an incomplete one only
     until its timeout, and exits with code 0."""
     database = installation.database
     if name == "gunicorn":
@@ -36,14 +36,14 @@ def test_end_under_load(installation: Installation, name: str) -> None:
     audit(load.exchanges, database)
     stored = {package_id for (package_id,) in database.rows("SELECT package_id FROM packages")}
     for exchange in load.exchanges:
-        if not exchange.is_done:
+        if not exchange.is_successful:
             assert exchange.answer is None
             assert exchange.job.body["package_id"] not in stored
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_end_step_by_step(installation: Installation, name: str) -> None:
-    """At SIGTERM a server first reports that it isn't ready, then stops accepting connections; a
+def test_shutdown_in_steps(installation: Installation, name: str) -> None:
+    """On SIGTERM a server first reports that it isn't ready, then stops accepting connections; a
     partly received request is completed and answered, and an idle client delays nothing."""
     installation.configure("drain_time", "2 seconds")
     installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "2"
@@ -63,8 +63,8 @@ def test_end_step_by_step(installation: Installation, name: str) -> None:
         assert server.wait(10) == 0
 
 
-def test_end_at_the_start(installation: Installation) -> None:
-    """At SIGTERM gunicorn soon exits with code 0, even while its workers are starting."""
+def test_shutdown_during_startup(installation: Installation) -> None:
+    """On SIGTERM gunicorn soon exits with code 0, even while its workers are starting."""
     server = installation.gunicorn()
     server.start()
     try:
@@ -77,15 +77,15 @@ def test_end_at_the_start(installation: Installation) -> None:
             server.kill()
 
 
-def test_log_files_are_opened_again(installation: Installation) -> None:
-    """SIGUSR1 opens gunicorn's log files again, and the service goes on."""
+def test_log_files_are_reopened(installation: Installation) -> None:
+    """On SIGUSR1 gunicorn reopens its log files, and the service keeps running."""
     with installation.gunicorn() as server:
         server.signal(signal.SIGUSR1)
         assert server.request("GET", "/health").json is True
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGQUIT, signal.SIGINT])
-def test_end_at_once(installation: Installation, signal_: signal.Signals) -> None:
+def test_immediate_shutdown(installation: Installation, signal_: signal.Signals) -> None:
     """SIGQUIT and SIGINT end the server without waiting for load balancers."""
     installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "20"
     server = installation.gunicorn()
@@ -98,7 +98,7 @@ def test_end_at_once(installation: Installation, signal_: signal.Signals) -> Non
 
 
 def test_reload_under_load(installation: Installation) -> None:
-    """At SIGHUP gunicorn replaces its workers; clients only see connections close after an
+    """On SIGHUP gunicorn replaces its workers; clients only see connections close after an
     answer."""
     with installation.gunicorn() as server:
         before = server.workers
@@ -112,11 +112,11 @@ def test_reload_under_load(installation: Installation) -> None:
             )
             load.wait_for(200)
         audit(load.exchanges, installation.database, server)
-    assert all(exchange.is_done for exchange in load.exchanges)
+    assert all(exchange.is_successful for exchange in load.exchanges)
 
 
-def test_an_instance_stays_ready_while_it_reloads(installation: Installation) -> None:
-    """At SIGHUP, with the default drain time, no readiness probe fails."""
+def test_instance_stays_ready_during_a_reload(installation: Installation) -> None:
+    """On SIGHUP, with the default drain time, no readiness probe fails."""
     del installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"]
     with installation.gunicorn() as server:
         before = server.workers

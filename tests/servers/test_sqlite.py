@@ -18,13 +18,13 @@ def test_workers_share_a_file(installation: Installation) -> None:
             for client in range(16):
                 load.add_client(server.port, islice(mixed_jobs(client), 80))
             load.wait()
-        assert all(exchange.is_done for exchange in load.exchanges)
+        assert all(exchange.is_successful for exchange in load.exchanges)
         audit(load.exchanges, installation.database, server)
         assert "database is locked" not in server.log
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: str) -> None:
+def test_locked_file_does_not_block_reads(installation: Installation, name: str) -> None:
     """While a write waits for another process's lock on the file, other requests are served."""
     installation.configure("database.lock_timeout", "60 seconds")
     installation.configure("desk.timeout", "60 seconds")
@@ -46,7 +46,7 @@ def test_locked_file_keeps_no_reader_waiting(installation: Installation, name: s
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_the_log_is_moved_before_it_is_long(installation: Installation, name: str) -> None:
+def test_log_is_checkpointed(installation: Installation, name: str) -> None:
     """A server checkpoints the write-ahead log before it grows long."""
     with installation.server(name) as server:
         sent = package(package_id="soon-moved")
@@ -56,7 +56,7 @@ def test_the_log_is_moved_before_it_is_long(installation: Installation, name: st
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_a_server_that_ends_leaves_one_file(installation: Installation, name: str) -> None:
+def test_stopped_server_leaves_one_file(installation: Installation, name: str) -> None:
     """A stopped server closes its connections, so that SQLite checkpoints and removes the
     write-ahead log."""
     with installation.server(name) as server:

@@ -18,7 +18,7 @@ from tests.servers.running import Installation, Server, wait_until
     ],
     ids=["wrong value", "unset variable"],
 )
-def test_wrong_setting(installation: Installation, name: str, key: str, value: str) -> None:
+def test_invalid_setting(installation: Installation, name: str, key: str, value: str) -> None:
     """An invalid setting ends the start, and the log names it."""
     installation.configure(key, value)
     server = installation.server(name)
@@ -44,12 +44,12 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
     if is_there:
         database.rows("VACUUM")
     with installation.server(name) as server:
-        complaint = (
-            "has no tables counters, packages, preference_updates, preferences"
+        error = (
+            "lacks the tables counters, packages, preference_updates, preferences"
             if is_there
             else "is unavailable"
         )
-        assert re.search(rf"The database sqlite:///\S*galaxy_express.db {complaint}", server.log)
+        assert re.search(rf"The database sqlite:///\S*galaxy_express.db {error}", server.log)
         assert not server.is_healthy("readiness")
         refusal = server.request("GET", "/statistics")
         assert (refusal.status, refusal.is_problem) == (503, True)
@@ -68,10 +68,10 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
         ("GALAXY_EXPRESS_BIND", ["", "9090", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999"]),
     ],
 )
-def test_a_wrong_variable_stops_the_start(
+def test_invalid_variable_stops_the_start(
     installation: Installation, variable: str, values: list[str]
 ) -> None:
-    """gunicorn exits at once with a sentence that names the variable."""
+    """gunicorn exits immediately, with a one-line message that names the variable."""
     for value in values:
         server = installation.gunicorn()
         log = _log_of_failed_start(server, **{variable: value})
@@ -90,7 +90,7 @@ def test_a_wrong_variable_stops_the_start(
 def test_unusable_settings_of_gunicorn(
     installation: Installation, options: list[str], setting: str
 ) -> None:
-    """A gunicorn setting that the worker doesn't support is rejected with a sentence."""
+    """A gunicorn setting that the worker doesn't support is rejected with a one-line message."""
     log = _log_of_failed_start(installation.gunicorn(*options))
     assert setting in log
     assert "Traceback" not in log

@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def ask(server: Server, *pieces: bytes) -> list[Answer]:
-    """Send pieces with short pauses, and return the answers until the server closes the
+    """Send pieces with short pauses, and return the responses until the server closes the
     connection."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         for piece in pieces:
@@ -47,7 +47,7 @@ def ask(server: Server, *pieces: bytes) -> list[Answer]:
 
 
 def statuses(server: Server, *pieces: bytes) -> list[int]:
-    """Return the statuses of the answers to some pieces."""
+    """Return the statuses of the responses to some pieces."""
     return [answer.status for answer in ask(server, *pieces)]
 
 
@@ -65,7 +65,7 @@ REJECTED = {
 
 
 @pytest.mark.parametrize("shape", REJECTED)
-def test_rejected(server: Server, shape: str) -> None:
+def test_invalid_requests(server: Server, shape: str) -> None:
     """An invalid request is answered with a problem, and the connection closes."""
     request, status = REJECTED[shape]
     (answer,) = exchange(server.port, [request])
@@ -88,15 +88,15 @@ POST_CHUNKS = head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked")
     ],
     ids=["line", "field", "fields", "extension", "extensions", "trailers"],
 )
-def test_endless(server: Server, start: bytes, endless: bytes, status: int) -> None:
+def test_endless_input(server: Server, start: bytes, endless: bytes, status: int) -> None:
     """Endless input is rejected as soon as it exceeds its limit."""
     (answer,) = ask(server, start + (endless * 20_000)[:20_000])
     assert (answer.status, answer.is_problem, answer.is_last) == (status, True, True)
 
 
 @pytest.mark.parametrize("connection", ["close", "x, Close", "keep-alive\r\nConnection: close"])
-def test_close(server: Server, connection: str) -> None:
-    """``close`` anywhere in ``Connection`` closes the connection, and the answer says so."""
+def test_connection_close(server: Server, connection: str) -> None:
+    """``close`` anywhere in ``Connection`` closes the connection, and the response says so."""
     (answer,) = ask(server, head("GET / HTTP/1.1", f"Connection: {connection}") + GET)
     assert (answer.status, answer.is_last) == (200, True)
 
@@ -131,15 +131,15 @@ def test_http_1_0(server: Server) -> None:
         b"\r\n" + GET,
     ],
 )
-@pytest.mark.parametrize("are_together", [True, False])
-def test_kept_connections(server: Server, request_bytes: bytes, are_together: bool) -> None:
-    """Without ``close`` in the answer the connection stays usable, whatever the request and however
+@pytest.mark.parametrize("in_one_piece", [True, False])
+def test_keep_alive(server: Server, request_bytes: bytes, in_one_piece: bool) -> None:
+    """Without ``close`` in the response the connection stays open, whatever the request and however
     its bytes are split."""
     start, _, body = request_bytes.partition(b"\r\n\r\n")
     pieces = [start + b"\r\n\r\n", body, LAST]
     is_head = request_bytes.startswith(b"HEAD")
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
-        for piece in [b"".join(pieces)] if are_together else pieces:
+        for piece in [b"".join(pieces)] if in_one_piece else pieces:
             client.sendall(piece)
             time.sleep(0.02)
         received = b""
@@ -164,13 +164,13 @@ def test_kept_connections(server: Server, request_bytes: bytes, are_together: bo
     ],
     ids=["part", "much", "malformed", "not asked for", "tunnel", "malformed and then not"],
 )
-def test_connections_that_are_not_kept(server: Server, request_bytes: bytes) -> None:
-    """An answer says ``close`` if the start of the next request can't be found."""
+def test_connections_that_are_closed(server: Server, request_bytes: bytes) -> None:
+    """A response says ``close`` if the start of the next request can't be found."""
     (answer,) = ask(server, request_bytes)
     assert (answer.status < 500, answer.is_last) == (True, True)
 
 
-def test_continue(server: Server) -> None:
+def test_expect_continue(server: Server) -> None:
     """A client that expects 100 gets it once the service wants the body."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         start = head("POST /packages HTTP/1.1", "Content-Length: 2", "Expect: 100-continue")
@@ -181,14 +181,14 @@ def test_continue(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/packages", "/packages/batch"])
-def test_no_continue(server: Server, path: str) -> None:
+def test_expect_continue_with_a_large_body(server: Server, path: str) -> None:
     """A client isn't asked for a body whose declared length is too large."""
     fields = ["Content-Length: 2000000", "Expect: 100-continue"]
     assert statuses(server, head(f"POST {path} HTTP/1.1", *fields)) == [413]
 
 
-def test_a_client_that_goes_on_sending(server: Server) -> None:
-    """A client that keeps sending for a while after a rejection can still read the answer."""
+def test_client_that_keeps_sending(server: Server) -> None:
+    """A client that keeps sending for a while after a rejection can still read the response."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("POST /packages HTTP/1.1", "Content-Length: 100000000"))
         for _ in range(20):
@@ -198,14 +198,14 @@ def test_a_client_that_goes_on_sending(server: Server) -> None:
     assert answer.status == 413
 
 
-def test_a_body_that_is_too_slow(server: Server) -> None:
+def test_slow_body(server: Server) -> None:
     """A body that arrives too slowly is answered with 408 and ``close``."""
     (answer,) = ask(server, head("POST /packages HTTP/1.1", "Content-Length: 2"), b"{")
     assert (answer.status, answer.is_problem, answer.is_last) == (408, True, True)
 
 
-def test_the_timeout_of_head(server: Server) -> None:
-    """The timeout of a HEAD request ends with its answer, and doesn't close the connection
+def test_timeout_of_head(server: Server) -> None:
+    """The timeout of a HEAD request ends with its response, and doesn't close the connection
     later."""
     with closing(socket.create_connection(("127.0.0.1", server.port), TIMEOUT)) as client:
         client.sendall(head("HEAD /statistics HTTP/1.1"))
@@ -216,13 +216,13 @@ def test_the_timeout_of_head(server: Server) -> None:
         assert [answer.status for answer in read_answers(client)] == [200]
 
 
-def test_a_client_that_says_that_it_is_done(server: Server) -> None:
+def test_client_that_closes_its_sending_side(server: Server) -> None:
     """Requests are answered after the client has closed its sending side."""
     assert [answer.status for answer in exchange(server.port, [GET, GET])] == [200, 200]
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET6, socket.AF_UNIX])
-def test_other_addresses(server: Server, family: socket.AddressFamily) -> None:
+def test_ipv6_and_unix_sockets(server: Server, family: socket.AddressFamily) -> None:
     """IPv6 and Unix sockets are served like IPv4."""
     path = str(server.folder / "socket")
     address = path if family == socket.AF_UNIX else ("::1", server.port)

@@ -8,7 +8,7 @@ class Amount:
     """The amount of each attack.
 
     :param kills: how often a worker, and then the whole server, is killed.
-    :param ends: how often servers are told to stop, or to reload.
+    :param ends: how often servers are stopped or reloaded.
     :param faults: how often each disk or database fault occurs.
     :param seconds: the duration of load tests.
     :param inputs: the number of garbage inputs.

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--torture", action="store_true", help="attack for about ten minutes, and print a report"
     )
-    group.addoption("--seed", type=int, help="of everything that is left to chance")
+    group.addoption("--seed", type=int, help="the seed of all random choices")
     for field in fields(Amount):
         long, short = getattr(LONG, field.name), getattr(SHORT, field.name)
         group.addoption(
@@ -59,7 +59,7 @@ def pytest_terminal_summary(
     if not config.getoption("--torture"):
         return
     terminalreporter.section(f"torture, --seed={config.stash[_SEED]}")
-    header = ("attack", "how much", "what came of it"), ("---", "---", "---")
+    header = ("attack", "amount", "result"), ("---", "---", "---")
     for line in (*header, *config.stash[_LINES]):
         terminalreporter.write_line(f"| {' | '.join(line)} |")
 
@@ -73,7 +73,7 @@ def amount(pytestconfig: pytest.Config) -> Amount:
 
 
 @pytest.fixture
-def chance(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> random.Random:
+def rng(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> random.Random:
     """A random generator, seeded by test and seed."""
     seed = f"{pytestconfig.stash[_SEED]} {request.node.nodeid}"
     print(f"--seed={pytestconfig.stash[_SEED]}")  # shown if the test fails

@@ -12,9 +12,9 @@ from tests.backends import SQLiteBackend
 Fault = Callable[[SQLiteBackend], AbstractContextManager[None]]
 
 
-def away(database: SQLiteBackend) -> AbstractContextManager[None]:
+def missing(database: SQLiteBackend) -> AbstractContextManager[None]:
     """The file is missing."""
-    return database.away()
+    return database.unavailable()
 
 
 def locked(database: SQLiteBackend) -> AbstractContextManager[None]:
@@ -28,12 +28,12 @@ def garbage(database: SQLiteBackend) -> Iterator[None]:
     # The file is moved first and restored last, so that its log never belongs to another file.
     names = ["", "-wal", "-shm"]
     files = [database.path.with_name(database.path.name + name) for name in names]
-    there = [file for file in files if file.exists()]
-    for file in there:
+    existing = [file for file in files if file.exists()]
+    for file in existing:
         file.rename(file.with_suffix(f"{file.suffix}.elsewhere"))
     database.path.write_bytes(b"garbage " * 10_000)
     yield
-    for file in reversed(there):
+    for file in reversed(existing):
         file.with_suffix(f"{file.suffix}.elsewhere").rename(file)
 
 

@@ -85,48 +85,46 @@ _HEADERS = [
 ]
 
 
-def make_garbage(chance: random.Random) -> bytes:
+def make_garbage(rng: random.Random) -> bytes:
     """Return random bytes to send to a server."""
-    make = chance.choice([_noise, _spoilt_request, _spoilt_request, _odd_head])
-    return make(chance)
+    make = rng.choice([_noise, _spoilt_request, _spoilt_request, _odd_head])
+    return make(rng)
 
 
-def _noise(chance: random.Random) -> bytes:
-    return chance.randbytes(chance.randrange(1, 3_000))
+def _noise(rng: random.Random) -> bytes:
+    return rng.randbytes(rng.randrange(1, 3_000))
 
 
-def _odd_head(chance: random.Random) -> bytes:
-    method = chance.choice([*_METHODS, "BREW", "GET\0", "G" * 300, "ÄÖ", ""])
-    version = chance.choice(
-        ["HTTP/1.1"] * 5 + ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.10", ""]
-    )
-    headers = chance.choices(_HEADERS, k=chance.choice([0, 1, 3, 90]))
-    return head(f"{method} {chance.choice(_TARGETS)} {version}", *headers)
+def _odd_head(rng: random.Random) -> bytes:
+    method = rng.choice([*_METHODS, "BREW", "GET\0", "G" * 300, "ÄÖ", ""])
+    version = rng.choice(["HTTP/1.1"] * 5 + ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.10", ""])
+    headers = rng.choices(_HEADERS, k=rng.choice([0, 1, 3, 90]))
+    return head(f"{method} {rng.choice(_TARGETS)} {version}", *headers)
 
 
-def _spoilt_request(chance: random.Random) -> bytes:
-    request = bytearray(_request(chance))
-    for _ in range(chance.randrange(1, 5)):
-        place = chance.randrange(len(request) + 1)
-        length = chance.choice([1, 1, 2, 10, 100])
-        match chance.randrange(5):
+def _spoilt_request(rng: random.Random) -> bytes:
+    request = bytearray(_request(rng))
+    for _ in range(rng.randrange(1, 5)):
+        place = rng.randrange(len(request) + 1)
+        length = rng.choice([1, 1, 2, 10, 100])
+        match rng.randrange(5):
             case 0:
-                request[place:place] = chance.choice(_STUMBLING_BLOCKS)
+                request[place:place] = rng.choice(_STUMBLING_BLOCKS)
             case 1:
                 request[place : place + length] = b""
             case 2:
-                request[place : place + length] = chance.randbytes(length)
+                request[place : place + length] = rng.randbytes(length)
             case 3:
                 request[place:place] = request[place : place + length]
             case 4:
-                request += _request(chance)
+                request += _request(rng)
     return bytes(request)
 
 
-def _request(chance: random.Random) -> bytes:
+def _request(rng: random.Random) -> bytes:
     """A valid request."""
     body = json.dumps(
-        chance.choice(
+        rng.choice(
             [
                 package(),
                 [package(), package(package_type="marketing")],
@@ -138,7 +136,7 @@ def _request(chance: random.Random) -> bytes:
             ]
         )
     ).encode()
-    line = chance.choice(
+    line = rng.choice(
         [
             "POST /packages",
             "POST /packages/batch",
@@ -147,7 +145,7 @@ def _request(chance: random.Random) -> bytes:
             "GET /packages/a",
         ]
     )
-    if chance.random() < 0.3:
+    if rng.random() < 0.3:
         chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         return head(f"{line} HTTP/1.1", "Transfer-Encoding: chunked") + chunk
     return head(f"{line} HTTP/1.1", f"Content-Length: {len(body)}") + body

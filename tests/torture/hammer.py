@@ -17,7 +17,7 @@ from tests.servers.speaking import TIMEOUT
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer.
+    """A response.
 
     :param seconds: the time it took.
     :param retry_after: the value of ``Retry-After``, if any.
@@ -47,7 +47,7 @@ class _Client:
         self.socket.sendall(request)
 
     def receive(self) -> Hit | None:
-        """Receive available data, and return the answer once it is complete.
+        """Receive available data, and return the response once it is complete.
 
         :raises ConnectionError: if the server closed the connection.
         """
@@ -72,12 +72,12 @@ class _Client:
 def hammer(
     port: int, connections: int, seconds: float, request: Callable[[], bytes]
 ) -> Iterator[Hit]:
-    """Send requests for a while: on each connection once the last is answered, or after its
+    """Send requests for a while: on each connection after the last response, or after its
     ``Retry-After``.
 
     :param request: returns the bytes of the next request.
     :raises OSError: if a connection fails or ends.
-    :raises TimeoutError: if an answer doesn't come.
+    :raises TimeoutError: if a response is missing.
     """
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         clients = []
@@ -93,7 +93,7 @@ def hammer(
                     if not client.is_busy and client.due <= now:
                         client.send(request())
             if now > end + TIMEOUT:
-                raise TimeoutError("some requests were not answered")
+                raise TimeoutError("some requests got no response")
             for key, _ in selector.select(0.01):
                 hit = key.data.receive()
                 if hit is not None:

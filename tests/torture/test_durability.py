@@ -29,7 +29,7 @@ _LOG_WRITE = re.compile(r"(\d+) +pwrite64\(\d+<.*-wal>")
 _SOCKET_WRITE = re.compile(r"\d+ +(?:sendto|sendmsg|write|writev)\(\d+<(?:socket|TCP)")
 
 
-def test_sync_comes_before_the_answer(installation: Installation, report: Report) -> None:
+def test_sync_precedes_the_response(installation: Installation, report: Report) -> None:
     """With concurrent clients, no answer about a package is sent before the log with the package is
     written and synced."""
     with (
@@ -40,12 +40,12 @@ def test_sync_comes_before_the_answer(installation: Installation, report: Report
         for _ in range(8):
             load.add_client(server.port, (send(package()) for _ in count()))
         load.wait_for(ANSWERS)
-    told = _packages_told(trace.read_text())
-    assert told >= ANSWERS
+    answered = _count_answered_packages(trace.read_text())
+    assert answered >= ANSWERS
     report(
         "`strace` of two workers with eight clients",
-        f"{told:,} answers",
-        "written to the log, then synced, then answered: every one",
+        f"{answered:,} responses",
+        "each package was written to the log, then synced, then answered",
     )
 
 
@@ -63,9 +63,9 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
     with tracer:
         assert tracer.stderr is not None
         for _ in server.workers:
-            said = tracer.stderr.readline()
-            if "attached" not in said:
-                skip_or_fail(f"strace may not trace: {said}")
+            line = tracer.stderr.readline()
+            if "attached" not in line:
+                skip_or_fail(f"strace may not trace: {line}")
         try:
             yield trace
         finally:
@@ -73,11 +73,11 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
             tracer.wait(PATIENCE)
 
 
-def _packages_told(trace: str) -> int:
-    """Return the number of packages in answers, each of which was synced before."""
+def _count_answered_packages(trace: str) -> int:
+    """Return the number of packages in responses, after checking that each was synced before."""
     written: dict[str, set[str]] = defaultdict(set)  # by thread, not yet synced
     synced: set[str] = set()
-    told: set[str] = set()
+    answered: set[str] = set()
     for line in trace.splitlines():
         if match := _LOG_WRITE.match(line):
             written[match[1]].update(_ID.findall(line))
@@ -87,6 +87,6 @@ def _packages_told(trace: str) -> int:
             synced |= written.pop(match[1], set())
         elif _SOCKET_WRITE.match(line):
             packages = set(_ID.findall(line))
-            assert packages <= synced, "the sync comes before the answer"
-            told |= packages
-    return len(told)
+            assert packages <= synced, "the sync precedes the response"
+            answered |= packages
+    return len(answered)

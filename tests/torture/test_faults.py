@@ -25,7 +25,7 @@ BOUNDED = 10.0
 
 
 @pytest.fixture
-def impatient(installation: Installation) -> Installation:
+def service(installation: Installation) -> Installation:
     """The service with a short lock timeout."""
     installation.configure("database.lock_timeout", f"{LOCK_TIMEOUT * 1000:.0f} milliseconds")
     return installation
@@ -33,7 +33,7 @@ def impatient(installation: Installation) -> Installation:
 
 @pytest.fixture
 def on_small_disk(tmp_path: Path) -> Iterator[Installation]:
-    """The service with its database on a small disk of its own."""
+    """The service with its database on a separate small disk."""
     disk = tmp_path / "disk"
     disk.mkdir()
     with faults.small_disk(disk) as mounted:
@@ -67,26 +67,26 @@ def _check(load: Load, server: Server, installation: Installation) -> tuple[int,
 
 
 def _is_in_order(exchange: Exchange) -> bool:
-    return (exchange.is_done or exchange.is_unavailable) and exchange.seconds < BOUNDED
+    return (exchange.is_successful or exchange.is_unavailable) and exchange.seconds < BOUNDED
 
 
 def test_faults_under_load(
-    impatient: Installation, amount: Amount, chance: random.Random, report: Report
+    service: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """While the file is unusable, requests are answered 503; then the same workers continue, with
     nothing lost."""
-    happening: list[Fault] = [faults.away, faults.garbage, faults.empty, faults.locked]
-    if faults.can_be_made_immutable(impatient.folder):
+    happening: list[Fault] = [faults.missing, faults.garbage, faults.empty, faults.locked]
+    if faults.can_be_made_immutable(service.folder):
         happening.append(faults.immutable)
-    with impatient.gunicorn() as server:
+    with service.gunicorn() as server:
         before = server.workers
         with Load() as load:
             for client in range(CLIENTS):
                 load.add_client(server.port, mixed_jobs(client))
             for _ in range(amount.faults):
-                for fault in chance.sample(happening, len(happening)):
-                    _attack(server, impatient, fault, load)
-        requests, unavailable = _check(load, server, impatient)
+                for fault in rng.sample(happening, len(happening)):
+                    _attack(server, service, fault, load)
+        requests, unavailable = _check(load, server, service)
         assert server.workers == before
     report(
         f"database file {', '.join(fault.__name__ for fault in happening)}, under load",
@@ -113,17 +113,17 @@ def test_full_disk(on_small_disk: Installation, amount: Amount, report: Report) 
 
 
 def test_faults_at_start(
-    on_small_disk: Installation, amount: Amount, chance: random.Random, report: Report
+    on_small_disk: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """A killed server restarted during a fault is alive but answers 503; after the fault it works
     again, with all earlier decisions."""
     database = on_small_disk.database
     assert isinstance(database, SQLiteBackend)
     happening = [faults.garbage, faults.empty, faults.locked, faults.full, faults.read_only]
-    happening = chance.sample(happening, min(len(happening), amount.faults))
-    parcel = package()
+    happening = rng.sample(happening, min(len(happening), amount.faults))
+    pkg = package()
     with on_small_disk.gunicorn() as server:
-        known = server.request("POST", "/packages", parcel)
+        known = server.request("POST", "/packages", pkg)
         _kill(server)
     for fault in happening:
         with ExitStack() as stack:
@@ -131,17 +131,17 @@ def test_faults_at_start(
                 server = stack.enter_context(on_small_disk.gunicorn())
                 written = server.request("POST", "/packages", package())
                 assert (written.status, written.is_problem) == (503, True)
-                read = server.request("GET", f"/packages/{parcel['package_id']}")
+                read = server.request("GET", f"/packages/{pkg['package_id']}")
                 assert read.json == known.json or (read.status, read.is_problem) == (503, True)
-            assert _send_until_taken(server, package()).status == 201
-            again = _send_until_taken(server, parcel)
+            assert _send_until_accepted(server, package()).status == 201
+            again = _send_until_accepted(server, pkg)
             assert (again.status, again.json) == (200, known.json)
             _kill(server)
         audit_database(database.config)
     report(
         f"started with the database file {', '.join(fault.__name__ for fault in happening)}",
         "once each",
-        "each time alive, `503`, and back at work when the fault was gone; lost: 0",
+        "each time alive, `503`, and working again after the fault; lost: 0",
     )
 
 
@@ -149,15 +149,18 @@ def _kill(server: Server) -> None:
     """Kill a server and its workers, which leaves the database's log."""
     workers = server.workers
     server.kill()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "they are gone")
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers),
+        "all processes have exited",
+    )
 
 
-def _send_until_taken(server: Server, parcel: dict[str, str]) -> Answer:
+def _send_until_accepted(server: Server, pkg: dict[str, str]) -> Answer:
     answers = []
 
-    def is_taken() -> bool:
-        answers.append(server.request("POST", "/packages", parcel))
+    def is_accepted() -> bool:
+        answers.append(server.request("POST", "/packages", pkg))
         return answers[-1].status != 503
 
-    wait_until(is_taken, "a package is taken")
+    wait_until(is_accepted, "a package is accepted")
     return answers[-1]

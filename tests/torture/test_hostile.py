@@ -23,11 +23,11 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 @pytest.mark.parametrize("name", ["gunicorn", "baseplate-serve"])
 def test_garbage(
-    installation: Installation, name: str, amount: Amount, chance: random.Random, report: Report
+    installation: Installation, name: str, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """Garbage causes no server error and ends no worker, and stored rows and counters stay
     correct."""
-    pieces = [make_garbage(chance) for _ in range(amount.inputs)]
+    pieces = [make_garbage(rng) for _ in range(amount.inputs)]
     with installation.server(name) as server, ThreadPoolExecutor(CLIENTS) as clients:
         workers = server.workers
         answers = list(clients.map(lambda piece: _statuses(server.port, piece), pieces))
@@ -38,17 +38,17 @@ def test_garbage(
         # 501 means an unknown transfer coding.
         assert all(status < b"500" or status == b"501" for status in statuses), piece
     audit_database(installation.database.config)
-    refused = sum(any(status >= b"400" for status in statuses) for statuses in answers)
+    rejected = sum(any(status >= b"400" for status in statuses) for statuses in answers)
     report(
         f"garbage on bare sockets, {name}",
         f"{amount.inputs:,} pieces",
-        f"{refused:,} told that they are wrong, {answers.count([]):,} hung up on without a word;"
-        f" faults of the service: 0; largest worker afterwards: {memory:.0f} MB",
+        f"{rejected:,} answered `4xx`, {answers.count([]):,} closed without a response;"
+        f" server errors: 0; largest worker afterwards: {memory:.0f} MB",
     )
 
 
 def _statuses(port: int, piece: bytes) -> list[bytes]:
-    """Send bytes, close the sending side, and return the statuses of the answers."""
+    """Send bytes, close the sending side, and return the statuses of the responses."""
     received = b""
     with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT)) as connection:
         try:

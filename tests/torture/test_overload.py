@@ -11,8 +11,8 @@ from tests.torture.hammer import Hit, hammer
 
 # The packages that may wait in each worker. As many again may be in its commit.
 MAX_QUEUED = 50
-AS_MANY_AS_IT_CARRIES = 64
-FAR_MORE = 1_000
+CAPACITY_CLIENTS = 64
+OVERLOAD_CLIENTS = 1_000
 
 # Seconds after which warming up is only a small part of a load.
 SETTLED = 10
@@ -27,32 +27,32 @@ def test_overload(installation: Installation, amount: Amount, report: Report) ->
         def send(clients: int) -> list[Hit]:
             return list(hammer(server.port, clients, amount.seconds, _request))
 
-        before = send(AS_MANY_AS_IT_CARRIES)
-        crowd = send(FAR_MORE)
+        before = send(CAPACITY_CLIENTS)
+        crowd = send(OVERLOAD_CLIENTS)
         after = send(MAX_QUEUED)
         statistics = server.request("GET", "/statistics").json
 
     served = [hit for hit in crowd if hit.status == 201]
-    refused = [hit for hit in crowd if hit.status == 503]
-    assert len(served) + len(refused) == len(crowd)
-    assert refused
-    assert all(hit.retry_after for hit in refused)
+    rejected = [hit for hit in crowd if hit.status == 503]
+    assert len(served) + len(rejected) == len(crowd)
+    assert rejected
+    assert all(hit.retry_after for hit in rejected)
     assert served
     served_before = sum(hit.status == 201 for hit in before)
     # Rates are only comparable in a long run, without other load on the machine.
     if amount.seconds > SETTLED:
         assert len(served) > served_before / 4  # clients and rejections take their share
-        assert _wait(refused) < _wait(served)
+        assert _wait(rejected) < _wait(served)
     assert {hit.status for hit in after} == {201}
     answered = sum(hit.status == 201 for hit in before + crowd + after)
     assert statistics["packages_delivered"] == answered
     report(
-        f"{FAR_MORE} clients at once, where {2 * MAX_QUEUED} may wait",
+        f"{OVERLOAD_CLIENTS} concurrent clients, of which {2 * MAX_QUEUED} may queue",
         f"{amount.seconds:.0f} s",
-        f"{len(served) / amount.seconds:.0f} decisions/s (with {AS_MANY_AS_IT_CARRIES} clients"
-        f" {served_before / amount.seconds:.0f}/s); {len(refused):,} answered `503` with"
-        f" `Retry-After`, after {_wait(refused):.0f} ms (median; decisions {_wait(served):.0f} ms);"
-        " when the crowd was gone: none",
+        f"{len(served) / amount.seconds:.0f} decisions/s (with {CAPACITY_CLIENTS} clients"
+        f" {served_before / amount.seconds:.0f}/s); {len(rejected):,} answered `503` with"
+        f" `Retry-After` after {_wait(rejected):.0f} ms (median; decisions after"
+        f" {_wait(served):.0f} ms); none after the overload",
     )
 
 

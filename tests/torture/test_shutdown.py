@@ -21,10 +21,10 @@ DRAIN_SECONDS = 1
 GRACEFUL_TIMEOUT = 6
 
 
-def test_ends(
-    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+def test_stops(
+    install: Callable[[], Installation], amount: Amount, rng: random.Random, report: Report
 ) -> None:
-    """At SIGTERM a server reports that it isn't ready, serves on, exits in time with code 0, and
+    """On SIGTERM a server reports that it isn't ready, serves on, exits in time with code 0, and
     leaves no started request unanswered."""
     requests = 0
     longest = 0.0
@@ -38,13 +38,13 @@ def test_ends(
                 mixed.add_client(server.port, mixed_jobs(client))
                 unique.add_client(server.port, (send(package()) for _ in count()))
             unique.wait_for(50)
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.5))
             server.signal(signal.SIGTERM)
-            told = time.monotonic()
+            stopped = time.monotonic()
             _wait_until_unready(server)
             unique.wait_for(10)
             assert server.wait() == 0
-            took = time.monotonic() - told
+            took = time.monotonic() - stopped
         assert DRAIN_SECONDS < took < GRACEFUL_TIMEOUT
         longest = max(longest, took)
         audit(mixed.exchanges + unique.exchanges, installation.database)
@@ -56,8 +56,8 @@ def test_ends(
     report(
         f"`SIGTERM` under the load of {2 * CLIENTS} clients",
         f"{amount.ends} times",
-        f"{requests:,} requests; begun and not answered: 0; ended after {longest:.1f} s at the"
-        f" latest, of which {DRAIN_SECONDS} s unready and serving",
+        f"{requests:,} requests; started and not answered: 0; stopped within {longest:.1f} s,"
+        f" {DRAIN_SECONDS} s of which not ready but still serving",
     )
 
 
@@ -70,9 +70,9 @@ def _wait_until_unready(server: Server) -> None:
 
 
 def test_reloads(
-    install: Callable[[], Installation], amount: Amount, chance: random.Random, report: Report
+    install: Callable[[], Installation], amount: Amount, rng: random.Random, report: Report
 ) -> None:
-    """At SIGHUP gunicorn replaces its workers, and every request is answered, on persistent and new
+    """On SIGHUP gunicorn replaces its workers, and every request is answered, on persistent and new
     connections, fast and slow."""
     requests = 0
     for _ in range(amount.ends):
@@ -86,22 +86,22 @@ def test_reloads(
             for client in range(CLIENTS):
                 load.add_client(server.port, mixed_jobs(client))
             newcomers = [
-                threads.submit(_come_anew, server, delay, reloaded)
+                threads.submit(_send_on_new_connections, server, delay, reloaded)
                 for delay in (0, 0.02, 0.05, 0.1) * CLIENTS
             ]
             load.wait_for(50)
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.5))
             _reload(server)
             load.wait_for(50)
             reloaded.set()
             requests += sum(newcomer.result() for newcomer in newcomers)
-        assert [exchange for exchange in load.exchanges if not exchange.is_done] == []
+        assert [exchange for exchange in load.exchanges if not exchange.is_successful] == []
         audit_database(installation.database.config)
         requests += len(load.exchanges)
     report(
         f"`SIGHUP` under the load of {5 * CLIENTS} clients",
         f"{amount.ends} times",
-        f"{requests:,} requests; not answered as they should be: 0",
+        f"{requests:,} requests; failed: 0",
     )
 
 
@@ -111,7 +111,7 @@ def _reload(server: Server) -> None:
     wait_until(lambda: len(server.workers) == 2 and not server.workers & before, "new workers")
 
 
-def _come_anew(server: Server, delay: float, end: Event) -> int:
+def _send_on_new_connections(server: Server, delay: float, end: Event) -> int:
     """Send packages, each on a new connection; return how many.
 
     :param delay: seconds between connection and request, as on a slow network.

@@ -13,12 +13,12 @@ from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.resources import allow_many_files, connections, open_files, resident_megabytes
 
-# Seconds for the head of a request, and for the answer, instead of the configured 75
+# Seconds for the head of a request, and for the response, instead of the configured 75
 # and 15.
 KEEPALIVE = 2
 SERVER_TIMEOUT = 2
 
-# Seconds within which a client that exceeds these is cut off.
+# Seconds within which a client that exceeds these is disconnected.
 BOUNDED = 3 * (KEEPALIVE + SERVER_TIMEOUT)
 
 # Megabytes: for a worker itself, with room for growth under load; for each idle connection;
@@ -41,7 +41,7 @@ SLOW = {
         head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked"),
         b"1\r\n \r\n" * 1_000,
     ),
-    "body that nobody reads": (
+    "unread body": (
         head("GET /statistics HTTP/1.1", "Content-Length: 5000"),
         b"x" * 5_000,
     ),
@@ -53,7 +53,7 @@ SLOW = {
 
 
 def test_slow_clients(installation: Installation, amount: Amount, report: Report) -> None:
-    """Clients that send byte by byte are cut off in time with bounded memory, while others are
+    """Clients that send byte by byte are disconnected in time with bounded memory, while others are
     served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     each = amount.connections // 100
@@ -64,20 +64,20 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
             client = stack.enter_context(_connect(server))
             client.sendall(start)
             slow.append((client, iter(rest)))
-        begun = time.monotonic()
+        started = time.monotonic()
         while slow:
-            assert time.monotonic() < begun + BOUNDED, f"{len(slow)} clients are still there"
+            assert time.monotonic() < started + BOUNDED, f"{len(slow)} clients are still there"
             slow = [(client, rest) for client, rest in slow if _send_byte(client, rest)]
             longest = max(longest, _time_to_answer(server))
             memory = max(memory, _largest_worker(server))
             time.sleep(0.05)
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
         assert memory < WORKER_ITSELF + LARGEST_BODY * each
     report(
         f"clients that send byte by byte ({', '.join(SLOW)}); {KEEPALIVE} s for a head,"
         f" {SERVER_TIMEOUT} s for a request",
         f"{each} of each kind",
-        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
+        f"all closed after {took:.1f} s; other requests took at most {1e3 * longest:.0f} ms;"
         f" largest worker: {memory:.0f} MB",
     )
 
@@ -85,7 +85,7 @@ def test_slow_clients(installation: Installation, amount: Amount, report: Report
 def test_clients_that_do_not_read(
     installation: Installation, amount: Amount, report: Report
 ) -> None:
-    """Clients that don't read their answers are cut off in time, while others are served."""
+    """Clients that don't read their responses are disconnected in time, while others are served."""
     installation.configure("server_timeout.default", f"{SERVER_TIMEOUT} seconds")
     # More than the socket buffers hold for a client that doesn't read.
     requests = head("GET /static/swagger-ui-bundle.js HTTP/1.1") * 10
@@ -96,17 +96,17 @@ def test_clients_that_do_not_read(
             client = stack.enter_context(_connect(server))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(requests)
-        begun = time.monotonic()
-        wait_until(lambda: _connections(server) > clients // 2, "they are connected")
+        started = time.monotonic()
+        wait_until(lambda: _connections(server) > clients // 2, "all clients are connected")
         while _connections(server) > 0:
-            assert time.monotonic() < begun + BOUNDED, "clients are still there"
+            assert time.monotonic() < started + BOUNDED, "clients are still there"
             longest = max(longest, _time_to_answer(server))
             memory = max(memory, _largest_worker(server))
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
     report(
-        "clients that read no answer",
+        "clients that don't read their responses",
         f"{clients}",
-        f"all cut off after {took:.1f} s; others waited {1e3 * longest:.0f} ms at the most;"
+        f"all closed after {took:.1f} s; other requests took at most {1e3 * longest:.0f} ms;"
         f" largest worker: {memory:.0f} MB",
     )
 
@@ -127,13 +127,13 @@ def test_idle_connections(installation: Installation, amount: Amount, report: Re
         load.stop()
         memory = _largest_worker(server)
         files = max(open_files(worker) for worker in server.workers)
-    assert [exchange for exchange in load.exchanges if not exchange.is_done] == []
+    assert [exchange for exchange in load.exchanges if not exchange.is_successful] == []
     assert files <= WORKER_CONNECTIONS + OTHER_FILES
     assert memory < WORKER_ITSELF + IDLE_CONNECTION * WORKER_CONNECTIONS
     report(
-        "idle connections, while others work",
+        "idle connections, with other active clients",
         f"{idle:,}",
-        f"others waited {1e3 * longest:.0f} ms at the most; largest worker: {memory:.0f} MB,"
+        f"other requests took at most {1e3 * longest:.0f} ms; largest worker: {memory:.0f} MB,"
         f" {files:,} open files",
     )
 
@@ -157,7 +157,7 @@ def _send_byte(client: socket.socket, rest: Iterator[int]) -> bool:
 
 
 def _time_to_answer(server: Server) -> float:
-    """Return the seconds until an answer."""
+    """Return the seconds until a response."""
     asked = time.monotonic()
     assert server.request("GET", "/statistics").status == 200
     return time.monotonic() - asked

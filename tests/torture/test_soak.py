@@ -45,22 +45,22 @@ class _Sample:
 
 @pytest.mark.soak
 def test_soak(
-    installation: Installation, amount: Amount, chance: random.Random, report: Report
+    installation: Installation, amount: Amount, rng: random.Random, report: Report
 ) -> None:
     """Memory, files and latency don't grow between the second and last quarter, and the log stays
     bounded."""
     seconds = 60 * amount.soak_minutes
-    requests = _Requests(chance)
+    requests = _Requests(rng)
     samples: list[_Sample] = []
     window: list[Hit] = []
     total = 0
     with installation.gunicorn() as server:
-        begun = time.monotonic()
+        started = time.monotonic()
         for hit in hammer(server.port, CLIENTS, seconds, requests):
             assert hit.status in (200, 201, 400)
             total += 1
             window.append(hit)
-            if time.monotonic() > begun + (len(samples) + 1) * seconds / SAMPLES:
+            if time.monotonic() > started + (len(samples) + 1) * seconds / SAMPLES:
                 samples.append(_sample(server, installation.folder, window))
                 window = []
     audit_database(installation.database.config)
@@ -72,7 +72,7 @@ def test_soak(
     assert max(sample.log for sample in samples) < LARGEST_LOG
     assert _p50(late) < 3 * _p50(early)  # the machine may be busy
     report(
-        f"a load of all kinds, of {CLIENTS} clients",
+        f"mixed load of {CLIENTS} clients",
         f"{amount.soak_minutes:g} minutes, {total:,} requests",
         f"second quarter and last: memory {_memory(early):.0f} and {_memory(late):.0f} MB,"
         f" files {early[-1].files} and {late[-1].files},"
@@ -85,27 +85,27 @@ def test_soak(
 class _Requests:
     """Generates requests: new and repeated packages, batches, preferences, reads, errors."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._number = 0
         self._recent: deque[int] = deque([0], maxlen=10_000)
 
     def __call__(self) -> bytes:
-        kind = self._chance.random()
+        kind = self._rng.random()
         if kind < 0.5:
             return _request("POST", "/packages", self._new_package())
         if kind < 0.7:
-            parcel = numbered_package("package", self._chance.choice(self._recent))
-            return _request("POST", "/packages", parcel)
+            pkg = numbered_package("package", self._rng.choice(self._recent))
+            return _request("POST", "/packages", pkg)
         if kind < 0.75:
             return _request("POST", "/packages/batch", [self._new_package() for _ in range(20)])
         if kind < 0.85:
-            recipient = f"recipient-{self._chance.randrange(100_000)}"
-            wanted = self._chance.random() < 0.5
+            recipient = f"recipient-{self._rng.randrange(100_000)}"
+            wanted = self._rng.random() < 0.5
             job = update(recipient, time.time_ns() // 1000, True, wanted)
             return _request(job.method, job.path, job.body)
         if kind < 0.98:
-            path = self._chance.choice(["/statistics", "/recipients/recipient-1/preferences"])
+            path = self._rng.choice(["/statistics", "/recipients/recipient-1/preferences"])
             return head(f"GET {path} HTTP/1.1")
         return _request("POST", "/packages", "nonsense")
 

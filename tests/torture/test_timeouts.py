@@ -20,14 +20,14 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
 
-        def send(parcel: dict[str, str]) -> tuple[int, str]:
-            answer = server.request("POST", "/packages", parcel)
+        def send(pkg: dict[str, str]) -> tuple[int, str]:
+            answer = server.request("POST", "/packages", pkg)
             return answer.status, answer.json.get("detail", "")
 
         with installation.database.locked():
             timed_out = list(clients.map(send, packages))
             assert server.is_healthy("readiness")
-        found = [send(parcel)[0] for parcel in packages]
+        found = [send(pkg)[0] for pkg in packages]
 
     assert timed_out == [(503, "the request took too long; a retry is safe")] * CLIENTS
     # Those that waited behind the blocked commit are abandoned.
@@ -38,8 +38,8 @@ def test_server_timeout(installation: Installation, report: Report) -> None:
     assert stored == installation.database.counted() == {("delivered", "personal"): CLIENTS}
     audit_database(installation.database.config)
     report(
-        "`server_timeout` of 500 ms, another process with the lock",
+        "`server_timeout` of 500 ms while another process holds the lock",
         f"{CLIENTS} requests",
-        f"all answered `503` in time; sent again, {found.count(200)} had been decided by the"
-        f" commit that was under way, {found.count(201)} had not",
+        f"all answered `503` in time; of the retries, {found.count(200)} had been decided by the"
+        f" running commit, {found.count(201)} had not",
     )

@@ -1,1 +1,1 @@
-"""Rules that need no database and no server."""
+"""Tests that need no database and no server."""

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks, and what they assume of this repository."""
+"""The benchmarks' arithmetic, and their assumptions about this repository."""
 
 import os
 import resource
@@ -52,7 +52,7 @@ def results(line: Line, *runs: Run) -> Results:
 
 
 def test_figures_of_a_run() -> None:
-    """Rate and processor time count good answers, and packages where a line counts these."""
+    """Rate and CPU time are per successful response, or per package for lines that count those."""
     figures = run(good=50, seconds=2, p50=3, p99=12, processor=0.5)
     assert rate(SEND, figures) == 25
     assert rate(BATCHES, figures) == 25 * 500
@@ -61,13 +61,13 @@ def test_figures_of_a_run() -> None:
     assert (p50(SEND, figures), p99(SEND, figures), tail(SEND, figures)) == (3, 12, 4)
 
 
-def test_a_figure_of_all_rounds_is_the_median() -> None:
-    """One bad round doesn't change a figure."""
+def test_figure_is_the_median_of_the_rounds() -> None:
+    """A single bad round doesn't change a figure."""
     rounds = results(SEND, run(good=10), run(good=1000), run(good=20))
     assert rounds.median(rate, SEND) == 20
 
 
-def test_a_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
+def test_ratio_is_the_median_of_the_ratios_per_round() -> None:
     """Each round is compared with the same round, not with the others."""
     both = results(SEND, run(good=10), run(good=90), run(good=40))
     for good in (10, 30, 80):
@@ -75,8 +75,8 @@ def test_a_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
     assert both.ratio(rate, SEND, HEALTH) == 1, "of 1, 3 and 0.5; of the medians 40 / 30"
 
 
-def test_a_ratio_to_another_revision_is_of_the_same_line_in_the_same_rounds() -> None:
-    """The first results are divided by the others."""
+def test_ratio_to_another_revision() -> None:
+    """The first results are divided by the second, round by round."""
     this = results(SEND, run(p99=1), run(p99=4), run(p99=9))
     other = results(SEND, run(p99=2), run(p99=16), run(p99=3))
     assert this.ratio_to(other, p99, SEND) == 0.5
@@ -89,7 +89,7 @@ def test_rounds_without_a_counterpart_are_an_error() -> None:
 
 
 def test_goals() -> None:
-    """A goal is reached at its figure, and beyond it in one direction only."""
+    """A goal is reached at its figure or better."""
     measured = (0.9, 1.0, 1.1)
     assert [at_least("", 1, figure).is_reached for figure in measured] == [False, True, True]
     assert [at_most("", 1, figure).is_reached for figure in measured] == [True, True, False]
@@ -99,7 +99,7 @@ def test_goals() -> None:
 
 
 def test_tables() -> None:
-    """Tables show each line that was measured: its figures, or its ratios."""
+    """Tables show the figures or ratios of each measured line."""
     this = results(SEND, run(good=1200, p50=2, p99=5, processor=0.6))
     other = results(SEND, run(good=400, p50=4, p99=20, processor=0.4))
     assert figures_table(this, [SEND, HEALTH]).splitlines()[2:] == [
@@ -110,16 +110,16 @@ def test_tables() -> None:
     ]
 
 
-def test_a_line_of_proc_stat() -> None:
-    """User and system time are added, whatever the program is called."""
+def test_line_of_proc_stat() -> None:
+    """User and system time are added, even if the program's name contains odd characters."""
     ticks = os.sysconf("SC_CLK_TCK")
     name = "a (strange) name"
     fields = ["S", *["1"] * 10, str(3 * ticks), str(ticks), *["9"] * 30]
     assert stat_seconds(f"123 ({name}) {' '.join(fields)}\n") == 4
 
 
-def test_processor_time_is_that_of_the_system() -> None:
-    """It is what the system says of this process, all threads included."""
+def test_cpu_time_matches_the_operating_system() -> None:
+    """The CPU time is that reported by the operating system, including all threads."""
 
     def used() -> float:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -133,7 +133,7 @@ def test_processor_time_is_that_of_the_system() -> None:
 
 
 def test_unmet_requirements() -> None:
-    """Missing packages and other versions are reported, unless they are for other systems."""
+    """Missing packages and wrong versions are reported, unless they are for other platforms."""
     version = metadata.version("gunicorn")
     requirements = f"""
         # a comment
@@ -145,9 +145,9 @@ def test_unmet_requirements() -> None:
     assert unmet_requirements(requirements) == ["pyramid==0.1", "no-such-package==1.0"]
 
 
-@pytest.mark.skipif(not shutil.which("git"), reason="git makes the checkout")
-def test_an_unknown_revision(tmp_path: Path) -> None:
-    """A revision that git doesn't know ends the program with a sentence."""
+@pytest.mark.skipif(not shutil.which("git"), reason="git isn't installed")
+def test_unknown_revision(tmp_path: Path) -> None:
+    """An unknown git revision ends the program with a one-line message."""
     with (
         pytest.raises(SystemExit, match=r"^git has no revision no-such-revision\.$"),
         checked_out("no-such-revision", tmp_path),
@@ -156,20 +156,20 @@ def test_an_unknown_revision(tmp_path: Path) -> None:
 
 
 def test_each_part_adds_something() -> None:
-    """No two parts of a profile are the same, and the last one is the whole service."""
+    """All parts of a profile differ, and the last one is the whole service."""
     replacements = list(PARTS.values())
     assert all(one != other for one, other in pairwise(replacements))
     assert PARTS[parts.WHOLE] == replacements[-1] == ()
 
 
-def test_a_part_of_a_profile_must_exist() -> None:
-    """A method that was renamed is an error, so that a profile leaves out what it says."""
+def test_part_of_a_profile_must_exist() -> None:
+    """A profile that replaces a method which no longer exists is an error."""
     with pytest.raises(AttributeError, match="DeliveryDesk defines no method no_such_method"):
         Replacement(DeliveryDesk, "no_such_method", lambda: None)
 
 
 def test_benchmarks_need_only_the_server_helpers_of_the_tests() -> None:
-    """They run without pytest and the fixtures of the tests."""
+    """The benchmarks don't import pytest or the tests' fixtures."""
     imported = {
         line.split()[1]
         for path in (ROOT / "benchmarks").glob("*.py")

@@ -19,7 +19,7 @@ from galaxy_express.serving.bind import check_address, parse_address
         (":9090", "", 9090),
     ],
 )
-def test_an_address_has_a_host_and_a_port(address: str, host: str, port: int) -> None:
+def test_address_has_a_host_and_a_port(address: str, host: str, port: int) -> None:
     """Hosts are names, IPv4 addresses, IPv6 addresses in brackets, or empty."""
     assert parse_address(address) == (host, port)
 
@@ -38,14 +38,14 @@ def test_an_address_has_a_host_and_a_port(address: str, host: str, port: int) ->
         "a:65536",
     ],
 )
-def test_anything_else_is_rejected(address: str) -> None:
-    """An address without exactly one host and one port is an error that names it."""
+def test_malformed_address_is_rejected(address: str) -> None:
+    """An address without exactly one host and one port is rejected, and the error names it."""
     with pytest.raises(ValueError, match=rf"^{re.escape(repr(address))} is not an address"):
         parse_address(address)
 
 
-def test_a_free_port_can_be_used() -> None:
-    """A port that nothing listens on passes the check, and stays free."""
+def test_free_port_can_be_used() -> None:
+    """A free port passes the check, and stays free."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     check_address(address)
@@ -53,26 +53,26 @@ def test_a_free_port_can_be_used() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_port_in_use_is_rejected(shared: bool) -> None:
-    """A port that another program listens on fails, even if that program would share it."""
+def test_port_in_use_is_rejected(shared: bool) -> None:
+    """A port in use is rejected, even if the other program allows sharing it."""
     with socket.socket() as server:
         if shared:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         server.bind(("127.0.0.1", 0))
         server.listen()
-        with pytest.raises(ValueError, match=r"another program listens there"):
+        with pytest.raises(ValueError, match=r"another program is listening there"):
             check_address(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:9090", "no-such-host.invalid:9090"])
-def test_an_address_of_another_machine_is_rejected(address: str) -> None:
-    """An address that this machine doesn't have fails, and the error names it."""
+def test_address_of_another_machine_is_rejected(address: str) -> None:
+    """An address that isn't of this machine is rejected, and the error names it."""
     with pytest.raises(ValueError, match=rf"^Can't listen on {address}: "):
         check_address(address)
 
 
-def test_the_check_as_a_program() -> None:
-    """As a program, the check ends with the error as one line."""
+def test_check_as_a_program() -> None:
+    """Run as a program, the check prints the error on one line."""
     command = [sys.executable, "-m", "galaxy_express.serving.bind", "nowhere"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1

@@ -12,36 +12,36 @@ PACKAGE = Package("pkg-1", "zap", "leela", "personal", NOW)
 
 
 @pytest.mark.parametrize("chosen_at", [None, YESTERDAY])
-def test_a_wanted_package_is_delivered(chosen_at: datetime | None) -> None:
-    """A package is delivered to a recipient who wants its type, chosen or by default."""
+def test_wanted_package_is_delivered(chosen_at: datetime | None) -> None:
+    """A package is delivered to a recipient who wants its type, by choice or by default."""
     decision = decide(PACKAGE, True, chosen_at, NOW)
     assert decision == Decision(PACKAGE, Status.DELIVERED, decided_at=NOW, declined_at=None)
     assert decision.reason is None
 
 
-def test_an_unwanted_package_is_dropped() -> None:
-    """The decision on a package of a declined type says why it was dropped, and since when the
-    type is declined."""
+def test_unwanted_package_is_dropped() -> None:
+    """The decision on a package of a declined type has the reason, and the time at which the type
+    was declined."""
     decision = decide(PACKAGE, False, YESTERDAY, NOW)
     assert decision == Decision(PACKAGE, Status.DROPPED, decided_at=NOW, declined_at=YESTERDAY)
     assert decision.reason == "recipient_declined"
 
 
-def test_a_package_dropped_by_default() -> None:
-    """Where a type is unwanted by default, there is no time at which it was declined."""
+def test_package_dropped_by_default() -> None:
+    """If a type is unwanted by default, the decision has no time at which it was declined."""
     decision = decide(PACKAGE, False, None, NOW)
     assert decision == Decision(PACKAGE, Status.DROPPED, decided_at=NOW, declined_at=None)
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_a_retry_is_answered_with_the_first_decision(status: Status) -> None:
-    """The first decision on a package is the answer to every retry."""
+def test_retry_returns_the_first_decision(status: Status) -> None:
+    """Every retry of a package returns its first decision."""
     first = Decision(PACKAGE, status, NOW, None)
     assert replay(PACKAGE, first) == SendResult(first, replayed=True)
 
 
-def test_a_retry_may_have_another_timestamp() -> None:
-    """Senders may stamp each attempt anew; the first timestamp is kept."""
+def test_retry_may_have_another_timestamp() -> None:
+    """A retry may have a new timestamp; the first one is kept."""
     first = Decision(PACKAGE, Status.DELIVERED, NOW, None)
     again = PACKAGE._replace(timestamp=datetime(2143, 1, 1, tzinfo=UTC))
     assert replay(again, first) == SendResult(first, replayed=True)
@@ -55,7 +55,7 @@ def test_a_retry_may_have_another_timestamp() -> None:
         PACKAGE._replace(package_type="marketing"),
     ],
 )
-def test_an_id_used_for_another_package_is_a_conflict(other: Package) -> None:
+def test_id_used_for_another_package_is_a_conflict(other: Package) -> None:
     """The same id with another sender, recipient or type is a different package."""
     assert replay(other, Decision(PACKAGE, Status.DELIVERED, NOW, None)) == Conflict("pkg-1")
 

@@ -1,4 +1,4 @@
-"""The fair semaphore: who is admitted, and when."""
+"""The fair semaphore: capacity, order and timeouts."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from galaxy_express.storage.fair_semaphore import FairSemaphore
 
 
 def wait_for_waiter(semaphore: FairSemaphore) -> None:
-    """Wait until there is someone who waits."""
+    """Wait until the semaphore has a waiter."""
     deadline = time.monotonic() + 10
     while not semaphore._waiters:
         assert time.monotonic() < deadline
@@ -20,7 +20,7 @@ def wait_for_waiter(semaphore: FairSemaphore) -> None:
 
 
 def test_capacity() -> None:
-    """As many as the capacity are admitted, and a release admits one more."""
+    """The semaphore admits as many as its capacity, and one more after each release."""
     semaphore = FairSemaphore(2, timeout=10)
     admitted = Event()
 
@@ -66,7 +66,7 @@ def test_timeout() -> None:
             pass
 
 
-# Interrupted waiters are greenlets, as in a server, where gevent has replaced locks.
+# Interrupted waiters are greenlets, as in a server, where gevent has patched locks.
 GREENLETS = """
 from gevent import monkey
 monkey.patch_all()
@@ -106,7 +106,7 @@ with semaphore.acquire():
 with semaphore.acquire():
     gevent.spawn(run_out_of_time).join()
 """,
-            id="timed out from outside",
+            id="timed out by the caller",
         ),
         pytest.param(
             """
@@ -115,7 +115,7 @@ with semaphore.acquire():
     gevent.sleep(0)
 waiter.kill()
 """,
-            id="killed when it has been admitted and doesn't know it yet",
+            id="killed after it was admitted, before it runs",
         ),
         pytest.param(
             """
@@ -126,11 +126,11 @@ first.kill()
 with gevent.Timeout(1):
     second.get()
 """,
-            id="its slot goes to the next waiter",
+            id="killed, so that its slot goes to the next waiter",
         ),
     ],
 )
 def test_interrupted_waiter(interrupt: str) -> None:
-    """A waiter that is interrupted, at any moment, keeps no slot."""
+    """A waiter that is interrupted at any moment doesn't keep a slot."""
     script = [sys.executable, "-c", GREENLETS.format(interrupt=interrupt)]
     assert subprocess.run(script, stdout=subprocess.PIPE, check=True).stdout == b"admitted\n"

@@ -1,4 +1,4 @@
-"""Group commit: which write goes into which transaction, and who learns what about it."""
+"""Group commit: how writes are grouped into transactions, and the result that each one gets."""
 
 import threading
 import time
@@ -22,8 +22,8 @@ class Write:
         self.result = ""
 
 
-class Away(Exception):
-    """The ledger can't be reached, whatever is to be written."""
+class Unreachable(Exception):
+    """The ledger is unreachable, so that no write can succeed."""
 
 
 class Locked(Exception):
@@ -31,14 +31,14 @@ class Locked(Exception):
 
 
 class Ledger:
-    """Where writes are committed. It can be paused, and it can fail.
+    """Commits writes in memory. It can be paused, and it can be made to fail.
 
-    :ivar groups: the texts that were committed, by transaction.
-    :ivar attempts: the texts that were to be committed, by transaction.
-    :ivar locked: the texts that another transaction keeps from being committed.
-    :ivar poison: the texts that can't be committed.
-    :ivar error: what is raised for these.
-    :ivar noted: how many transactions had succeeded at each call of ``note``.
+    :ivar groups: the committed texts, grouped by transaction.
+    :ivar attempts: the texts of each attempted transaction.
+    :ivar locked: the texts that are locked by another transaction.
+    :ivar poison: the texts that fail to commit.
+    :ivar error: the exception raised for these.
+    :ivar noted: the number of committed transactions at each call of ``note``.
     """
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class Ledger:
         self.locked: set[str] = set()
         self.poison: set[str] = set()
         self.error: BaseException = ArithmeticError("poison")
-        self._may_go_on = threading.Event()
-        self._may_go_on.set()
+        self._resumed = threading.Event()
+        self._resumed.set()
 
     def commit(self, writes: Sequence[Write]) -> None:
         """Commit all writes, or none."""
         texts = [write.text for write in writes]
         self.attempts.append(texts)
-        self._may_go_on.wait()
+        self._resumed.wait()
         if self.locked.intersection(texts):
             raise Locked("locked")
         if self.poison.intersection(texts):
@@ -65,16 +65,16 @@ class Ledger:
             write.result = write.text.upper()
 
     def note(self) -> None:
-        """Note that a transaction has ended."""
+        """Record that a transaction has ended."""
         self.noted.append(len(self.groups))
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Pause all transactions."""
-        self._may_go_on.clear()
+        self._resumed.clear()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Resume all transactions."""
-        self._may_go_on.set()
+        self._resumed.set()
 
 
 MakeQueue = Callable[..., GroupCommit[Write]]
@@ -82,7 +82,7 @@ MakeQueue = Callable[..., GroupCommit[Write]]
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """Where the queues commit."""
+    """The ledger that the queues commit to."""
     return Ledger()
 
 
@@ -96,7 +96,7 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
     ) -> GroupCommit[Write]:
         queue: GroupCommit[Write] = GroupCommit(
             ledger.commit,
-            shared_errors=Away,
+            shared_errors=Unreachable,
             max_group=max_group,
             max_queued=max_queued,
             timeout=timedelta(seconds=timeout),
@@ -109,7 +109,7 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
         return queue
 
     yield make
-    ledger.go_on()
+    ledger.resume()
     for queue in queues:
         queue.close()
 
@@ -130,7 +130,7 @@ def commit(queue: GroupCommit[Write], text: str) -> str:
 
 
 def submit(queue: GroupCommit[Write], *texts: str) -> list[Greenlet]:
-    """Commit texts one after another, each in a greenlet of its own."""
+    """Submit each text in its own greenlet, in order."""
     greenlets = [Greenlet(commit, queue, text) for text in texts]
     for greenlet in greenlets:
         greenlet.start()
@@ -141,20 +141,20 @@ def submit(queue: GroupCommit[Write], *texts: str) -> list[Greenlet]:
 def submit_while_busy(
     queue: GroupCommit[Write], ledger: Ledger, *writes: str
 ) -> tuple[Greenlet, list[Greenlet]]:
-    """Submit writes while the commit of another one, ``busy``, is paused."""
+    """Submit writes while the commit of another write, ``busy``, is paused."""
     attempts = len(ledger.attempts)
-    ledger.hold()
+    ledger.pause()
     (busy,) = submit(queue, "busy")
     wait_until(lambda: len(ledger.attempts) == attempts + 1)
     return busy, submit(queue, *writes)
 
 
-def answers(greenlets: list[Greenlet]) -> list[str]:
-    """The results, in order."""
+def results(greenlets: list[Greenlet]) -> list[str]:
+    """Wait for the greenlets, and return their results in order."""
     return [greenlet.get(timeout=10) for greenlet in greenlets]
 
 
-def test_a_lone_write_goes_at_once(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_lone_write_is_committed_immediately(make_queue: MakeQueue, ledger: Ledger) -> None:
     """A write that is submitted while no commit runs is a group of its own."""
     queue = make_queue()
     assert commit(queue, "a") == "A"
@@ -162,94 +162,96 @@ def test_a_lone_write_goes_at_once(make_queue: MakeQueue, ledger: Ledger) -> Non
     assert ledger.groups == [["a"], ["b"]]
 
 
-def test_writes_after_an_answer_share_the_next_commit(
+def test_next_write_of_a_client_joins_the_next_commit(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
-    """A client that writes again as soon as it is answered shares the next commit with those that
-    waited for it."""
+    """A client that writes again right after its first result joins the next group, together with
+    the writes that were already waiting."""
     queue = make_queue()
-    ledger.hold()
-    twice = gevent.spawn(lambda: commit(queue, "a") + commit(queue, "b"))
+    ledger.pause()
+    both = gevent.spawn(lambda: commit(queue, "a") + commit(queue, "b"))
     wait_until(lambda: len(ledger.attempts) == 1)
     (waiting,) = submit(queue, "c")
-    ledger.go_on()
-    assert answers([twice, waiting]) == ["AB", "C"]
+    ledger.resume()
+    assert results([both, waiting]) == ["AB", "C"]
     assert ledger.groups == [["a"], ["c", "b"]]
 
 
-def test_what_queues_during_a_commit_is_the_next_group(
+def test_writes_queued_during_a_commit_form_the_next_group(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
     """Writes submitted while a commit runs share the next one, in the order of submission."""
     busy, waiting = submit_while_busy(make_queue(), ledger, "a", "b", "c")
-    ledger.go_on()
-    assert answers([busy, *waiting]) == ["BUSY", "A", "B", "C"]
+    ledger.resume()
+    assert results([busy, *waiting]) == ["BUSY", "A", "B", "C"]
     assert ledger.groups == [["busy"], ["a", "b", "c"]]
 
 
-def test_nobody_is_answered_before_the_commit_ends(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A request waits for the commit that its write is part of."""
+def test_write_returns_only_after_its_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """``submit`` doesn't return before the commit of its group has ended."""
     busy, waiting = submit_while_busy(make_queue(), ledger, "a")
     gevent.sleep(0.05)
     assert not any(greenlet.ready() for greenlet in [busy, *waiting])
 
 
-def test_the_event_loop_goes_on_during_a_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A commit doesn't block the event loop, which ends this one."""
+def test_commit_does_not_block_the_event_loop(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """The event loop keeps running during a commit: here, a timer on it resumes the commit."""
     queue = make_queue()
-    ledger.hold()
-    gevent.spawn_later(0.01, ledger.go_on)
+    ledger.pause()
+    gevent.spawn_later(0.01, ledger.resume)
     assert commit(queue, "a") == "A"
 
 
-def test_a_group_has_its_limit(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_group_size_is_limited(make_queue: MakeQueue, ledger: Ledger) -> None:
     """No group exceeds the limit, and no write overtakes another."""
     busy, waiting = submit_while_busy(make_queue(max_group=5), ledger, "aa", "bb", "cc", "d", "ee")
-    ledger.go_on()
-    assert answers([busy, *waiting]) == ["BUSY", "AA", "BB", "CC", "D", "EE"]
+    ledger.resume()
+    assert results([busy, *waiting]) == ["BUSY", "AA", "BB", "CC", "D", "EE"]
     assert ledger.groups == [["busy"], ["aa", "bb"], ["cc", "d", "ee"]]
 
 
-def test_a_write_over_the_limit_goes_alone(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_write_over_the_group_limit_is_committed_alone(
+    make_queue: MakeQueue, ledger: Ledger
+) -> None:
     """A write larger than the limit is a group of its own."""
     busy, waiting = submit_while_busy(
         make_queue(max_group=3, max_queued=100), ledger, "a", "bbbb", "c"
     )
-    ledger.go_on()
-    assert answers([busy, *waiting]) == ["BUSY", "A", "BBBB", "C"]
+    ledger.resume()
+    assert results([busy, *waiting]) == ["BUSY", "A", "BBBB", "C"]
     assert ledger.groups == [["busy"], ["a"], ["bbbb"], ["c"]]
 
 
-def test_a_full_queue_rejects_at_once(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """A write that would exceed the queue's limit is rejected while the others still wait."""
+def test_full_queue_rejects_immediately(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """A write that would exceed the queue's limit is rejected without waiting."""
     queue = make_queue(max_queued=4)
     busy, waiting = submit_while_busy(queue, ledger, "aa", "bb")
     with pytest.raises(Overloaded, match="too many"):
         commit(queue, "c")
-    ledger.go_on()
-    assert answers([busy, *waiting]) == ["BUSY", "AA", "BB"]
+    ledger.resume()
+    assert results([busy, *waiting]) == ["BUSY", "AA", "BB"]
     assert ledger.groups == [["busy"], ["aa", "bb"]]
 
 
-def test_a_queue_accepts_writes_again(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_queue_accepts_writes_after_it_was_full(make_queue: MakeQueue, ledger: Ledger) -> None:
     """A queue that was full accepts writes once the waiting ones are committed."""
     queue = make_queue(max_queued=4)
     busy, waiting = submit_while_busy(queue, ledger, "aaaa")
-    ledger.go_on()
-    answers([busy, *waiting])
+    ledger.resume()
+    results([busy, *waiting])
     busy, waiting = submit_while_busy(queue, ledger, "bb", "cc")
-    ledger.go_on()
-    assert answers([busy, *waiting]) == ["BUSY", "BB", "CC"]
+    ledger.resume()
+    assert results([busy, *waiting]) == ["BUSY", "BB", "CC"]
 
 
-def test_a_write_over_the_bound_may_wait_alone(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_write_over_the_queue_limit_may_wait_alone(make_queue: MakeQueue, ledger: Ledger) -> None:
     """A write larger than the queue's limit is accepted if nothing else waits."""
     busy, waiting = submit_while_busy(make_queue(max_queued=3), ledger, "aaaaaa")
-    ledger.go_on()
-    assert answers([busy, *waiting]) == ["BUSY", "AAAAAA"]
+    ledger.resume()
+    assert results([busy, *waiting]) == ["BUSY", "AAAAAA"]
 
 
-def test_the_time_is_bounded(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_waiting_time_is_limited(make_queue: MakeQueue, ledger: Ledger) -> None:
     """No write waits longer than the timeout, whether or not its commit is running."""
     busy, waiting = submit_while_busy(make_queue(timeout=0.05), ledger, "a")
     for greenlet in [busy, *waiting]:
@@ -257,78 +259,74 @@ def test_the_time_is_bounded(make_queue: MakeQueue, ledger: Ledger) -> None:
             greenlet.get(timeout=10)
 
 
-def test_an_abandoned_write_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_abandoned_write_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
     """A write that nobody waits for is left out; the others of its group are committed."""
     queue = make_queue()
     busy, (first, second, third) = submit_while_busy(queue, ledger, "a", "b", "c")
     second.kill()
-    ledger.go_on()
-    assert answers([busy, first, third]) == ["BUSY", "A", "C"]
+    ledger.resume()
+    assert results([busy, first, third]) == ["BUSY", "A", "C"]
     assert ledger.groups == [["busy"], ["a", "c"]]
 
 
-def test_an_abandoned_group_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
-    """If nobody waits for a group it is skipped, and the queue goes on."""
+def test_abandoned_group_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """A group that nobody waits for any more is skipped, and the queue keeps working."""
     queue = make_queue()
     busy, waiting = submit_while_busy(queue, ledger, "a", "b")
     gevent.killall(waiting)
-    ledger.go_on()
-    assert answers([busy]) == ["BUSY"]
+    ledger.resume()
+    assert results([busy]) == ["BUSY"]
     assert commit(queue, "c") == "C"
     assert ledger.groups == [["busy"], ["c"]]
 
 
-def test_a_write_abandoned_during_its_commit_is_committed(
+def test_write_abandoned_during_its_commit_is_committed(
     make_queue: MakeQueue, ledger: Ledger
 ) -> None:
-    """A running commit can't be cancelled: a retry finds its outcome."""
+    """A running commit isn't cancelled when its caller goes away."""
     queue = make_queue()
     busy, _ = submit_while_busy(queue, ledger)
     busy.kill()
-    ledger.go_on()
+    ledger.resume()
     assert commit(queue, "a") == "A"
     assert ledger.groups == [["busy"], ["a"]]
 
 
 @pytest.mark.parametrize("poison", [{"a"}, {"c"}, {"e"}, {"b", "d"}, set("abcde")])
-def test_a_write_that_cannot_be_committed_fails_alone(
-    make_queue: MakeQueue, ledger: Ledger, poison: set[str]
-) -> None:
-    """Writes that can't be committed fail, and all others of their group are committed."""
+def test_failing_write_fails_alone(make_queue: MakeQueue, ledger: Ledger, poison: set[str]) -> None:
+    """Only the writes that can't be committed fail; the rest of their group is committed."""
     ledger.poison = poison
     busy, waiting = submit_while_busy(make_queue(), ledger, *"abcde")
-    ledger.go_on()
+    ledger.resume()
     for text, greenlet in zip("abcde", waiting, strict=True):
         if text in poison:
             with pytest.raises(ArithmeticError):
                 greenlet.get(timeout=10)
         else:
             assert greenlet.get(timeout=10) == text.upper()
-    assert answers([busy]) == ["BUSY"]
+    assert results([busy]) == ["BUSY"]
     assert sorted(chain(*ledger.groups)) == sorted({"busy", *"abcde"} - poison)
 
 
-def test_an_error_that_all_writes_share_fails_the_group_at_once(
-    make_queue: MakeQueue, ledger: Ledger
-) -> None:
-    """When the database is away, its writes aren't tried again one by one."""
-    ledger.poison, ledger.error = {"a"}, Away("away")
+def test_shared_error_fails_the_whole_group(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """If the database is unreachable, the writes of a group aren't retried one by one."""
+    ledger.poison, ledger.error = {"a"}, Unreachable("unreachable")
     _, waiting = submit_while_busy(make_queue(), ledger, *"abc")
-    ledger.go_on()
+    ledger.resume()
     for greenlet in waiting:
-        with pytest.raises(Away, match="away"):
+        with pytest.raises(Unreachable, match="unreachable"):
             greenlet.get(timeout=10)
     assert ledger.attempts == [["busy"], ["a", "b", "c"]]
 
 
-@pytest.mark.parametrize("error", [Away("away"), SystemExit("exit")])
-def test_each_waiter_gets_an_exception_of_its_own(
+@pytest.mark.parametrize("error", [Unreachable("unreachable"), SystemExit("exit")])
+def test_each_waiter_gets_its_own_exception(
     make_queue: MakeQueue, ledger: Ledger, error: BaseException
 ) -> None:
-    """The exception of one request never shows what another request was doing."""
+    """Waiters don't share an exception, so that no traceback mixes frames of several requests."""
     ledger.poison, ledger.error = {"a"}, error
     _, waiting = submit_while_busy(make_queue(), ledger, *"ab")
-    ledger.go_on()
+    ledger.resume()
     first, second = (greenlet_error(greenlet) for greenlet in waiting)
     assert first is not second
     assert type(first) is type(second) is type(error)
@@ -339,16 +337,16 @@ def test_each_waiter_gets_an_exception_of_its_own(
 
 def greenlet_error(greenlet: Greenlet) -> BaseException:
     """Wait for a greenlet to fail, and return its exception."""
-    with pytest.raises((Away, SystemExit)) as raised:
+    with pytest.raises((Unreachable, SystemExit)) as raised:
         greenlet.get(timeout=10)
     return raised.value
 
 
-@pytest.mark.parametrize("error", [ArithmeticError(), Away(), SystemExit()])
-def test_work_goes_on_after_a_failure(
+@pytest.mark.parametrize("error", [ArithmeticError(), Unreachable(), SystemExit()])
+def test_queue_works_after_a_failure(
     make_queue: MakeQueue, ledger: Ledger, error: BaseException
 ) -> None:
-    """A commit that fails, however badly, leaves the queue working."""
+    """The queue keeps working after a failed commit, whatever was raised."""
     queue = make_queue()
     ledger.poison, ledger.error = {"a"}, error
     with pytest.raises(type(error)):
@@ -357,7 +355,7 @@ def test_work_goes_on_after_a_failure(
     assert commit(queue, "a") == "A"
 
 
-def test_what_follows_a_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
+def test_callback_runs_after_each_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
     """The callback is called once after each commit."""
     queue = make_queue()
     for text in "abc":
@@ -369,7 +367,7 @@ def test_closing_waits_for_the_running_commit(make_queue: MakeQueue, ledger: Led
     """Closing the queue waits for the running commit."""
     queue = make_queue()
     submit_while_busy(queue, ledger)
-    threading.Timer(0.05, ledger.go_on).start()
+    threading.Timer(0.05, ledger.resume).start()
     queue.close()
     assert ledger.groups == [["busy"]]
 
@@ -377,8 +375,8 @@ def test_closing_waits_for_the_running_commit(make_queue: MakeQueue, ledger: Led
 # Locks of other transactions
 
 
-def test_only_what_is_blocked_waits(ledger: Ledger, make_queue: MakeQueue) -> None:
-    """The others of a group that meets a lock are committed, and so is the rest when it is free."""
+def test_only_blocked_writes_wait(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """If one write of a group is blocked, the others are committed, and it follows later."""
     queue = make_queue()
     ledger.locked = {"c"}
     waiting = submit(queue, *"abcdefg")
@@ -390,8 +388,8 @@ def test_only_what_is_blocked_waits(ledger: Ledger, make_queue: MakeQueue) -> No
     assert sorted(chain(*ledger.groups)) == list("abcdefg")
 
 
-def test_writes_of_a_blocked_key_are_set_aside(ledger: Ledger, make_queue: MakeQueue) -> None:
-    """What is known to be blocked joins no group, and all of it is committed at once."""
+def test_writes_to_a_blocked_key_are_set_aside(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """Writes to a key known to be blocked join no group; they are committed together later."""
     queue = make_queue()
     ledger.locked = {"a"}
     first = submit(queue, "a")
@@ -406,8 +404,8 @@ def test_writes_of_a_blocked_key_are_set_aside(ledger: Ledger, make_queue: MakeQ
     assert commit(queue, "a") == "A"
 
 
-def test_patience_has_an_end(ledger: Ledger, make_queue: MakeQueue) -> None:
-    """A write that stays blocked fails with the error of its lock, and leaves nothing behind."""
+def test_blocked_write_times_out(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """A write that stays blocked fails with the lock's error after the time limit."""
     queue = make_queue(patience=0.2, max_queued=2)
     ledger.locked = {"a"}
     waiters = submit(queue, "a", "b")
@@ -420,7 +418,7 @@ def test_patience_has_an_end(ledger: Ledger, make_queue: MakeQueue) -> None:
 
 
 def test_blocked_writes_fill_the_queue(ledger: Ledger, make_queue: MakeQueue) -> None:
-    """What is blocked counts as waiting, but for the group that met the lock first."""
+    """Blocked writes count towards the queue's limit, except the first group that was blocked."""
     queue = make_queue(max_queued=2)
     ledger.locked = {"a", "b", "c"}
     waiters = submit(queue, "a")
@@ -433,15 +431,15 @@ def test_blocked_writes_fill_the_queue(ledger: Ledger, make_queue: MakeQueue) ->
     assert commit(queue, "d") == "D"
 
 
-def test_a_commit_that_takes_too_long_is_seen(ledger: Ledger, make_queue: MakeQueue) -> None:
-    """A check fails while a commit is under way for longer than a write may take."""
+def test_check_fails_during_a_slow_commit(ledger: Ledger, make_queue: MakeQueue) -> None:
+    """``check`` fails while a commit takes longer than the timeout."""
     queue = make_queue(timeout=0.05)
     queue.check()
-    ledger.hold()
+    ledger.pause()
     with pytest.raises(Overloaded):
         commit(queue, "a")
     with pytest.raises(Overloaded):
         queue.check()
-    ledger.go_on()
+    ledger.resume()
     wait_until(lambda: queue._started is None)
     queue.check()

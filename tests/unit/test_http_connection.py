@@ -1,4 +1,4 @@
-"""A connection and an application, with a socket pair between them and the client."""
+"""Connections that serve an application, over a socket pair."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,9 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def serve(app: App, request: bytes) -> tuple[str, bytes, bool]:
-    """Let an application answer a request.
+    """Serve a request with an application.
 
-    :returns: the head of the answer, its body, and whether the connection goes on.
+    :returns: the head and the body of the response, and whether the connection is kept.
     """
     client, server = gevent.socket.socketpair()
     with closing(client), closing(server):
@@ -33,12 +33,12 @@ def serve(app: App, request: bytes) -> tuple[str, bytes, bool]:
         head = connection.next_request()
         assert head is not None
         try:
-            goes_on = connection.answer(head, app, logging.getLogger("test"))
+            kept_open = connection.respond(head, app, logging.getLogger("test"))
         finally:
             connection.close()
             server.close()
         head_bytes, _, body = received.get(timeout=5).partition(b"\r\n\r\n")
-    return head_bytes.decode(), body, goes_on
+    return head_bytes.decode(), body, kept_open
 
 
 def _receive(client: Any) -> bytes:
@@ -51,7 +51,7 @@ def _receive(client: Any) -> bytes:
 def answering(
     *chunks: bytes, length: int | None = None, status: str = "200 OK", **headers: str
 ) -> App:
-    """Make an application that answers with chunks."""
+    """Make an application that responds with chunks."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         all_headers = list(headers.items())
@@ -63,61 +63,61 @@ def answering(
     return app
 
 
-def test_an_answer_with_a_length() -> None:
-    """An answer that says its length leaves the connection in use, and doesn't say so."""
-    head, body, goes_on = serve(answering(b"one", b"", b"two", length=6, A="b"), GET)
+def test_response_with_a_length() -> None:
+    """A response with a Content-Length keeps the connection open, without a Connection header."""
+    head, body, kept_open = serve(answering(b"one", b"", b"two", length=6, A="b"), GET)
     assert head.startswith("HTTP/1.1 200 OK\r\nDate: ")
     assert head.endswith("\r\nA: b\r\nContent-Length: 6")
-    assert (body, goes_on) == (b"onetwo", True)
+    assert (body, kept_open) == (b"onetwo", True)
 
 
-def test_an_answer_without_a_length() -> None:
-    """An answer that doesn't say its length is sent in chunks."""
-    head, body, goes_on = serve(answering(b"one", b"", b"twelve"), GET)
+def test_response_without_a_length() -> None:
+    """A response without a Content-Length is sent in chunks."""
+    head, body, kept_open = serve(answering(b"one", b"", b"twelve"), GET)
     assert "\r\nTransfer-Encoding: chunked" in head
-    assert (body, goes_on) == (b"3\r\none\r\n6\r\ntwelve\r\n0\r\n\r\n", True)
+    assert (body, kept_open) == (b"3\r\none\r\n6\r\ntwelve\r\n0\r\n\r\n", True)
 
 
-def test_an_answer_without_a_length_in_http_1_0() -> None:
-    """HTTP/1.0 has no chunks, so the end of the connection is that of the answer."""
-    head, body, goes_on = serve(answering(b"one", b"two"), OLD)
+def test_response_without_a_length_in_http_1_0() -> None:
+    """HTTP/1.0 has no chunks, so the end of the connection marks the end of the response."""
+    head, body, kept_open = serve(answering(b"one", b"two"), OLD)
     assert "\r\nConnection: close" in head
-    assert (body, goes_on) == (b"onetwo", False)
+    assert (body, kept_open) == (b"onetwo", False)
 
 
-def test_kept_connections_in_http_1_0() -> None:
-    """The answer to an HTTP/1.0 client says that the connection is kept."""
-    head, _, goes_on = serve(answering(b"one", length=3), OLD)
+def test_keep_alive_in_http_1_0() -> None:
+    """The response to an HTTP/1.0 client has a header that the connection is kept."""
+    head, _, kept_open = serve(answering(b"one", length=3), OLD)
     assert "\r\nConnection: keep-alive" in head
-    assert goes_on
+    assert kept_open
 
 
 @pytest.mark.parametrize(
     ("status", "request_bytes"), [("200 OK", HEAD), ("204 No Content", GET), ("304 Not", GET)]
 )
-def test_answers_without_a_body(status: str, request_bytes: bytes) -> None:
-    """Nothing follows the head where HTTP allows no body, whatever the application gives."""
-    head, body, goes_on = serve(answering(b"one", status=status), request_bytes)
+def test_responses_without_a_body(status: str, request_bytes: bytes) -> None:
+    """If HTTP allows no body, nothing follows the head, whatever the application returns."""
+    head, body, kept_open = serve(answering(b"one", status=status), request_bytes)
     assert "Transfer-Encoding" not in head
-    assert (body, goes_on) == (b"", True)
+    assert (body, kept_open) == (b"", True)
 
 
-def test_an_answer_that_is_too_long() -> None:
-    """No more is sent than the answer says: it would pass for the next answer."""
-    _, body, goes_on = serve(answering(b"one", b"two", length=4), GET)
-    assert (body, goes_on) == (b"onet", True)
+def test_response_longer_than_its_length() -> None:
+    """No more than the Content-Length is sent: the rest would look like the next response."""
+    _, body, kept_open = serve(answering(b"one", b"two", length=4), GET)
+    assert (body, kept_open) == (b"onet", True)
 
 
-def test_an_answer_that_is_too_short() -> None:
-    """After an answer that is shorter than it says, the connection ends."""
+def test_response_shorter_than_its_length() -> None:
+    """After a response that is shorter than its Content-Length, the connection is closed."""
     assert serve(answering(b"one", length=4), GET)[2] is False
 
 
-def test_large_answers() -> None:
-    """A large answer is sent whole, though the client reads it bit by bit."""
+def test_large_responses() -> None:
+    """A large response is sent completely to a client that reads in small portions."""
     large = bytes(3_000_000)
-    _, body, goes_on = serve(answering(large, length=len(large)), GET)
-    assert (body == large, goes_on) == (True, True)
+    _, body, kept_open = serve(answering(large, length=len(large)), GET)
+    assert (body == large, kept_open) == (True, True)
 
 
 def failing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -126,18 +126,18 @@ def failing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
 
 
 def breaking_a_header(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-    """An application with a header that would add another."""
+    """An application that returns a header value with a line break."""
     start("200 OK", [("A", "b\r\nC: d"), ("Content-Length", "0")])
     return []
 
 
 def not_starting(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-    """An application that doesn't start its answer."""
+    """An application that doesn't call start_response."""
     return [b"one"]
 
 
 def starting_twice(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-    """An application that starts a second answer, without an error as its reason."""
+    """An application that calls start_response twice, without exc_info."""
     start("200 OK", [("Content-Length", "0")])
     start("201 Created", [("Content-Length", "0")])
     return []
@@ -145,15 +145,15 @@ def starting_twice(environ: dict[str, Any], start: Callable[..., Any]) -> Iterab
 
 @pytest.mark.parametrize("app", [failing, breaking_a_header, not_starting, starting_twice])
 def test_failing_applications(app: App) -> None:
-    """An exception is answered with a problem, and ends the connection."""
-    head, body, goes_on = serve(app, GET)
+    """An exception becomes a problem response, and the connection is closed."""
+    head, body, kept_open = serve(app, GET)
     assert head.startswith("HTTP/1.1 500 Internal Server Error\r\n")
     assert b'"status":500,"code":"internal"' in body
-    assert goes_on is False
+    assert kept_open is False
 
 
-def test_an_application_that_fails_in_an_answer() -> None:
-    """After the head is sent there is no second one; the client sees the answer break off."""
+def test_application_that_fails_during_its_response() -> None:
+    """If the application fails after the head was sent, the response is cut short."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Length", "6")])
@@ -179,14 +179,14 @@ def test_an_application_that_fails_in_an_answer() -> None:
                 closed.append(True)
 
         with pytest.raises(ArithmeticError):
-            connection.answer(head, lambda *_: Chunks(app(*_)), logging.getLogger("test"))
+            connection.respond(head, lambda *_: Chunks(app(*_)), logging.getLogger("test"))
         connection.close()
         assert client.recv(65536).endswith(b"\r\n\r\none")
     assert closed == [True]
 
 
 def reading(*sizes: int | None) -> App:
-    """Make an application that reads the body bit by bit, and answers with what it read."""
+    """Make an application that reads the body in portions, and responds with what it read."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"]
@@ -218,13 +218,13 @@ BODIES = {
     ],
 )
 def test_bodies(kind: str, sizes: list[int | None], answer: list[bytes]) -> None:
-    """A body is read in any portions, up to its end and no further."""
+    """A body can be read in portions of any size, up to its end and no further."""
     head, body = BODIES[kind]
     assert serve(reading(*sizes), head + body + b"next")[1:] == (repr(answer).encode(), True)
 
 
-def test_connections_take_turns() -> None:
-    """Before a request that has already arrived, the event loop looks for others in its poll."""
+def test_connections_are_served_fairly() -> None:
+    """Before the next request of a connection, the event loop polls for other connections."""
     client, server = gevent.socket.socketpair()
     other, other_server = gevent.socket.socketpair()
     with closing(client), closing(server), closing(other), closing(other_server):
@@ -235,35 +235,35 @@ def test_connections_take_turns() -> None:
         gevent.sleep(0)
         other.sendall(b"a")
         assert connection.next_request()
-        gevent.sleep(0)  # what the poll has found may run after this
+        gevent.sleep(0)  # lets the greenlets run that the poll has found ready
         connection.close()
         assert received.ready()
 
 
 @pytest.mark.parametrize("arrived", [b"", GET[:10]])
-def test_an_idle_connection_that_is_to_end(arrived: bytes) -> None:
-    """A connection that waits for a request, or for the rest of one, can be ended."""
+def test_closing_an_idle_connection(arrived: bytes) -> None:
+    """A connection that waits for a request, or for the rest of one, can be closed."""
     client, server = gevent.socket.socketpair()
     with closing(client), closing(server):
         client.sendall(arrived)
         connection = Connection(server, {}, LIMITS, lambda: True)
         waiting = gevent.spawn(connection.next_request)
         gevent.sleep(0.01)
-        connection.end()
+        connection.shut_down()
         assert waiting.get(timeout=5) is None
         connection.close()
 
 
-def test_a_request_that_arrives_when_a_connection_is_to_end() -> None:
-    """A request that has just arrived is answered, and the answer is the last."""
+def test_request_that_arrives_before_closing() -> None:
+    """A request that has just arrived is still served, and then the connection is closed."""
     client, server = gevent.socket.socketpair()
     with closing(client), closing(server):
         client.sendall(GET)
         connection = Connection(server, {}, LIMITS, lambda: True)
-        connection.end()
+        connection.shut_down()
         head = connection.next_request()
         assert head is not None
         log = logging.getLogger("test")
-        assert connection.answer(head, answering(b"one", length=3), log) is False
+        assert connection.respond(head, answering(b"one", length=3), log) is False
         assert b"\r\nConnection: close\r\n" in client.recv(65536)
         connection.close()

@@ -1,4 +1,4 @@
-"""Heads of requests: what they say, and what is rejected."""
+"""Parsing of request heads, and what is rejected."""
 
 import random
 from http import HTTPStatus
@@ -44,7 +44,7 @@ def get(*fields: str) -> Head:
     ],
 )
 def test_targets(target: str, path: str, query: str, host: str) -> None:
-    """A target is a path with a query, or absolute, and its host then replaces the field."""
+    """A target is a path with a query, or a URL, whose host then replaces the ``Host`` field."""
     environ = parse_head(head(f"GET {target} HTTP/1.1")).environ
     assert environ["PATH_INFO"] == path
     assert environ["QUERY_STRING"] == query
@@ -84,15 +84,15 @@ def test_hosts(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", "a b", "a/b", "u@a", "a:b", "a:123456", "[::1", "[a]", "\xff", "a%2"]
 )
-def test_wrong_hosts(host: str) -> None:
-    """Anything else in ``Host`` is 400, in HTTP/1.0, too."""
+def test_invalid_hosts(host: str) -> None:
+    """Anything else in ``Host`` is 400, also in HTTP/1.0."""
     for version in ("1.0", "1.1"):
         status, reason = rejection(head(f"GET / HTTP/{version}", host=f"Host: {host}"))
-        assert (status, reason) == (400, "Host is not a host")
+        assert (status, reason) == (400, "Host is malformed")
 
 
-def test_the_number_of_hosts() -> None:
-    """A missing ``Host`` is 400, but not in HTTP/1.0; a repeated one always is."""
+def test_number_of_hosts() -> None:
+    """A missing ``Host`` is 400 except in HTTP/1.0; a repeated one is always 400."""
     assert rejection(head("GET / HTTP/1.1", host="")) == (400, "Host is missing")
     assert "HTTP_HOST" not in parse_head(head("GET / HTTP/1.0", host="")).environ
     for version in ("1.0", "1.1"):
@@ -145,7 +145,7 @@ def test_lengths(fields: list[str], length: int | None) -> None:
     ],
 )
 def test_ambiguous_lengths(fields: list[str], status: int) -> None:
-    """A length that two servers could read differently is rejected, an unknown coding with 501."""
+    """An ambiguous length is rejected; an unknown transfer coding is 501."""
     assert rejection(head("POST / HTTP/1.1", *fields))[0] == status
 
 
@@ -163,7 +163,7 @@ def test_codings_in_http_1_0(coding: str) -> None:
     ],
 )
 def test_malformed_fields(field: str) -> None:
-    """Fields that llhttp accepts only in its lenient modes are 400."""
+    """Fields that llhttp only accepts in its lenient modes are 400."""
     assert rejection(head("GET / HTTP/1.1", field, "z: z"))[0] == 400
     assert rejection(head("GET / HTTP/1.1", field, host=""))[0] == 400
 
@@ -177,7 +177,7 @@ def test_fields() -> None:
 
 
 def test_names_with_underscores() -> None:
-    """A field with an underscore is dropped: it would pass for the one with a hyphen."""
+    """A field with an underscore is dropped: in WSGI it would look like the one with a hyphen."""
     assert get("X-A: a", "X_A: b", "Content_Length: 5").environ.keys() & {
         "HTTP_X_A",
         "CONTENT_LENGTH",
@@ -200,12 +200,12 @@ def test_names_with_underscores() -> None:
     ],
 )
 def test_keeping_connections(version: str, fields: list[str], keeps_alive: bool) -> None:
-    """``close`` anywhere in ``Connection`` ends it; HTTP/1.0 has to ask for keeping it."""
+    """``close`` anywhere in ``Connection`` ends it; HTTP/1.0 has to request keep-alive."""
     assert parse_head(head(f"GET / HTTP/{version}", *fields)).keeps_alive == keeps_alive
 
 
 def test_expectations() -> None:
-    """100 is sent to those who expect it, but not in HTTP/1.0; anything else is 417."""
+    """``Expect: 100-continue`` is honoured, except in HTTP/1.0; any other expectation is 417."""
     assert get("Expect: 100-Continue").expects_continue
     assert not parse_head(head("GET / HTTP/1.0", "Expect: 100-continue")).expects_continue
     assert rejection(head("GET / HTTP/1.1", "Expect: 200"))[0] == 417
@@ -225,7 +225,7 @@ def test_expectations() -> None:
     ],
 )
 def test_limits(data: bytes, status: int | None) -> None:
-    """A head is rejected as soon as a limit is passed, and not before."""
+    """A head is rejected as soon as it exceeds a limit, and not before."""
     if status is None:
         LIMITS.check(data)
     else:
@@ -234,8 +234,8 @@ def test_limits(data: bytes, status: int | None) -> None:
         assert error.value.status == status
 
 
-def test_the_limit_of_a_whole_head() -> None:
-    """However much its parts may have, a head has a limit."""
+def test_limit_of_the_whole_head() -> None:
+    """A head is limited as a whole, even if all its parts are within their limits."""
     limits = Limits(MAX_HEAD, MAX_HEAD, MAX_HEAD)
     limits.check(b"GET / HTTP/1.1\r\n".ljust(MAX_HEAD, b"a"))
     with pytest.raises(Unreadable) as error:
@@ -259,13 +259,13 @@ FIELDS = [
 ]
 
 
-def test_the_same_as_gunicorn() -> None:
-    """What is accepted of ten thousand odd heads, gunicorn's own parser reads in the same way."""
-    chance = random.Random(1)
+def test_parser_agrees_with_gunicorn() -> None:
+    """Of ten thousand random heads, those that are accepted are parsed as by gunicorn's parser."""
+    rng = random.Random(1)
     accepted = 0
     for _ in range(10_000):
-        fields = [chance.choice(FIELDS) for _ in range(chance.choice([0, 1, 1, 2, 3]))]
-        data = head(chance.choice(LINES), *fields)
+        fields = [rng.choice(FIELDS) for _ in range(rng.choice([0, 1, 1, 2, 3]))]
+        data = head(rng.choice(LINES), *fields)
         try:
             ours = parse_head(data)
         except Unreadable:

@@ -43,7 +43,7 @@ from galaxy_express.web.fields import is_identifier
         "\U0001f680" * 255,
     ],
 )
-def test_any_text_is_an_identifier(text: str) -> None:
+def test_valid_identifiers(text: str) -> None:
     """Slashes, percent signs, inner white space and emoji are valid; code points are counted."""
     assert is_identifier(text)
 
@@ -54,7 +54,7 @@ def test_any_text_is_an_identifier(text: str) -> None:
         "",
         "x" * 256,
         "\U0001f680" * 256,
-        # White space at an end, of any kind that Unicode has.
+        # White space at either end, of any kind in Unicode.
         " ",
         " a",
         "a ",
@@ -79,24 +79,24 @@ def test_any_text_is_an_identifier(text: str) -> None:
         "a\x80b",
         "a\x85b",
         "a\x9f",
-        # What clients resolve as steps in a path.
+        # Path segments that clients resolve.
         ".",
         "..",
-        # Halves of characters.
+        # Lone surrogates.
         "\ud83d",
         "a\ude80b",
         "\ud83d\ude80",
     ],
 )
-def test_other_text_is_not_an_identifier(text: str) -> None:
-    """Empty or long text, white space at an end, control characters, dots and lone surrogates
+def test_invalid_identifiers(text: str) -> None:
+    """Empty or long text, white space at either end, control characters, dots and lone surrogates
     are rejected."""
     assert not is_identifier(text)
 
 
 @given(st.text(max_size=5) | st.text(min_size=254, max_size=257) | st.text(".", max_size=4))
-def test_the_rule(text: str) -> None:
-    """The rule, written another way, holds for any text."""
+def test_identifier_rule(text: str) -> None:
+    """The rule, implemented a second way, gives the same result for any text."""
     assert is_identifier(text) == (
         1 <= len(text) <= 255
         and text == text.strip()

@@ -1,4 +1,4 @@
-"""Lines of the log: what they show, and that writing them never blocks."""
+"""Log lines: their format, and that writing them never blocks."""
 
 import json
 import logging
@@ -47,15 +47,15 @@ def make_record(message: str) -> logging.LogRecord:
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe: where it is read, and where it is written to."""
+    """A pipe: its read end and its write end."""
     reader, writer = os.pipe()
     yield reader, writer
     os.close(reader)
     os.close(writer)
 
 
-def test_lines_for_programs() -> None:
-    """A line is a JSON object with the time, in UTC, and what Baseplate's log has."""
+def test_json_lines() -> None:
+    """A line is a JSON object with the time in UTC and the fields of Baseplate's log."""
     record = make_record("Kif\u2028, I have made it with a woman")
     record.settings = {"a": "b"}
     record.created = 0.5
@@ -72,14 +72,14 @@ def test_lines_for_programs() -> None:
     assert "traceID" not in fields
 
 
-def test_the_id_of_a_trace() -> None:
-    """A thread that Baseplate has named after a trace shows the trace."""
+def test_trace_id() -> None:
+    """The trace id is taken from the name of the thread, where Baseplate puts it."""
     record = make_record("x")
     record.threadName = "12345678901234567890"
     assert json.loads(JSONFormatter().format(record))["traceID"] == "12345678901234567890"
 
 
-def test_lines_for_a_person() -> None:
+def test_plain_text_lines() -> None:
     """A line has the time, the level and the message, and the id of the request if there is one."""
     record = make_record("x")
     assert re.fullmatch(rf"{TIME} WARNING  x", PlainFormatter().format(record))
@@ -87,7 +87,7 @@ def test_lines_for_a_person() -> None:
     assert re.fullmatch(rf"{TIME} WARNING  x \[abc\]", PlainFormatter().format(record))
 
 
-def test_a_terminal_shows_lines_for_a_person() -> None:
+def test_terminal_gets_plain_text() -> None:
     """On a terminal a line is plain text."""
     reader, terminal = pty.openpty()
     with Log(terminal) as log:
@@ -97,7 +97,7 @@ def test_a_terminal_shows_lines_for_a_person() -> None:
     os.close(terminal)
 
 
-def test_a_pipe_that_is_read_loses_nothing(pipe: tuple[int, int]) -> None:
+def test_pipe_that_is_read(pipe: tuple[int, int]) -> None:
     """Lines arrive whole and in order."""
     reader, writer = pipe
     with Log(writer) as log:
@@ -109,7 +109,7 @@ def test_a_pipe_that_is_read_loses_nothing(pipe: tuple[int, int]) -> None:
 
 
 def read_lines(reader: int) -> list[dict[str, str]]:
-    """What there is to read, each line of it as JSON, without those that are torn."""
+    """The complete lines that can be read, parsed as JSON."""
     os.set_blocking(reader, False)
     content = b""
     while True:
@@ -120,8 +120,8 @@ def read_lines(reader: int) -> list[dict[str, str]]:
     return [json.loads(line) for line in content.split(b"\n") if line.endswith(b"}")]
 
 
-def test_a_pipe_that_is_full_loses_lines(pipe: tuple[int, int]) -> None:
-    """If nobody reads, lines are dropped and counted; when somebody does, later lines arrive."""
+def test_full_pipe_loses_lines(pipe: tuple[int, int]) -> None:
+    """If nobody reads, lines are dropped and counted; once somebody reads, new lines arrive."""
     reader, writer = pipe
     with Log(writer) as log:
         for _ in range(100):
@@ -131,12 +131,12 @@ def test_a_pipe_that_is_full_loses_lines(pipe: tuple[int, int]) -> None:
         assert arrived + log.dropped == 100
         log.write("at last")
     assert [line["message"] for line in read_lines(reader)] == ["at last"]
-    # A file descriptor that others have, too, is not changed for them.
+    # The descriptor is shared with other processes, so its flags must not change.
     assert os.get_blocking(writer)
 
 
-def test_a_socket_that_is_full_loses_lines() -> None:
-    """A socket, as systemd has it, is like a pipe."""
+def test_full_socket_loses_lines() -> None:
+    """A socket, as under systemd, is treated like a pipe."""
     reader, writer = socket.socketpair()
     with reader, writer, Log(writer.fileno()) as log:
         for _ in range(100):
@@ -146,15 +146,15 @@ def test_a_socket_that_is_full_loses_lines() -> None:
         assert os.get_blocking(writer.fileno())
 
 
-def test_a_disk_that_is_full_loses_lines() -> None:
+def test_full_disk_loses_lines() -> None:
     """A line that can't be written is dropped and counted."""
     with open("/dev/full", "wb") as full, Log(full.fileno()) as log:
         log.write("x")
     assert log.dropped == 1
 
 
-def test_a_file_is_appended_to(tmp_path: Path) -> None:
-    """Lines go where the file descriptor stands, among those of others who have it."""
+def test_file_is_appended_to(tmp_path: Path) -> None:
+    """Lines are appended to a file that other processes write to, too."""
     path = tmp_path / "log"
     with open(path, "wb", buffering=0) as file, Log(file.fileno()) as log:
         file.write(b"before\n")
@@ -164,8 +164,8 @@ def test_a_file_is_appended_to(tmp_path: Path) -> None:
     assert (before, json.loads(line)["message"], after) == ("before", "x", "after")
 
 
-def test_a_closed_log_loses_lines() -> None:
-    """Where standard error is closed nothing fails."""
+def test_closed_log_loses_lines() -> None:
+    """If standard error is closed, nothing fails."""
     descriptor = os.dup(2)
     os.close(descriptor)
     with Log(descriptor) as log:
@@ -173,10 +173,10 @@ def test_a_closed_log_loses_lines() -> None:
     assert log.dropped == 1
 
 
-def test_a_line_that_cannot_be_formatted(
+def test_message_that_cannot_be_formatted(
     pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong call of the log raises nothing; it is reported on standard error."""
+    """A logging call with wrong arguments raises nothing; it is reported on standard error."""
     handler = NonBlockingHandler(pipe[1])
     record = make_record("%d")
     record.args = ("Kif",)
@@ -187,7 +187,7 @@ def test_a_line_that_cannot_be_formatted(
 
 @pytest.fixture
 def installed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[logging.Handler]]:
-    """The handlers of the root logger, after the log was installed on standard error."""
+    """The handlers of the root logger after the log was installed on standard error."""
     root, hub = logging.getLogger(), gevent.get_hub()
     before, print_exception = root.handlers, hub.print_exception
     with os.fdopen(os.dup(2), "w") as elsewhere:
@@ -201,11 +201,11 @@ def installed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[logging.Handle
     root.handlers, hub.print_exception = before, print_exception
 
 
-def test_the_log_of_a_configuration(
+def test_log_configured_by_a_file(
     installed: list[logging.Handler], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A handler that writes to standard error no longer blocks, and keeps its filters and a format
-    that shows the time; other handlers stay as they are."""
+    """A configured handler for standard error no longer blocks, and keeps its filters and a format
+    with the time; other handlers are unchanged."""
     kinds = [type(handler) for handler in installed[:2]]
     assert kinds == [NonBlockingHandler, logging.StreamHandler]
     logging.getLogger("zapp").error("a secret")
@@ -215,10 +215,10 @@ def test_the_log_of_a_configuration(
     assert not re.search(r"^\d{4}-.*: a secret$", printed, re.MULTILINE)
 
 
-def test_an_unhandled_exception_of_a_greenlet(
+def test_unhandled_exception_in_a_greenlet(
     installed: list[logging.Handler], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An exception that ends a greenlet is one line of the log, with its traceback."""
+    """An exception that ends a greenlet is logged on one line, with its traceback."""
 
     def fail() -> None:
         raise ValueError("Kif")

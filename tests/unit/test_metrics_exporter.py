@@ -18,14 +18,14 @@ from galaxy_express.serving.metrics_exporter import exporter_address
         ("/run/galaxy.sock", "7070", ("127.0.0.1", 7070)),
     ],
 )
-def test_the_address(service: str, given: str, address: tuple[str, int]) -> None:
-    """The host is that of the service, and the port 6060, unless told otherwise."""
+def test_exporter_address(service: str, given: str, address: tuple[str, int]) -> None:
+    """By default the host is that of the service, and the port 6060."""
     environ = {"GALAXY_EXPRESS_METRICS_BIND": given}
     assert exporter_address(service, environ) == address
 
 
 @pytest.mark.parametrize("given", ["x", "0", "65536", "-1", "6060x", "host:", "127.0.0.1", "²"])
-def test_a_wrong_address(given: str) -> None:
-    """What names no port is rejected, with the name of the variable."""
+def test_invalid_address(given: str) -> None:
+    """A value without a port is rejected, and the error names the variable."""
     with pytest.raises(ValueError, match=r"^GALAXY_EXPRESS_METRICS_BIND: must be a port"):
         exporter_address("127.0.0.1:9090", {"GALAXY_EXPRESS_METRICS_BIND": given})

@@ -1,4 +1,4 @@
-"""Values of metrics in files: whatever happens to the files, counting goes on."""
+"""Metric values stored in files: counting continues whatever happens to the files."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ from galaxy_express.serving.metrics_files import FILE_BYTES, FileValue
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for metrics, which isn't there yet."""
+    """A folder for metrics that doesn't exist yet."""
     folder = tmp_path / "metrics"
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
     monkeypatch.setenv("MULTIPROCESS_WORKER_ID", "7")
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def close_files() -> None:
-    """Close all files, as the end of the process does."""
+    """Close all files, as when the process ends."""
     for file in FileValue._files.values():
         file.close()  # type: ignore[no-untyped-call]
     FileValue._files.clear()
@@ -34,7 +34,7 @@ def close_files() -> None:
 
 @contextmanager
 def no_files_larger_than(size: int) -> Iterator[None]:
-    """As where the disk is full: allocating more raises."""
+    """Simulate a full disk: allocating more raises an error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -49,15 +49,15 @@ def counter(label: str = "") -> FileValue:
 
 
 def read(folder: Path) -> dict[str, float]:
-    """What Prometheus reads, by label."""
+    """The values that Prometheus reads, by label."""
     families = MultiProcessCollector(None, str(folder)).collect()
     return {
         sample.labels["label"]: sample.value for family in families for sample in family.samples
     }
 
 
-def test_a_value_is_read_by_all(folder: Path) -> None:
-    """What one process counts, others read."""
+def test_value_is_visible_to_other_processes(folder: Path) -> None:
+    """A value counted by one process is read by others."""
     value = counter("a")
     value.inc(2)
     value.inc(1)
@@ -65,8 +65,8 @@ def test_a_value_is_read_by_all(folder: Path) -> None:
     assert read(folder) == {"a": 3}
 
 
-def test_a_worker_goes_on_where_the_last_one_stopped(folder: Path) -> None:
-    """The next worker of the same number counts on."""
+def test_replaced_worker_continues_its_counts(folder: Path) -> None:
+    """A worker continues with the values of its predecessor with the same number."""
     counter("a").inc(2)
     close_files()
     counter("a").inc(1)
@@ -74,7 +74,7 @@ def test_a_worker_goes_on_where_the_last_one_stopped(folder: Path) -> None:
 
 
 def test_files_have_no_holes(folder: Path) -> None:
-    """Every byte of a file is allocated, also when it has grown, so that no write can fail."""
+    """Files are fully allocated, even after they have grown, so that no write can fail."""
     for number in range(1000):
         counter(f"label-{number}").inc(1)
     stat = os.stat(folder / "counter_7.db")
@@ -83,8 +83,8 @@ def test_files_have_no_holes(folder: Path) -> None:
     assert len(read(folder)) == 1000
 
 
-def test_no_room_for_a_file(folder: Path) -> None:
-    """Where a file can't be made, values are counted in memory, and Prometheus reads none."""
+def test_disk_full_when_creating_a_file(folder: Path) -> None:
+    """If a file can't be created, values are counted in memory and not exported."""
     with no_files_larger_than(FILE_BYTES - 1):
         value = counter("a")
     value.inc(2)
@@ -94,8 +94,8 @@ def test_no_room_for_a_file(folder: Path) -> None:
     assert read(folder) == {"b": 1}
 
 
-def test_no_room_for_a_larger_file(folder: Path) -> None:
-    """Where a file can't grow, the values in it stay right, and new ones are in memory."""
+def test_disk_full_when_growing_a_file(folder: Path) -> None:
+    """If a file can't grow, its values stay correct, and new ones are counted in memory."""
     with no_files_larger_than(FILE_BYTES):
         counters = [counter(f"label-{number}") for number in range(1000)]
         for value in counters:
@@ -106,8 +106,8 @@ def test_no_room_for_a_larger_file(folder: Path) -> None:
     assert set(exported.values()) == {1}
 
 
-def test_a_folder_that_is_deleted(folder: Path) -> None:
-    """Values that are in deleted files are still counted; a new file makes a new folder."""
+def test_deleted_folder(folder: Path) -> None:
+    """Values in deleted files are still counted, and the next new file recreates the folder."""
     value = counter("a")
     shutil.rmtree(folder)
     value.inc(1)
@@ -118,8 +118,8 @@ def test_a_folder_that_is_deleted(folder: Path) -> None:
     assert read(folder) == {"c": 5}
 
 
-def test_a_file_that_is_damaged(folder: Path) -> None:
-    """What can't be read is no reason to stop."""
+def test_damaged_file(folder: Path) -> None:
+    """An unreadable file doesn't stop counting."""
     folder.mkdir()
     (folder / "counter_7.db").write_bytes(b"\xff" * FILE_BYTES)
     value = counter("a")

@@ -1,4 +1,4 @@
-"""Outages: logged once when they begin, and once when they are over."""
+"""Outages are logged once when they begin, and once when they end."""
 
 import logging
 
@@ -7,11 +7,11 @@ import pytest
 from galaxy_express.web.outages import QUIET_SECONDS, Outages
 
 
-class Away(Exception):
-    """The database is away."""
+class Unreachable(Exception):
+    """The database is unreachable."""
 
 
-class StillAway(Away):
+class StillUnreachable(Unreachable):
     """The same kind of outage."""
 
 
@@ -31,7 +31,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands still."""
+    """A clock that stands still by default."""
     return Clock()
 
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 def outages(clock: Clock, caplog: pytest.LogCaptureFixture) -> Outages:
     """The outages of a new process."""
     caplog.set_level(logging.INFO)
-    return Outages(logging.getLogger("outages"), [Away, Slow], clock)
+    return Outages(logging.getLogger("outages"), [Unreachable, Slow], clock)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -47,68 +47,68 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_the_first_failure_is_logged(outages: Outages, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a thousand failures one is a line of the log."""
+def test_first_failure_is_logged(outages: Outages, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the first of a thousand failures is logged."""
     for _ in range(1000):
-        outages.note_failure(Away(), "away: %s", "no answer")
-    assert lines(caplog) == [("ERROR", "away: no answer")]
+        outages.note_failure(Unreachable(), "unreachable: %s", "no response")
+    assert lines(caplog) == [("ERROR", "unreachable: no response")]
 
 
-def test_the_end_is_logged_with_the_count(
+def test_end_is_logged_with_the_number_of_failures(
     outages: Outages, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When nothing has failed for a while, the next success ends the outage."""
-    outages.note_failure(Away(), "away")
+    """The first success after a while without failures ends the outage."""
+    outages.note_failure(Unreachable(), "unreachable")
     clock.now += 3
-    outages.note_failure(StillAway(), "away")
+    outages.note_failure(StillUnreachable(), "unreachable")
     outages.note_success()
     clock.now += QUIET_SECONDS
     outages.note_success()
     outages.note_success()
-    assert lines(caplog)[1:] == [("INFO", "Away is over: 2 failed requests in 3.0 s")]
+    assert lines(caplog)[1:] == [("INFO", "Unreachable is over: 2 failed requests in 3.0 s")]
 
 
-def test_successes_between_failures_end_nothing(
+def test_successes_between_failures_do_not_end_an_outage(
     outages: Outages, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While writes fail and reads succeed there is one outage."""
+    """Failing writes among succeeding reads are a single outage."""
     for _ in range(100):
-        outages.note_failure(Away(), "away")
+        outages.note_failure(Unreachable(), "unreachable")
         clock.now += 1
         outages.note_success()
     assert len(lines(caplog)) == 1
 
 
-def test_the_next_outage_is_logged_anew(
+def test_next_outage_is_logged_separately(
     outages: Outages, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failure long after the last one is another outage, even if nothing succeeded."""
-    outages.note_failure(Away(), "first")
+    """A failure long after the last one is a new outage, even without a success in between."""
+    outages.note_failure(Unreachable(), "first")
     clock.now += QUIET_SECONDS
-    outages.note_failure(Away(), "second")
+    outages.note_failure(Unreachable(), "second")
     assert lines(caplog) == [
         ("ERROR", "first"),
-        ("INFO", "Away is over: 1 failed requests in 0.0 s"),
+        ("INFO", "Unreachable is over: 1 failed requests in 0.0 s"),
         ("ERROR", "second"),
     ]
 
 
-def test_each_kind_is_an_outage_of_its_own(
+def test_each_kind_of_error_is_a_separate_outage(
     outages: Outages, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slow request is logged although the database is away."""
-    outages.note_failure(Away(), "away")
+    """A slow request is logged even during an outage of the database."""
+    outages.note_failure(Unreachable(), "unreachable")
     outages.note_failure(Slow(), "slow")
-    assert [message for _, message in lines(caplog)] == ["away", "slow"]
+    assert [message for _, message in lines(caplog)] == ["unreachable", "slow"]
 
 
-def test_which_failures_are_known(outages: Outages, clock: Clock) -> None:
-    """An exception is known from its outage's first failure until its end; others never are."""
-    assert not outages.is_known(Away())
-    outages.note_failure(Away(), "away")
-    assert outages.is_known(StillAway())
+def test_known_failures(outages: Outages, clock: Clock) -> None:
+    """An exception is known from the first failure of its outage until the end of it."""
+    assert not outages.is_known(Unreachable())
+    outages.note_failure(Unreachable(), "unreachable")
+    assert outages.is_known(StillUnreachable())
     assert not outages.is_known(Slow())
     assert not outages.is_known(ValueError())
     assert not outages.is_known(None)
     clock.now += QUIET_SECONDS
-    assert not outages.is_known(Away())
+    assert not outages.is_known(Unreachable())

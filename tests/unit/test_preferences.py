@@ -34,7 +34,7 @@ LATE = EARLY + timedelta(microseconds=1)
         (Preference(False, EARLY), Preference(False, EARLY), False),
     ],
 )
-def test_the_newer_wins_and_a_decline_at_a_tie(
+def test_newer_wins_and_a_decline_wins_a_tie(
     new: Preference, old: Preference | None, replaces: bool
 ) -> None:
     """The later timestamp wins; at equal timestamps a decline wins; a repeat changes nothing."""
@@ -46,30 +46,30 @@ def update(timestamp: datetime, **wanted: bool) -> PreferenceUpdate:
     return PreferenceUpdate("leela", timestamp, wanted)
 
 
-def test_a_first_update_is_applied() -> None:
+def test_first_update_is_applied() -> None:
     """A recipient's first choice becomes current."""
     assert apply_update(update(EARLY, personal=True, marketing=False), {}) == UpdatedPreferences(
         {"personal": Preference(True, EARLY), "marketing": Preference(False, EARLY)}, applied=True
     )
 
 
-def test_an_older_update_changes_nothing() -> None:
-    """An update that arrives after a newer one is answered with the current preferences."""
+def test_older_update_changes_nothing() -> None:
+    """An update that arrives after a newer one isn't applied, and returns the current state."""
     current = {"personal": Preference(False, LATE)}
     assert apply_update(update(EARLY, personal=True), current) == UpdatedPreferences(
         current, applied=False
     )
 
 
-def test_an_exact_repeat_counts_as_applied() -> None:
-    """A repeat of the current preferences is answered as the first update was."""
+def test_exact_repeat_counts_as_applied() -> None:
+    """A repeat of the current preferences gets the same result as the first update."""
     current = {"personal": Preference(False, EARLY)}
     assert apply_update(update(EARLY, personal=False), current) == UpdatedPreferences(
         current, applied=True
     )
 
 
-def test_the_same_value_with_an_older_timestamp_is_not_applied() -> None:
+def test_same_value_with_an_older_timestamp_is_not_applied() -> None:
     """An older update isn't applied, even if its value is the current one."""
     current = {"personal": Preference(True, LATE)}
     assert not apply_update(update(EARLY, personal=True), current).applied
@@ -86,16 +86,16 @@ def test_each_type_is_ordered_on_its_own() -> None:
     )
 
 
-def test_a_type_that_is_not_named_is_left_alone() -> None:
-    """Omitted means unchanged."""
+def test_omitted_type_is_unchanged() -> None:
+    """A type that an update doesn't name is unchanged."""
     current = {"freight": Preference(False, LATE)}
     updated = apply_update(update(EARLY, personal=True), current)
     assert updated.preferences == current | {"personal": Preference(True, EARLY)}
     assert updated.applied
 
 
-def test_the_current_preferences_are_not_modified() -> None:
-    """The result is a new value: the given one may be in use elsewhere."""
+def test_current_preferences_are_not_modified() -> None:
+    """The result is a new object: the given one may be in use elsewhere."""
     current = {"personal": Preference(True, EARLY)}
     apply_update(update(LATE, personal=False), current)
     assert current == {"personal": Preference(True, EARLY)}

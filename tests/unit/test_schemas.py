@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: strict parsing, and every error at once."""
+"""Request and response bodies: strict parsing, and all errors at once."""
 
 import json
 import tracemalloc
@@ -46,7 +46,7 @@ MORE_SCHEMAS = Schemas(
 
 
 def parse_update(body: bytes) -> PreferenceUpdate:
-    """Read an update of Leela's."""
+    """Parse an update by Leela."""
     return SCHEMAS.parse_update(body, "leela")
 
 
@@ -58,7 +58,7 @@ Parse = Callable[[bytes], object]
 
 
 def to_json(value: object) -> bytes:
-    """A body."""
+    """Encode a body."""
     return json.dumps(value).encode()
 
 
@@ -160,20 +160,20 @@ def test_malformed_json(parse: Parse, body: bytes, detail: str) -> None:
 
 @OBJECT_PARSERS
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"true", b"null", b"1e999", b"[{}]"])
-def test_a_body_must_be_an_object(parse: Parse, body: bytes) -> None:
+def test_body_must_be_an_object(parse: Parse, body: bytes) -> None:
     """A body of another top-level type is malformed too."""
     with pytest.raises(MalformedBody, match="object"):
         parse(body)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'"x"', b"1", b"null", to_json(PACKAGE)])
-def test_a_batch_must_be_an_array(body: bytes) -> None:
+def test_batch_must_be_an_array(body: bytes) -> None:
     """A batch of another top-level type is malformed, a single package included."""
     with pytest.raises(MalformedBody, match="array"):
         SCHEMAS.parse_batch(body)
 
 
-def test_the_place_of_a_syntax_error() -> None:
+def test_position_of_a_syntax_error() -> None:
     """The message has the line and the column of a syntax error."""
     with pytest.raises(MalformedBody, match=r"line 2, column 3"):
         SCHEMAS.parse_package(b'{"a": 1,\n  b}')
@@ -184,14 +184,14 @@ def test_the_place_of_a_syntax_error() -> None:
     "value",
     [None, True, 1, 1.5, 10**400, [], ["zap"], {}, {"a": {"b": 1}}, "", " zap", "zap\n", "\ud800"],
 )
-def test_an_invalid_field_of_a_package(field: str, value: object) -> None:
+def test_invalid_field_of_a_package(field: str, value: object) -> None:
     """A value of the wrong type or form is the only error, with a pointer to its field."""
     assert invalid_fields(SCHEMAS.parse_package, PACKAGE | {field: value}) == [f"#/{field}"]
 
 
 @pytest.mark.parametrize("value", [b"1e999", b"-1e999", b"[" * 400 + b"]" * 400])
-def test_huge_values_are_only_values_of_the_wrong_type(value: bytes) -> None:
-    """A number beyond all floats and deeply nested arrays are not strings."""
+def test_huge_values_are_of_the_wrong_type(value: bytes) -> None:
+    """Huge numbers and deeply nested arrays are rejected like other values of the wrong type."""
     body = to_json(PACKAGE).replace(b'"zap"', value)
     assert errors_of(SCHEMAS.parse_package, body) == [
         {"pointer": "#/sender_id", "detail": "must be a string"}
@@ -199,7 +199,7 @@ def test_huge_values_are_only_values_of_the_wrong_type(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["Personal", "personal ", "marketing,personal", "freight"])
-def test_an_unregistered_type(name: str) -> None:
+def test_unregistered_type(name: str) -> None:
     """The error for a type that isn't registered names the registered ones."""
     assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {"package_type": name})) == [
         {"pointer": "#/package_type", "detail": "must be one of 'personal' or 'marketing'"}
@@ -208,7 +208,7 @@ def test_an_unregistered_type(name: str) -> None:
 
 @pytest.mark.parametrize("field", ["personal_preference", "marketing_preference"])
 @pytest.mark.parametrize("value", [None, 0, 1, 1.0, "true", "false", "", [], {}])
-def test_a_boolean_is_a_boolean(field: str, value: object) -> None:
+def test_preferences_must_be_booleans(field: str, value: object) -> None:
     """Only true and false are booleans."""
     assert errors_of(parse_update, to_json(UPDATE | {field: value})) == [
         {"pointer": f"#/{field}", "detail": "must be true or false"}
@@ -241,7 +241,7 @@ def test_all_errors_at_once() -> None:
         {"pointer": "#/package_type", "detail": "is required"},
         {
             "pointer": "#/recipient_id",
-            "detail": "must not have control characters, or white space at an end",
+            "detail": "must not have control characters, or white space at either end",
         },
         {"pointer": "#/sender_id", "detail": "must have 1 to 255 characters"},
         {
@@ -256,12 +256,12 @@ def test_all_errors_at_once() -> None:
 def test_dots_are_not_identifiers(field: str, dots: str) -> None:
     """Clients resolve . and .. in paths, so no id may be one."""
     assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {field: dots})) == [
-        {"pointer": f"#/{field}", "detail": "must not be . or .., which no path can name"}
+        {"pointer": f"#/{field}", "detail": "must not be . or .., which can't be used in a path"}
     ]
 
 
 def unknown_fields(count: int) -> dict[str, object]:
-    """So many fields that no body has."""
+    """A number of unknown fields."""
     return {f"unknown-{number}": number for number in range(count)}
 
 
@@ -288,7 +288,7 @@ def test_at_most_10_errors_of_an_item() -> None:
 
 
 def test_memory_for_errors_is_bounded() -> None:
-    """The errors of 50,000 unknown fields take no memory beside that for the body."""
+    """The errors of 50,000 unknown fields need little memory in addition to the body's."""
     body = to_json([unknown_fields(50_000)])
     tracemalloc.start()
     try:
@@ -301,15 +301,15 @@ def test_memory_for_errors_is_bounded() -> None:
 
 @OBJECT_PARSERS
 @pytest.mark.parametrize("name", ["x" * 256, "é" * 50, "x" * 60_000, "\0" * 200, "~" * 200])
-def test_an_unknown_field_with_a_long_name(parse: Parse, name: str) -> None:
-    """A pointer of more than 255 characters isn't listed; the object that has it is."""
+def test_unknown_field_with_a_long_name(parse: Parse, name: str) -> None:
+    """A pointer of more than 255 characters isn't listed; its parent object is, instead."""
     valid = UPDATE if parse is parse_update else PACKAGE
     assert errors_of(parse, to_json(valid | {name: 1})) == [
         {"pointer": "#", "detail": "has an unknown field with a long name"}
     ]
 
 
-def test_a_preference_of_the_far_future() -> None:
+def test_update_in_the_far_future() -> None:
     """If there is a limit, the timestamp of an update may not be further ahead of the clock."""
     schemas = Schemas(PACKAGE_TYPES, max_ahead=timedelta(hours=1))
     now = datetime.now(UTC)
@@ -349,7 +349,7 @@ def test_a_preference_of_the_far_future() -> None:
         ("1", "#/1"),
     ],
 )
-def test_an_unknown_field_is_pointed_at(parse: Parse, name: str, pointer: str) -> None:
+def test_unknown_field_has_a_pointer(parse: Parse, name: str, pointer: str) -> None:
     """A pointer is one of RFC 6901 in a URI fragment, whatever the field is called."""
     valid = UPDATE if parse is parse_update else PACKAGE
     assert errors_of(parse, to_json(valid | {name: 1})) == [
@@ -357,7 +357,7 @@ def test_an_unknown_field_is_pointed_at(parse: Parse, name: str, pointer: str) -
     ]
 
 
-def test_names_that_are_not_unicode() -> None:
+def test_lone_surrogate_in_a_field_name() -> None:
     """A lone surrogate in a field's name is one error among the others."""
     body = to_json(PACKAGE | {"sender_id": 3}).replace(b"{", rb'{"\ud800": 1, "\udfff": 2, ')
     assert sorted(error["pointer"] for error in errors_of(SCHEMAS.parse_package, body)) == [
@@ -367,7 +367,7 @@ def test_names_that_are_not_unicode() -> None:
     ]
 
 
-def test_a_body_may_repeat_the_recipient_of_the_path() -> None:
+def test_body_may_repeat_the_recipient_of_the_path() -> None:
     """A recipient in the body must be that of the path."""
     assert parse_update(to_json(UPDATE | {"recipient_id": "leela"})) == (
         parse_update(to_json(UPDATE))
@@ -378,13 +378,13 @@ def test_a_body_may_repeat_the_recipient_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "", " leela", "leela ", "\ud800"])
-def test_a_recipient_in_the_body_must_be_one(value: object) -> None:
+def test_recipient_in_the_body_must_be_valid(value: object) -> None:
     """The rules for identifiers apply to a recipient in the body."""
     assert invalid_fields(parse_update, UPDATE | {"recipient_id": value}) == ["#/recipient_id"]
 
 
 @pytest.mark.parametrize("recipient_id", ["", " leela", "a\nb", "x" * 256])
-def test_a_recipient_of_the_path_must_be_one(recipient_id: str) -> None:
+def test_recipient_in_the_path_must_be_valid(recipient_id: str) -> None:
     """An update of an invalid recipient is rejected, whatever its body."""
     for body in (to_json(UPDATE), b"nonsense"):
         with pytest.raises(ValidationFailed, match="path") as invalid:
@@ -392,8 +392,8 @@ def test_a_recipient_of_the_path_must_be_one(recipient_id: str) -> None:
         assert invalid.value.errors == []
 
 
-def test_an_optional_type() -> None:
-    """A type that updates needn't name is unchanged if it isn't named."""
+def test_optional_type() -> None:
+    """An optional type that an update omits is unchanged."""
     update = MORE_SCHEMAS.parse_update(to_json(UPDATE), "leela")
     assert update.wanted == {"personal": True, "marketing": False}
     update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"freight_preference": False}), "leela")
@@ -401,7 +401,7 @@ def test_an_optional_type() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "true"])
-def test_an_invalid_value_of_an_optional_type(value: object) -> None:
+def test_invalid_value_of_an_optional_type(value: object) -> None:
     """An optional preference may be missing, but not null."""
     body = to_json(UPDATE | {"freight_preference": value})
     assert errors_of(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
@@ -409,7 +409,7 @@ def test_an_invalid_value_of_an_optional_type(value: object) -> None:
     ]
 
 
-def test_a_type_that_can_not_be_declined() -> None:
+def test_type_that_cannot_be_declined() -> None:
     """A type that can't be declined can only be wanted."""
     update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"tax_preference": True}), "leela")
     assert update.wanted["tax"] is True
@@ -419,7 +419,7 @@ def test_a_type_that_can_not_be_declined() -> None:
     ]
 
 
-def test_a_batch_keeps_its_order() -> None:
+def test_batch_keeps_its_order() -> None:
     """Each item becomes a package or a rejection, in order."""
     body = to_json([PACKAGE, 5, PACKAGE | {"package_id": ""}, PACKAGE | {"package_id": "pkg-2"}])
     first, second, third, fourth = SCHEMAS.parse_batch(body)
@@ -433,12 +433,12 @@ def test_a_batch_keeps_its_order() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 1000])
-def test_a_batch_within_the_limit(length: int) -> None:
+def test_batch_within_the_limit(length: int) -> None:
     """A batch may have 0 to 1,000 items."""
     assert len(SCHEMAS.parse_batch(to_json([1] * length))) == length
 
 
-def test_a_batch_over_the_limit() -> None:
+def test_batch_over_the_limit() -> None:
     """A batch of 1,001 items is invalid."""
     with pytest.raises(ValidationFailed, match=r"at most 1,000 items, not 1,001"):
         SCHEMAS.parse_batch(to_json([1] * 1001))
@@ -447,7 +447,7 @@ def test_a_batch_over_the_limit() -> None:
 @pytest.mark.parametrize(
     ("status", "reason"), [(Status.DELIVERED, None), (Status.DROPPED, "recipient_declined")]
 )
-def test_the_body_of_a_decision(status: Status, reason: str | None) -> None:
+def test_body_of_a_decision(status: Status, reason: str | None) -> None:
     """The body of a decision has the package, its status, the reason, and both times."""
     package = Package("pkg-1", "zap", "leela", "personal", NOON)
     decision = Decision(package, status, NOON + timedelta(seconds=1.5), NOON)
@@ -464,7 +464,7 @@ def test_the_body_of_a_decision(status: Status, reason: str | None) -> None:
     }
 
 
-def test_preferences_are_told_with_deerrors_of() -> None:
+def test_default_preferences() -> None:
     """A recipient who sent no update has the defaults, and no `updated_at`."""
     assert MORE_SCHEMAS.preferences_body("leela", {}) == {
         "recipient_id": "leela",
@@ -476,15 +476,15 @@ def test_preferences_are_told_with_deerrors_of() -> None:
     }
 
 
-def test_the_body_of_preferences() -> None:
+def test_body_of_preferences() -> None:
     """The body has the current preferences, and the newest of their timestamps."""
     later = datetime(2142, 3, 2, 12, tzinfo=UTC)
-    said = {
+    preferences = {
         "personal": Preference(False, later),
         "marketing": Preference(True, NOON),
         "forgotten": Preference(True, NOON),  # a type that is no longer registered
     }
-    assert SCHEMAS.preferences_body("leela", said) == {
+    assert SCHEMAS.preferences_body("leela", preferences) == {
         "recipient_id": "leela",
         "personal_preference": False,
         "marketing_preference": True,

@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named."""
+"""Parsing of settings: errors name the setting."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,14 +18,14 @@ from galaxy_express.settings import (
 
 @dataclass(frozen=True)
 class Settings:
-    """A section."""
+    """A section of settings."""
 
     name: str = field(metadata={"parse": String})
     wait: timedelta = field(default=timedelta(seconds=1), metadata={"parse": duration})
 
 
 def test_settings_are_read() -> None:
-    """A value is parsed, and one that is optional has its default."""
+    """Values are parsed, and optional ones have a default."""
     settings = read_section({"desk.name": "bender", "other.name": "fry"}, "desk", Settings)
     assert settings == Settings("bender", timedelta(seconds=1))
 
@@ -40,8 +40,8 @@ def test_settings_are_read() -> None:
         ({"desk.name": "bender", "desk": "x"}, "desk"),
     ],
 )
-def test_an_error_names_its_setting(app_config: dict[str, str], key: str) -> None:
-    """A value that is missing or wrong, and a key that doesn't exist, are named."""
+def test_error_names_its_setting(app_config: dict[str, str], key: str) -> None:
+    """The error names a missing or invalid value, or an unknown key."""
     with pytest.raises(ConfigurationError) as error:
         read_section(app_config, "desk", Settings)
     assert error.value.key == key
@@ -55,16 +55,16 @@ def test_an_error_names_its_setting(app_config: dict[str, str], key: str) -> Non
         ("24 days", timedelta(days=24)),
     ],
 )
-def test_a_duration(text: str, value: timedelta) -> None:
-    """A duration is read as it stands, up to 24 days."""
+def test_duration(text: str, value: timedelta) -> None:
+    """Durations up to 24 days are valid."""
     assert duration(text) == value
 
 
 @pytest.mark.parametrize(
     "key", ["stop_timeuot", "handler", "max_concurrency", "monitoring.gc", "monitoring.gc.stat"]
 )
-def test_an_unknown_setting_of_the_server(key: str) -> None:
-    """What Baseplate's server doesn't know, or what has no effect here, is named."""
+def test_unknown_server_setting(key: str) -> None:
+    """The error names a setting that Baseplate's server doesn't know or that has no effect."""
     with pytest.raises(ConfigurationError) as error:
         check_server_settings({"factory": "x", key: "1 second"})
     assert error.value.key == key
@@ -74,16 +74,16 @@ def test_an_unknown_setting_of_the_server(key: str) -> None:
     ("key", "value"),
     [("stop_timeout", "0 seconds"), ("drain_time", "5"), ("monitoring.gc.stats", "7")],
 )
-def test_a_wrong_setting_of_the_server(key: str, value: str) -> None:
-    """A value that is wrong is named."""
+def test_invalid_server_setting(key: str, value: str) -> None:
+    """The error names the setting with an invalid value."""
     with pytest.raises(ConfigurationError) as error:
         check_server_settings({"factory": "x", key: value})
     assert error.value.key == key
 
 
 @pytest.mark.parametrize("text", ["/express", "/planet/express", "/a.b", "/~zap", "/..."])
-def test_a_path_prefix(text: str) -> None:
-    """A path is read as it stands."""
+def test_path_prefix(text: str) -> None:
+    """A path is used unchanged."""
     assert path_prefix(text) == text
 
 
@@ -108,27 +108,27 @@ def test_a_path_prefix(text: str) -> None:
         "/a\n",
     ],
 )
-def test_other_text_is_not_a_path_prefix(text: str) -> None:
-    """Relative paths, URLs, and paths with a slash at their end are rejected."""
+def test_invalid_path_prefix(text: str) -> None:
+    """Relative paths, URLs, and paths with a trailing slash are rejected."""
     with pytest.raises(ValueError, match="path such as /express"):
         path_prefix(text)
 
 
-def test_a_long_duration() -> None:
-    """What nothing waits for may be as long as a datetime can express."""
+def test_long_duration() -> None:
+    """A duration that nothing waits for may be as long as a timedelta can express."""
     assert long_duration("3650 days") == timedelta(days=3650)
     for text in ("0 days", "-1 days", "soon", ""):
         with pytest.raises(ValueError, match="must be"):
             long_duration(text)
 
 
-def test_a_positive_integer() -> None:
-    """A whole number of at least one is read as it stands."""
+def test_positive_integer() -> None:
+    """Integers of at least one are valid."""
     assert positive_integer("1") == 1
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "many"])
-def test_other_numbers_are_not_positive_integers(text: str) -> None:
+def test_invalid_positive_integers(text: str) -> None:
     """Zero, negative numbers, fractions and words are rejected."""
     with pytest.raises(ValueError, match=r"."):
         positive_integer(text)

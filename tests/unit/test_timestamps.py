@@ -17,7 +17,7 @@ from galaxy_express.web.responses import json_response
         ("2142-03-01T12:00:00Z", "2142-03-01T12:00:00Z"),
         ("2142-03-01t12:00:00z", "2142-03-01T12:00:00Z"),
         ("2142-03-01 12:00:00z", "2142-03-01T12:00:00Z"),
-        # As `date --rfc-3339=seconds` and Python's str() print it.
+        # The formats of `date --rfc-3339=seconds` and of Python's str().
         ("2142-03-01 12:00:00+00:00", "2142-03-01T12:00:00Z"),
         ("2142-03-01 12:00:00.5-01:30", "2142-03-01T13:30:00.500000Z"),
         ("2142-03-01T12:00:00+00:00", "2142-03-01T12:00:00Z"),
@@ -30,7 +30,7 @@ from galaxy_express.web.responses import json_response
         ("2142-03-01T12:00:00.5Z", "2142-03-01T12:00:00.500000Z"),
         ("2142-03-01T12:00:00.000Z", "2142-03-01T12:00:00Z"),
         ("2142-03-01T12:00:00.123456Z", "2142-03-01T12:00:00.123456Z"),
-        # Digits beyond microseconds are cut, not rounded.
+        # Digits beyond microseconds are truncated, not rounded.
         ("2142-03-01T12:00:00.1234569Z", "2142-03-01T12:00:00.123456Z"),
         ("2142-12-31T23:59:59.9999999999Z", "2142-12-31T23:59:59.999999Z"),
         ("2142-03-01T12:00:00.0000009Z", "2142-03-01T12:00:00Z"),
@@ -40,7 +40,7 @@ from galaxy_express.web.responses import json_response
         ("9999-12-31T22:59:59-01:00", "9999-12-31T23:59:59Z"),
     ],
 )
-def test_a_timestamp_is_read_and_answered_in_utc(text: str, in_utc: str) -> None:
+def test_valid_timestamps(text: str, in_utc: str) -> None:
     """Every form of RFC 3339, section 5.6, is parsed as its instant."""
     assert json_response(parse_timestamp(text)).json == in_utc
 
@@ -57,7 +57,7 @@ def test_a_timestamp_is_read_and_answered_in_utc(text: str, in_utc: str) -> None
         "2142-03-01T12:00:00+01:60",
         "2142-03-01T12:00:00+01:00:00",
         "2142-03-01T12:00:00ZZ",
-        # Not RFC 3339, though ISO 8601 or Python may know it.
+        # Not RFC 3339, although ISO 8601 or Python may allow it.
         "2142-03-01",
         "2142-03-01  12:00:00Z",
         "2142-03-01\t12:00:00Z",
@@ -77,7 +77,7 @@ def test_a_timestamp_is_read_and_answered_in_utc(text: str, in_utc: str) -> None
         "Thu, 01 Mar 2142 12:00:00 GMT",
         "now",
         "",
-        # Days and times that don't exist.
+        # Dates and times that don't exist.
         "2142-02-29T12:00:00Z",
         "2142-13-01T12:00:00Z",
         "2142-00-01T12:00:00Z",
@@ -88,18 +88,18 @@ def test_a_timestamp_is_read_and_answered_in_utc(text: str, in_utc: str) -> None
         "2016-12-31T23:59:60Z",
         "2142-03-01T12:00:61Z",
         "0000-01-01T00:00:00Z",
-        # Outside the years 1 to 9999, once in UTC.
+        # Outside the years 1 to 9999 when converted to UTC.
         "0001-01-01T00:00:00+14:00",
         "0001-01-01T00:00:00+00:01",
         "9999-12-31T23:59:59-01:00",
-        # Around it, and in other digits.
+        # Surrounding white space, and non-ASCII digits.
         " 2142-03-01T12:00:00Z",
         "2142-03-01T12:00:00Z ",
         "2142-03-01T12:00:00Z\n",
         "2142-03-01T12:00:00Z\0",
         "\uff12\uff11\uff14\uff12-03-01T12:00:00Z",
         "2142-03-01T12:00:00.\uff11Z",
-        # No strings.
+        # Not strings.
         5432100000,
         5432100000.5,
         "5432100000",
@@ -110,8 +110,8 @@ def test_a_timestamp_is_read_and_answered_in_utc(text: str, in_utc: str) -> None
         datetime(2142, 3, 1, tzinfo=UTC),
     ],
 )
-def test_anything_else_is_rejected(value: object) -> None:
-    """What isn't an instant in RFC 3339's form is rejected, never guessed at."""
+def test_invalid_timestamps(value: object) -> None:
+    """Anything but an RFC 3339 timestamp with an offset is rejected."""
     with pytest.raises(PydanticCustomError):
         parse_timestamp(value)
 
@@ -119,21 +119,21 @@ def test_anything_else_is_rejected(value: object) -> None:
 @pytest.mark.parametrize(
     "text", ["2016-12-31T23:59:60Z", "2017-01-01 00:59:60.5+01:00", "2142-03-01t12:00:60z"]
 )
-def test_a_leap_second_is_named(text: str) -> None:
-    """A leap second is RFC 3339, but is rejected, with a message that says why."""
+def test_leap_second_is_rejected(text: str) -> None:
+    """A leap second is valid RFC 3339 but rejected, with a message that says why."""
     with pytest.raises(PydanticCustomError, match="leap second"):
         parse_timestamp(text)
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_what_is_answered_can_be_sent(timestamp: datetime) -> None:
+def test_formatted_timestamp_can_be_parsed(timestamp: datetime) -> None:
     """A formatted timestamp is parsed as the same instant."""
     assert parse_timestamp(json_response(timestamp).json) == timestamp
 
 
 @given(st.text() | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"))
-def test_no_text_breaks_the_parser(text: str) -> None:
-    """Any text is either an instant in UTC or rejected."""
+def test_parser_accepts_any_text(text: str) -> None:
+    """Any text is either parsed as an instant or rejected with the expected error."""
     try:
         timestamp = parse_timestamp(text)
     except PydanticCustomError:

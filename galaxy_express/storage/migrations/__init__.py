@@ -1,6 +1,6 @@
-"""Migrations: bring the tables of any earlier version up to date, with Alembic.
+"""Migrations of the tables of any earlier version, with Alembic.
 
-A migration can be run again after it was interrupted at any moment, and while the previous
+A migration can be rerun after an interruption at any moment, and while the previous
 version of the service still writes.
 """
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for
 
-#: Alembic's own table, which has the revision of the database.
+#: Alembic's table with the revision of the database.
 VERSION_TABLE = "alembic_version"
 
 
@@ -31,16 +31,16 @@ class NewerDatabase(Exception):
 
 
 def upgrade(connection: Connection) -> str | None:
-    """Run the migrations that the database lacks, and create tables that were lost.
+    """Run the migrations that the database lacks, and recreate missing tables.
 
-    :param connection: one that nobody else migrates with at the same time.
+    :param connection: a connection that no other process migrates with at the same time.
     :returns: the new revision; ``None`` if no migration was needed.
-    :raises NewerDatabase: if there is nothing that this version could do.
+    :raises NewerDatabase: if its revision is unknown to this version.
     """
     needed = needs_upgrade(connection)
     if needed:
         if connection.dialect.name == "postgresql":
-            connection.commit()  # its migrations make transactions of their own
+            connection.commit()  # the migrations begin their own transactions
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -67,7 +67,7 @@ def needs_upgrade(connection: Connection) -> bool:
 
 
 def forget(connection: Connection) -> None:
-    """Remove what migrations have made beside the tables, which are dropped already."""
+    """Remove everything else that migrations created, after the tables were dropped."""
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("DROP FUNCTION IF EXISTS galaxy_express_draw")

@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate the database of a connection that it is given."""
+"""Alembic's environment: migrates the database of the given connection."""
 
 from alembic import context
 

@@ -1,29 +1,29 @@
-// What all parts of the dashboard share: elements, requests, and words.
+// Helpers for all parts of the dashboard: elements, requests, and texts.
 
-const TIMEOUT = 5000; // milliseconds to wait for an answer
+const TIMEOUT = 5000; // milliseconds to wait for a response
 
 export const find = (id) => document.getElementById(id);
 
-/** Make an element: its name, its properties, what is inside. */
+/** Create an element with properties and children. */
 export function make(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties);
   element.append(...children);
   return element;
 }
 
-/** Set a text only if it differs, since a live region announces it each time it is set. */
+/** Set a text only if it differs, since a live region announces every change. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Show a sentence about an answer in its form. */
+/** Show the outcome of a request in its form. */
 export function tell(form, text, outcome = "") {
   const sentence = form.querySelector(".outcome");
   sentence.textContent = text;
   sentence.dataset.outcome = outcome;
 }
 
-/** Send a request; returns { response, body }, or null if there was no answer. */
+/** Send a request; returns { response, body }, or null if there was no response. */
 export async function ask(path, options = {}) {
   try {
     const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
@@ -38,7 +38,7 @@ export const preferencesOf = (recipient) =>
 
 export const timeOfDay = (date) => date.toLocaleTimeString("en-GB");
 
-/** A timestamp of the API, to the second, for people. */
+/** A timestamp of the API, formatted for display, to the second. */
 export const inSeconds = (timestamp) =>
   timestamp.replace(/\.\d+/, "").replace("T", " ").replace("Z", " UTC");
 
@@ -53,12 +53,12 @@ export function decisionInWords(decision) {
   return `Dropped: ${package_type} is unwanted by default, and ${recipient_id} did not ask for it`;
 }
 
-/** Describe an answer in a sentence. */
+/** Describe a response in a sentence. */
 export function inWords(response, body) {
   if (!response.ok) return `Rejected: ${body.detail}.`;
   if (body.status === undefined) {
     if (body.applied) return "Applied: these are the current preferences.";
-    return `Not applied: the current preferences are newer, of ${inSeconds(body.updated_at)}.`;
+    return `Not applied: the current preferences are newer (${inSeconds(body.updated_at)}).`;
   }
   const replayed = response.headers.has("Idempotent-Replayed");
   const repeated = ". This package was decided before, so nothing was counted again";

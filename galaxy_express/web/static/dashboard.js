@@ -1,11 +1,11 @@
-// The dashboard: polls while the page is visible, and hands what it reads to its parts.
+// The dashboard: polls the service while the page is visible, and updates its parts.
 
 import { ask } from "./common.js";
 import { forms } from "./forms.js";
 import { showLatest } from "./packages.js";
 import { isStale, loadPast, noteNewest, POLL, showRates, showState, showTotals } from "./totals.js";
 
-const MAX_DELAY = 16000; // milliseconds between two polls of a service that does not answer
+const MAX_DELAY = 16000; // milliseconds between polls of a service that doesn't respond
 
 async function update() {
   const [health, statistics] = await Promise.all([ask("health"), ask("statistics")]);

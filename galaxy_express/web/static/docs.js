@@ -1,6 +1,6 @@
 "use strict";
 
-// Swagger UI draws the API description. Nothing is asked of any other site.
+// Swagger UI shows the API description. Nothing is loaded from other sites.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#docs",
@@ -10,7 +10,7 @@ SwaggerUIBundle({
   validatorUrl: null,
 });
 
-// Swagger UI is dark where its page is marked so.
+// Swagger UI is dark if its page has this class.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", follow);

@@ -3,7 +3,7 @@
 import { ask, find, inSeconds, inWords, make, preferencesOf, quote, say, tell } from "./common.js";
 import { PagedList } from "./packages.js";
 
-const TYPING = 300; // milliseconds without a key after which a recipient is looked up
+const TYPING = 300; // milliseconds without a key press before a recipient is looked up
 
 /** The item of an update in the history. */
 function updateItem({ timestamp, received_at, applied, ...preferences }) {
@@ -22,8 +22,8 @@ const newId = () => {
 };
 
 const INITIAL = { sender_id: () => "zap", recipient_id: () => "scruffy", package_id: newId };
-const NOTHING_CHANGED = "Choose what to change.";
-const HINTS = { timestamp: "Left empty: now." };
+const NOTHING_CHANGED = "Choose a preference to change.";
+const HINTS = { timestamp: "If empty, the current time is used." };
 
 /** A form built from the JSON Schema of a request. */
 class RequestForm {
@@ -84,7 +84,7 @@ class RequestForm {
     return field;
   }
 
-  /** Make the path and the body of the request. */
+  /** Return the path and the body of the request. */
   request() {
     const data = Object.fromEntries(new FormData(this.form));
     const body = {};
@@ -131,7 +131,7 @@ class RequestForm {
   showAnswer(answer) {
     const shown = this.form.querySelector(".answer");
     if (answer === null) {
-      this.tell("No answer: the service can't be reached. It is safe to try again.", "rejected");
+      this.tell("No response: the service is unreachable. A retry is safe.", "rejected");
       shown.textContent = "None.";
       this.showErrors([]);
     } else {
@@ -156,7 +156,7 @@ class RequestForm {
   }
 }
 
-/** The form for preferences. It can be submitted only while it shows what is stored. */
+/** The preferences form. It can only be submitted while it shows the stored preferences. */
 class PreferencesForm extends RequestForm {
   history = new PagedList(find("history"), "updates", updateItem);
   stored = null; // the stored preferences, or null while they are unknown
@@ -221,7 +221,7 @@ class PreferencesForm extends RequestForm {
       ? `Stored preferences, last updated ${inSeconds(updated)}.`
       : "Nothing is stored: these are the defaults.");
     say(find("prefer-timestamp-hint"), updated && new Date(updated) > new Date()
-      ? "The last update lies in the future: only a later timestamp changes anything."
+      ? "The last update is in the future: only updates with a later timestamp are applied."
       : HINTS.timestamp);
     this.preview();
     this.history.load(`${preferencesOf(this.recipient.value)}/history`);
@@ -250,7 +250,7 @@ class PreferencesForm extends RequestForm {
   }
 }
 
-/** Match errors to fields. A rejected path has only one parameter that can be wrong. */
+/** Match errors to fields. Only one parameter of a rejected path can be invalid. */
 function fieldErrors({ status }, { errors, detail }, parameters) {
   if (errors || ![404, 422].includes(status)) return errors ?? [];
   return parameters.map((name) => ({ pointer: `#/${name}`, detail }));

@@ -1,4 +1,4 @@
-// Packages and updates that are stored: one by its id, a recipient's, the latest.
+// Stored packages and updates: a package by id, those of a recipient, and the latest ones.
 
 import { ask, decisionInWords, find, inSeconds, make, say, tell } from "./common.js";
 
@@ -27,7 +27,7 @@ export class PagedList {
     this.button.hidden = true;
   }
 
-  /** Show the first page of a path; returns the answer, or undefined if it is out of date. */
+  /** Show the first page of a path; returns the response, or undefined if it is out of date. */
   async load(path) {
     this.clear();
     this.path = path;
@@ -56,7 +56,7 @@ export class PagedList {
   }
 }
 
-/** The item of a decision. Its id finds the package. */
+/** The list item of a decision. A click on its id finds the package. */
 function decisionItem(decision) {
   const id = make("button", { type: "button", className: "link", textContent: decision.package_id });
   id.addEventListener("click", () => findPackage(decision.package_id));
@@ -92,7 +92,7 @@ find("find").addEventListener("submit", async (event) => {
   if (id !== find("find-package_id").value) {
     tell(form, "");
   } else if (answer === null) {
-    tell(form, "No answer: the service can't be reached.", "rejected");
+    tell(form, "No response: the service is unreachable.", "rejected");
   } else if (answer.response.status === 404) {
     tell(form, "No package with this id was decided.", "rejected");
   } else if (!answer.response.ok) {
@@ -127,7 +127,7 @@ find("list").addEventListener("submit", async (event) => {
   const answer = await ofRecipient.load(`packages?recipient_id=${encodeURIComponent(id)}`);
   if (answer === undefined) return;
   if (answer === null) {
-    tell(form, "No answer: the service can't be reached.", "rejected");
+    tell(form, "No response: the service is unreachable.", "rejected");
   } else if (!answer.response.ok) {
     tell(form, `Rejected: ${answer.body.detail}.`, "rejected");
   } else {

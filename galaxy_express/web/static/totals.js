@@ -1,11 +1,11 @@
-// The totals and their rates, and whether the service can be reached.
+// The totals, their rates, and the state of the service.
 
 import { ask, find, inSeconds, make, quote, say, timeOfDay } from "./common.js";
 
 export const POLL = 2000; // milliseconds between two polls
 const WINDOW = 300; // seconds that the chart shows
-const RECENT = 10; // seconds over which the current rate is measured: over fewer, it flickers
-const PAST_PAGES = 5; // pages of packages from which the chart begins
+const RECENT = 10; // seconds over which the current rate is measured; a shorter time would make it flicker
+const PAST_PAGES = 5; // pages of earlier packages that are read for the chart
 
 const KINDS = ["delivered", "dropped", "rejected"];
 
@@ -54,7 +54,7 @@ export function showTotals(totals) {
   say(find("updated"), `updated ${state.updated}`);
 }
 
-/** Say how to get data, unless there are some. */
+/** Show how to send packages, if there are none. */
 function showHint(hidden) {
   find("empty").hidden = hidden;
   const body = {
@@ -73,12 +73,12 @@ function remember(sample) {
   const last = samples.at(-1);
   if (last && KINDS.some((kind) => sample[kind] < last[kind])) samples.length = 0; // the tables were emptied
   if (samples.length && sample.time - last.time < POLL / 2000) {
-    // Over so short a time, a single package would look like a high rate.
+    // In such a short time, a single package would look like a high rate.
     if (samples.length > 1) samples[samples.length - 1] = sample;
   } else {
     samples.push(sample);
   }
-  // One sample before the window is kept, since the first interval begins there.
+  // Keep one sample before the window, since the first interval begins there.
   while (samples.length > 2 && samples[1].time < sample.time - WINDOW) samples.shift();
 }
 
@@ -110,7 +110,7 @@ function typeRow(name) {
 
 // ---- The rate over the last minutes
 
-/** Read when the newest packages were decided, and begin the rate with them. */
+/** Read the times of the latest decisions, so that the chart begins with them. */
 export async function loadPast() {
   if (state.past || !state.samples.length) return;
   const [first] = state.samples;
@@ -166,7 +166,7 @@ function between(before, sample) {
 
 /** The latest rates, or null if they are unknown. */
 function recent(state) {
-  const samples = state.samples.filter(({ past }) => !past); // it has no rejected requests
+  const samples = state.samples.filter(({ past }) => !past); // past samples have no rejected requests
   if (isStale() || samples.length < 2) return null;
   const [before, last] = samples.slice(-2);
   const first = samples.find((sample) => sample.time > last.time - RECENT - 1);
@@ -207,15 +207,15 @@ export function noteNewest(decidedAt) {
   state.newest = decidedAt;
 }
 
-/** When the newest package was decided, as far as it is known. */
+/** When the newest package was decided, as far as known. */
 function newest() {
-  if (state.newest) return `The last was decided on ${inSeconds(state.newest)}.`;
+  if (state.newest) return `The last package was decided on ${inSeconds(state.newest)}.`;
   const { delivered, dropped } = state.opened;
   const decided = delivered + dropped;
-  return decided ? `Decided before this page was opened: ${whole.format(decided)}.` : "None before.";
+  return decided ? `Decided before this page was opened: ${whole.format(decided)}.` : "None earlier.";
 }
 
-/** The next round number whose half is round, too. */
+/** The next round number that can be halved to a round number. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
   return [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10]
@@ -236,7 +236,7 @@ function draw(drawn, top) {
     const gap = right - left > 3 ? 1 : 0;
     let base = height;
     for (const kind of KINDS) {
-      // Even a small number is visible.
+      // Keep even small numbers visible.
       const tall = interval[kind] && Math.max(1, (interval[kind] / top) * height);
       if (tall) paths[kind] += `M${left} ${base}V${base - tall}H${right - gap}V${base}z`;
       base -= tall;

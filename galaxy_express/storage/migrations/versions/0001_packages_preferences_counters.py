@@ -1,4 +1,4 @@
-"""The tables of version 1.0, unless they are there."""
+"""Create the tables of version 1.0, unless they exist."""
 
 from alembic import op
 

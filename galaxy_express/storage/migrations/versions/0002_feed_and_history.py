@@ -1,7 +1,7 @@
-"""The order in which packages were decided, when and why, and the history of preferences.
+"""Add the order, time and reason of decisions, and the history of preferences.
 
-Packages that were decided before keep their order where it is known (SQLite's rowids), have
-smaller numbers than all later ones, and don't say when they were decided.
+Packages decided before this migration keep their order if it is known (SQLite's rowids), have
+smaller numbers than all later ones, and have no time of decision.
 """
 
 from alembic import op
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 
 # SQLite: everything in one transaction, since its primary keys can't be changed. Workers of the
-# previous version go on afterwards: a package that they insert gets the next rowid.
+# previous version keep working afterwards: a package that they insert gets the next rowid.
 
 
 def _upgrade_sqlite() -> None:
@@ -73,13 +73,13 @@ def _upgrade_sqlite() -> None:
     )
 
 
-# PostgreSQL: in many short transactions, beside workers that write. Each step may be run again.
+# PostgreSQL: in many short transactions, while workers write. Each step can be repeated.
 
 _DRAW = """
 CREATE OR REPLACE FUNCTION galaxy_express_draw(number integer) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 -- Draws sequence numbers. Until the transaction ends it holds a shared lock, whose key is less
--- than all of them: who reads in their order sees by it what is still to be committed.
+-- than all of them: it shows readers which numbers are not committed yet.
 DECLARE
     last bigint;
     now bigint := extract(epoch FROM clock_timestamp()) * 1000000;
@@ -88,8 +88,8 @@ BEGIN
         SELECT last_value INTO last FROM galaxy_express_sequence;
         PERFORM pg_advisory_xact_lock_shared(last);
         PERFORM set_config('galaxy_express.drawing', 'yes', true);
-        -- The numbers follow the clock. After an older backup was restored, they would otherwise
-        -- be those that clients have already read.
+        -- The numbers follow the clock. Otherwise, after an older backup was restored, numbers
+        -- that clients have already read would be used again.
         IF now - last > 1000000 AND pg_try_advisory_xact_lock(2, 0) THEN
             SELECT last_value INTO last FROM galaxy_express_sequence;
             IF now - last > 1000000 THEN
@@ -140,10 +140,10 @@ def _upgrade_postgresql() -> None:
         op.execute("SET lock_timeout = 0")
         for columns in ("sequence", "recipient_id, sequence"):
             name = f"ix_packages_{columns.replace(', ', '_')}"
-            # One that was interrupted is there, and can't be used.
+            # An interrupted build leaves an invalid index.
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             op.execute(f"CREATE INDEX CONCURRENTLY {name} ON packages ({columns})")
-        # A validated constraint spares the scan of the whole table under an exclusive lock.
+        # A validated constraint avoids a scan of the whole table under an exclusive lock.
         op.execute("SET lock_timeout = '5s'")
         op.execute("ALTER TABLE packages DROP CONSTRAINT IF EXISTS ck_packages_sequence")
         op.execute(

@@ -1,4 +1,4 @@
-"""PostgreSQL as people run it: behind a pooler, with other encodings, rights or settings."""
+"""PostgreSQL in real deployments: poolers, encodings, privileges and settings."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
-from tests.integration.values import commit, in_words, package, say, send, update
+from tests.integration.values import commit, describe, package, send, update, update_preferences
 from tests.servers.pgbouncer import pgbouncer
 
 if SKIP_POSTGRESQL:
@@ -47,8 +47,8 @@ def open_url() -> Iterator[OpenUrl]:
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_behind_a_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None:
-    """Everything works through PgBouncer, and commits stay synchronous."""
+def test_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None:
+    """The service works through PgBouncer, and commits stay synchronous."""
     backend.rows(
         "ALTER ROLE CURRENT_USER SET synchronous_commit = off;"
         "ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = 0"
@@ -58,13 +58,13 @@ def test_behind_a_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None
         with pgbouncer(make_url(backend.url), mode) as url:
             database = open_url(url, **settings)
             desk = DeliveryDesk(database, PACKAGE_TYPES)
-            assert [in_words(each) for each in send(desk, package("a"))] == ["delivered"]
-            assert say(desk, update(personal=False)).applied
-            assert [in_words(each) for each in send(desk, package("b"))] == ["dropped"]
+            assert [describe(each) for each in send(desk, package("a"))] == ["delivered"]
+            assert update_preferences(desk, update(personal=False)).applied
+            assert [describe(each) for each in send(desk, package("b"))] == ["dropped"]
             with database.read_connection() as connection:
                 queries.check_schema(connection)
                 assert queries.find_decision(connection, "a") is not None
-            # Another client of the pooler, which may be given the same connection to the server.
+            # Another client of the pooler, which may share the server connection.
             with PostgreSQLBackend(
                 url.render_as_string(False), str(url.database)
             ).cursor() as other:
@@ -87,8 +87,8 @@ def test_behind_a_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_another_encoding(backend: Backend, open_url: OpenUrl, encoding: str) -> None:
-    """A database that can't hold every text is refused, and its encoding named."""
+def test_unsupported_encoding(backend: Backend, open_url: OpenUrl, encoding: str) -> None:
+    """A database whose encoding can't store all text is rejected, and the error names it."""
     name = f"galaxy_express_test_{uuid.uuid4().hex}"
     with backend.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE 'C' ENCODING {encoding}")
@@ -107,7 +107,7 @@ def test_another_encoding(backend: Backend, open_url: OpenUrl, encoding: str) ->
 
 @pytest.fixture
 def role(backend: Backend) -> Iterator[str]:
-    """A user who may do what the service does, and no more."""
+    """A role with exactly the privileges that the service needs."""
     name = f"galaxy_express_{uuid.uuid4().hex}"
     backend.rows(f"CREATE ROLE {name} LOGIN")
     backend.rows(
@@ -135,16 +135,14 @@ def role(backend: Backend) -> Iterator[str]:
         "UPDATE ON counters",
     ],
 )
-def test_a_right_that_is_missing(
-    backend: Backend, role: str, open_url: OpenUrl, right: str
-) -> None:
-    """Without one of the rights that it needs the service isn't ready, and errors are its own."""
+def test_missing_privilege(backend: Backend, role: str, open_url: OpenUrl, right: str) -> None:
+    """Without any one of its privileges the service isn't ready, and the error says so."""
     database = open_url(make_url(backend.url).set(username=role))
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     with database.read_connection() as connection:
         queries.check_schema(connection)
     send(desk, package("a"))
-    say(desk, update(personal=False))
+    update_preferences(desk, update(personal=False))
     backend.rows(f"REVOKE {right} FROM {role}")
     with pytest.raises(DatabaseUnavailable), database.read_connection() as connection:
         queries.check_schema(connection)

@@ -1,4 +1,4 @@
-"""What another process has written, or was about to write, while a transaction waited for it."""
+"""Transactions that waited for another process, which then committed or rolled back."""
 
 import pytest
 
@@ -8,17 +8,17 @@ from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPref
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from tests.backends import Backend
-from tests.integration.racing import meanwhile
+from tests.integration.racing import run_while_blocked
 from tests.integration.values import (
     Write,
     at,
     commit,
-    in_words,
+    describe,
     outcomes,
     package,
-    say,
     send,
     update,
+    update_preferences,
 )
 
 DROP_B = (
@@ -27,108 +27,109 @@ DROP_B = (
 )
 
 
-def preference(said: Preference) -> str:
-    """The statement by which another process records what Leela said of personal packages."""
-    row = ("leela", "personal", said.wanted, round(said.timestamp.timestamp() * 1_000_000))
-    return f"INSERT INTO preferences (recipient_id, package_type, wanted, timestamp) VALUES {row}"  # noqa: S608 - our own words
+def insert_preference(preference: Preference) -> str:
+    """The statement that records Leela's preference for personal packages."""
+    microseconds = round(preference.timestamp.timestamp() * 1_000_000)
+    row = ("leela", "personal", preference.wanted, microseconds)
+    return f"INSERT INTO preferences (recipient_id, package_type, wanted, timestamp) VALUES {row}"  # noqa: S608 - constants
 
 
-def test_a_decision_taken_meanwhile_stands(backend: Backend, desk: DeliveryDesk) -> None:
-    """Who was about to decide of a package hears what another process decided of it."""
-    heard = meanwhile(backend, DROP_B, lambda: send(desk, *map(package, "abb")))
-    assert [in_words(outcome) for outcome in heard] == [
+def test_decision_by_another_process_stands(backend: Backend, desk: DeliveryDesk) -> None:
+    """If another process decides a package first, its decision is returned."""
+    outcomes_ = run_while_blocked(backend, DROP_B, lambda: send(desk, *map(package, "abb")))
+    assert [describe(outcome) for outcome in outcomes_] == [
         "delivered",
         "dropped again",
         "dropped again",
     ]
     theirs = Decision(package("b"), Status.DROPPED, decided_at=None, declined_at=None)
-    assert heard[1] == SendResult(theirs, replayed=True)
+    assert outcomes_[1] == SendResult(theirs, replayed=True)
     assert backend.counted() == {("delivered", "personal"): 1}
 
 
-def test_another_package_decided_meanwhile_is_a_conflict(
-    backend: Backend, desk: DeliveryDesk
-) -> None:
+def test_id_taken_by_another_process_is_a_conflict(backend: Backend, desk: DeliveryDesk) -> None:
     """If another process takes the id for another package first, a send is a conflict."""
-    (outcome,) = meanwhile(backend, DROP_B, lambda: send(desk, package("b", "nixon")))
-    assert in_words(outcome) == "conflict"
+    (outcome,) = run_while_blocked(backend, DROP_B, lambda: send(desk, package("b", "nixon")))
+    assert describe(outcome) == "conflict"
     assert backend.counted() == {("rejected", ""): 1}
 
 
-def test_a_decision_that_was_taken_back_is_none(backend: Backend, desk: DeliveryDesk) -> None:
+def test_decision_rolled_back_by_another_process(backend: Backend, desk: DeliveryDesk) -> None:
     """A package whose decision another process rolled back is decided again."""
-    (outcome,) = meanwhile(backend, DROP_B, lambda: send(desk, package("b")), end="ROLLBACK")
-    assert in_words(outcome) == "delivered"
+    (outcome,) = run_while_blocked(
+        backend, DROP_B, lambda: send(desk, package("b")), end="ROLLBACK"
+    )
+    assert describe(outcome) == "delivered"
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "in_force"),
+    ("theirs", "ours", "current"),
     [
-        # The newer stays ...
+        # Theirs is newer, and stays.
         (Preference(False, at(1)), Preference(True, at(0)), Preference(False, at(1))),
         (Preference(True, at(1)), Preference(False, at(0)), Preference(True, at(1))),
-        # ... or comes ...
+        # Ours is newer, and replaces theirs.
         (Preference(False, at(0)), Preference(True, at(1)), Preference(True, at(1))),
         (Preference(True, at(0)), Preference(False, at(1)), Preference(False, at(1))),
-        # ... and at a tie the decline.
+        # At a tie the decline wins.
         (Preference(False, at(0)), Preference(True, at(0)), Preference(False, at(0))),
         (Preference(True, at(0)), Preference(False, at(0)), Preference(False, at(0))),
-        # Nothing changes if both say the same.
+        # Nothing changes if both are equal.
         (Preference(False, at(0)), Preference(False, at(0)), Preference(False, at(0))),
     ],
 )
 @pytest.mark.parametrize("known", [False, True], ids=["first", "later"])
-def test_an_update_recorded_meanwhile_is_weighed(
+def test_concurrent_update_is_considered(
     backend: Backend,
     desk: DeliveryDesk,
     database: Database,
     theirs: Preference,
     ours: Preference,
-    in_force: Preference,
+    current: Preference,
     known: bool,
 ) -> None:
-    """Of two concurrent updates, the winner is current, and the answer shows it."""
-    statement = preference(theirs)
+    """The winner of two concurrent updates is current, and is in the result."""
+    statement = insert_preference(theirs)
     if known:
-        say(desk, update(-1, personal=True))
+        update_preferences(desk, update(-1, personal=True))
         statement += " ON CONFLICT (recipient_id, package_type) DO UPDATE SET"
         statement += " wanted = excluded.wanted, timestamp = excluded.timestamp"
-    said = PreferenceUpdate("leela", ours.timestamp, {"personal": ours.wanted})
-    answer = meanwhile(backend, statement, lambda: say(desk, said))
-    assert answer == UpdatedPreferences({"personal": in_force}, applied=in_force == ours)
+    update_ = PreferenceUpdate("leela", ours.timestamp, {"personal": ours.wanted})
+    answer = run_while_blocked(backend, statement, lambda: update_preferences(desk, update_))
+    assert answer == UpdatedPreferences({"personal": current}, applied=current == ours)
     with database.read_connection() as connection:
         assert queries.find_preferences(connection, ["leela"]) == {"leela": answer.preferences}
 
 
-def test_an_update_lost_to_another_spoils_nothing(backend: Backend, desk: DeliveryDesk) -> None:
-    """If an update makes a group run again, each of its packages is decided once."""
+def test_superseded_update_does_not_affect_its_group(backend: Backend, desk: DeliveryDesk) -> None:
+    """If an update forces a retry of its group, each package is still decided once."""
     group: list[Write] = [
         SendRequest([package("a")], rejected=1),
         update(0, personal=True),
         SendRequest([package("b")]),
     ]
-    first, updated, second = meanwhile(
-        backend, preference(Preference(False, at(1))), lambda: commit(desk, group)
+    first, updated, second = run_while_blocked(
+        backend, insert_preference(Preference(False, at(1))), lambda: commit(desk, group)
     )
-    assert [in_words(outcome) for outcome in outcomes(first)] == ["dropped"]
+    assert [describe(outcome) for outcome in outcomes(first)] == ["dropped"]
     assert updated == UpdatedPreferences({"personal": Preference(False, at(1))}, applied=False)
-    assert [in_words(outcome) for outcome in outcomes(second)] == ["dropped"]
+    assert [describe(outcome) for outcome in outcomes(second)] == ["dropped"]
     assert backend.stored() == {("dropped", "personal"): 2}
     assert backend.counted() == {("dropped", "personal"): 2, ("rejected", ""): 1}
 
 
 @pytest.mark.parametrize("table", ["packages", "preferences", "counters"])
-def test_reading_waits_for_nobody(
+def test_reads_do_not_wait_for_writes(
     backend: Backend, desk: DeliveryDesk, database: Database, table: str
 ) -> None:
     """A read during another process's write returns the previous state without waiting."""
     send(desk, package())
-    say(desk, update(personal=True))
+    update_preferences(desk, update(personal=True))
     with backend.transaction() as other:
-        other.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
+        other.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
         with database.read_connection() as connection:
             assert queries.find_decision(connection, "pkg-1") is not None
             assert queries.find_preferences(connection, ["leela"])["leela"] != {}
             assert queries.read_totals(connection) == {("delivered", "personal"): 1}
-    assert backend.rows(f"SELECT * FROM {table}") == []  # noqa: S608 - our own words
+    assert backend.rows(f"SELECT * FROM {table}") == []  # noqa: S608 - constants

@@ -1,4 +1,4 @@
-"""PostgreSQL falls silent: every wait has an end, and work goes on elsewhere."""
+"""PostgreSQL stops responding: every wait times out, and other servers are used."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
-from tests.integration.values import in_words, package, send
+from tests.integration.values import describe, package, send
 from tests.servers.forwarder import Forwarder, forwarding, silent_port
 
 if SKIP_POSTGRESQL:
@@ -25,7 +25,7 @@ HASTY = {
     "database.statement_timeout": "300 milliseconds",
     "database.connect_timeout": "600 milliseconds",
 }
-# Seconds. The timeouts, the grace for PostgreSQL's own, and what a busy machine needs.
+# Seconds: the timeouts, the extra time for PostgreSQL's own, and a margin for busy machines.
 BOUNDED = 2.5
 
 OpenAt = Callable[..., Database]
@@ -48,14 +48,14 @@ def server(backend: Backend) -> URL:
 def forwarder(server: URL) -> Iterator[Forwarder]:
     """A forwarder to the server."""
     if server.host not in ("127.0.0.1", "localhost"):
-        pytest.skip("the server is not on this machine")
+        pytest.skip("the PostgreSQL server runs on another machine")
     with forwarding(server.port or 5432) as forwarder:
         yield forwarder
 
 
 @pytest.fixture
 def open_at(server: URL) -> Iterator[OpenAt]:
-    """Open the database through ports of this machine, tried in their order."""
+    """Open the database through local ports, tried in the given order."""
     databases = []
 
     def open_(
@@ -75,13 +75,13 @@ def open_at(server: URL) -> Iterator[OpenAt]:
 
 
 def read(database: Database) -> None:
-    """Read something."""
+    """Execute a trivial query."""
     with database.read_connection() as connection:
         queries.find_decision(connection, "pkg-1")
 
 
 def fails(action: Callable[[], object], seconds: float = BOUNDED) -> str:
-    """Do what can't be done, and return why, which is known in time."""
+    """Check that an action fails within a number of seconds, and return the error message."""
     started = time.monotonic()
     with pytest.raises(DatabaseUnavailable) as raised:
         action()
@@ -89,19 +89,19 @@ def fails(action: Callable[[], object], seconds: float = BOUNDED) -> str:
     return str(raised.value)
 
 
-def test_writes_on_a_silent_connection(forwarder: Forwarder, open_at: OpenAt) -> None:
-    """A write on a connection that fell silent fails in time, and the next has a new one."""
+def test_write_on_an_unresponsive_connection(forwarder: Forwarder, open_at: OpenAt) -> None:
+    """A write on an unresponsive connection times out, and the next uses a new connection."""
     given_up: list[str] = []
     desk = DeliveryDesk(open_at(forwarder.port, on_timeout=given_up.append), PACKAGE_TYPES)
     send(desk, package("a"))
     forwarder.mute_connections()
-    assert "has not answered" in fails(lambda: send(desk, package("b")))
-    assert [in_words(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
+    assert "has not responded" in fails(lambda: send(desk, package("b")))
+    assert [describe(outcome) for outcome in send(desk, package("b"))] == ["delivered"]
     assert given_up == ["statement"]
 
 
-def test_reads_on_silent_connections(forwarder: Forwarder, open_at: OpenAt) -> None:
-    """Of several connections that fell silent, one makes a read fail, and none a second."""
+def test_reads_on_unresponsive_connections(forwarder: Forwarder, open_at: OpenAt) -> None:
+    """If several connections are unresponsive, only one read fails before all are replaced."""
     database = open_at(forwarder.port)
     with database.read_connection(), database.read_connection(), database.read_connection():
         pass
@@ -110,23 +110,25 @@ def test_reads_on_silent_connections(forwarder: Forwarder, open_at: OpenAt) -> N
     read(database)
 
 
-def test_connecting_to_a_silent_server(open_at: OpenAt) -> None:
-    """An attempt to connect ends in time."""
+def test_connecting_to_an_unresponsive_server(open_at: OpenAt) -> None:
+    """An attempt to connect times out."""
     with silent_port() as port:
         database = open_at(port)
         fails(lambda: read(database))
         fails(lambda: send(DeliveryDesk(database, PACKAGE_TYPES), package()))
 
 
-def test_a_server_that_falls_silent_while_connecting(forwarder: Forwarder, open_at: OpenAt) -> None:
-    """What sets a new connection up has the same end as connecting."""
+def test_server_that_stops_responding_while_connecting(
+    forwarder: Forwarder, open_at: OpenAt
+) -> None:
+    """The statements that set up a new connection share the timeout for connecting."""
     forwarder.mute_at(b"synchronous_commit")
     database = open_at(forwarder.port)
     fails(lambda: read(database))
 
 
 def test_several_servers(server: URL, open_at: OpenAt) -> None:
-    """Those that are silent are passed over, and the one that answered is asked first then."""
+    """Unresponsive servers are skipped, and the one that responded is tried first next time."""
     with silent_port() as first, silent_port() as second:
         database = open_at(first, second, server.port)
         read(database)
@@ -136,7 +138,7 @@ def test_several_servers(server: URL, open_at: OpenAt) -> None:
 
 
 def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
-    """A name is looked up, and its addresses are tried like servers; one without any is named."""
+    """All addresses of a host name are tried; the error names a host that has none."""
     url = server.set(host="localhost").render_as_string(hide_password=False)
     database = database_from_config({"database.url": url} | HASTY)
     read(database)
@@ -146,7 +148,7 @@ def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
 
 
 def count_sleepers(backend: Backend) -> int:
-    """How many backends are in a COMMIT that takes long."""
+    """The number of backends in a slow COMMIT."""
     ((number,),) = backend.rows(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND wait_event = 'PgSleep'"
@@ -154,9 +156,9 @@ def count_sleepers(backend: Backend) -> int:
     return int(number)
 
 
-def test_commits_without_an_answer(backend: Backend, server: URL, open_at: OpenAt) -> None:
-    """After a COMMIT that got no answer the next try waits a while, unless the server has ended
-    the first one; meanwhile the database isn't ready."""
+def test_commits_without_a_response(backend: Backend, server: URL, open_at: OpenAt) -> None:
+    """After a COMMIT without a response the next attempt is delayed, unless the server has ended
+    the first one; until then the database isn't ready."""
     backend.rows(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
@@ -168,30 +170,30 @@ def test_commits_without_an_answer(backend: Backend, server: URL, open_at: OpenA
     database = open_at(server.port)
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     assert "COMMIT" in fails(lambda: send(desk, package("a")))
-    assert "got no answer" in fails(lambda: send(desk, package("b")), 0.5)
+    assert "got no response" in fails(lambda: send(desk, package("b")), 0.5)
     assert count_sleepers(backend) == 1
     with database.read_connection() as connection, pytest.raises(DatabaseUnavailable):
         database.check_commits(connection)
 
-    def is_tried_again() -> bool:
+    def is_retried() -> bool:
         fails(lambda: send(desk, package("b")))
         return count_sleepers(backend) == 2
 
     deadline = time.monotonic() + 5
-    while not is_tried_again():
+    while not is_retried():
         assert time.monotonic() < deadline
     backend.rows(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     )
     with backend.cursor() as cursor:
         cursor.execute("DROP TRIGGER wait ON packages")
-    assert [in_words(outcome) for outcome in send(desk, package("c"))] == ["delivered"]
+    assert [describe(outcome) for outcome in send(desk, package("c"))] == ["delivered"]
     with database.read_connection() as connection:
         database.check_commits(connection)
 
 
 def test_connections_are_replaced_by_age(backend: Backend, server: URL, open_at: OpenAt) -> None:
-    """No connection is kept for longer than its age, so that an address may move."""
+    """Connections are replaced at their maximum age, so that a changed address is picked up."""
     database = open_at(server.port, **{"database.connection_age": "1 second"})
     desk = DeliveryDesk(database, PACKAGE_TYPES)
 
@@ -211,7 +213,7 @@ def test_connections_are_replaced_by_age(backend: Backend, server: URL, open_at:
 
 
 def test_readers_follow_the_writer(open_at: OpenAt, forwarder: Forwarder) -> None:
-    """When writes find that a server has become read-only, reads leave it, too."""
+    """When a write finds that a server has become read-only, reads switch servers too."""
     database = open_at(forwarder.port)
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     read(database)
