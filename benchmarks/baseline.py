@@ -40,10 +40,11 @@ DATABASE_URL = "BASELINE_DATABASE_URL"
 
 PACKAGE_TYPES = ("marketing", "personal")
 
+# SQLAlchemy 1.4 has no types.
 Base: Any = declarative_base()
 
 
-class Package(Base):
+class Package(Base):  # type: ignore[misc]
     """A package and its decision."""
 
     __tablename__ = "packages"
@@ -56,7 +57,7 @@ class Package(Base):
     status = Column(Text, nullable=False)
 
 
-class Preference(Base):
+class Preference(Base):  # type: ignore[misc]
     """Whether a recipient wants a type of package."""
 
     __tablename__ = "preferences"
@@ -66,7 +67,7 @@ class Preference(Base):
     wanted = Column(Boolean, nullable=False)
 
 
-class Counter(Base):
+class Counter(Base):  # type: ignore[misc]
     """A running total."""
 
     __tablename__ = "counters"

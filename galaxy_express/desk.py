@@ -87,12 +87,15 @@ WriteRequest = SendRequest | UpdateRequest
 
 
 class DeliveryDesk:
-    """Decides and records, in transactions on a database."""
+    """Decides and records, in transactions on a database.
+
+    :ivar shard: which of the ``SHARDS`` rows of each counter it adds to.
+    """
 
     def __init__(self, database: Database, package_types: PackageTypeRegistry) -> None:
         self._database = database
         self._package_types = package_types
-        self._shard = random.randrange(SHARDS)
+        self.shard = random.randrange(SHARDS)
 
     def commit(
         self, requests: Sequence[WriteRequest], lock_timeout: timedelta | None = None
@@ -110,7 +113,7 @@ class DeliveryDesk:
             try:
                 return self._transact(requests, lock_timeout)
             except _ShardBlocked:
-                self._shard = random.randrange(SHARDS)
+                self.shard = random.randrange(SHARDS)
                 if attempt >= SHARD_ATTEMPTS:
                     raise
             except TransactionConflict:
@@ -144,7 +147,7 @@ class DeliveryDesk:
             if rejected := sum(map(_count_rejected, sends)):
                 totals[REJECTED] = rejected
             try:
-                queries.add_to_totals(connection, self._shard, totals)
+                queries.add_to_totals(connection, self.shard, totals)
             except Blocked as error:
                 raise _ShardBlocked(str(error)) from error
 

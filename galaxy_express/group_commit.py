@@ -149,7 +149,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._retry_numbers = count()
         self._retries_next = True
         self._aside: dict[Hashable, _Group[AnyWrite]] = {}
-        self._waking: gevent.Greenlet | None = None
+        self._waking: gevent.Greenlet[[], None] | None = None
         self._thread = WorkerThread()
         self._loop = gevent.get_hub().loop
         # Its priority is below that of sockets, so it fires after what has arrived is received.

@@ -45,7 +45,7 @@ SKIP_POSTGRESQL = not (os.environ.get(POSTGRES_URL, find_binaries()) or os.envir
 DATABASES = ["sqlite"] if SKIP_POSTGRESQL else ["sqlite", "postgresql"]
 
 #: Makes an application: ``make_app(settings, package_types)``, both optional.
-MakeApp = Callable[..., Any]
+MakeApp = Callable[..., "TestApp[Any]"]
 
 #: Opens the database, optionally with more settings, like another process.
 OpenDatabase = Callable[..., Database]

@@ -9,7 +9,8 @@ from typing import Any
 
 from baseplate.lib.config import ConfigurationError
 from baseplate.server import SERVER_STATE, ServerLifecycle, wsgi
-from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.pywsgi import WSGIHandler
+from gevent.server import StreamServer
 
 from galaxy_express.settings import check_server_settings
 from galaxy_express.web.problems import unreadable
@@ -59,7 +60,7 @@ class _Handler(WSGIHandler):
         return result
 
 
-def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> WSGIServer:
+def make_server(server_config: dict[str, str], listener: socket.socket, app: Any) -> StreamServer:
     """Make Baseplate's WSGI server; the server factory of the ``[server:main]`` section.
 
     gevent sends the headers and the body of a response separately. On a persistent connection, the

@@ -23,6 +23,12 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,%d})((?:;[\t\x20-\x7e\x80-\xff]*)?)" % _MA
 _TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\t\x20-\x7e\x80-\xff]*")
 
 
+def at_most(seconds: float) -> gevent.Timeout:
+    """A block that ends after some seconds, without an exception."""
+    # False is documented, but the types don't allow it.
+    return gevent.Timeout(seconds, exception=False)  # type: ignore[arg-type]
+
+
 class Incoming:
     """The bytes that a connection has received and that have not been read yet.
 
@@ -107,7 +113,7 @@ class Incoming:
         """Discard the received data, and return whether more arrives within some seconds."""
         self._data = b""
         self._start = 0
-        with gevent.Timeout(seconds, exception=False):
+        with at_most(seconds):
             return self.receive()
         return False
 
@@ -157,7 +163,7 @@ class Body(io.IOBase):
             return True
         if self._is_broken or self._expects_continue or self._left > DRAIN_BYTES:
             return False
-        with gevent.Timeout(DRAIN_SECONDS, exception=False), suppress(OSError, Unreadable):
+        with at_most(DRAIN_SECONDS), suppress(OSError, Unreadable):
             self.read(DRAIN_BYTES)
         return self._is_complete
 

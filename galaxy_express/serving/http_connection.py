@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 import gevent
+from gunicorn.glogging import Logger as GunicornLogger
 
-from galaxy_express.serving.http_body import Body, Incoming
+from galaxy_express.serving.http_body import Body, Incoming, at_most
 from galaxy_express.serving.http_head import Head, Limits, Unreadable, parse_head
 
 # How long a client may take to read its last response and close the connection; and how long it may
@@ -79,7 +80,7 @@ class Connection:
             raise
         return parse_head(head) if head else None
 
-    def respond(self, head: Head, app: Application, log: Logger) -> bool:
+    def respond(self, head: Head, app: Application, log: Logger | GunicornLogger) -> bool:
         """Call an application with a request, and send its response.
 
         :returns: whether the connection is kept open.
@@ -127,7 +128,7 @@ class Connection:
         Closing a connection with unread data resets it, which may prevent the client from reading
         its response (RFC 9112, section 9.6).
         """
-        with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
+        with at_most(LINGER_SECONDS), suppress(OSError):
             self._sock.shutdown(SHUT_WR)
             while self._incoming.discard(QUIET_SECONDS):
                 pass
@@ -140,7 +141,7 @@ class Connection:
         )
 
     def _send_last(self, response: bytes) -> None:
-        with gevent.Timeout(LINGER_SECONDS, exception=False), suppress(OSError):
+        with at_most(LINGER_SECONDS), suppress(OSError):
             self._sock.sendall(response)
 
 

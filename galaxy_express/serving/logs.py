@@ -169,7 +169,8 @@ def install(record_filter: logging.Filter, on_drop: Callable[[], None]) -> None:
             handler.addFilter(record_filter)
             if isinstance(handler, NonBlockingHandler):
                 handler.on_drop = on_drop
-    get_hub().print_exception = _log_exception
+    # As gevent's documentation has it, which types don't allow for.
+    get_hub().print_exception = _log_exception  # type: ignore[assignment, method-assign]
 
 
 def _log_exception(

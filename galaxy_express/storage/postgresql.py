@@ -290,7 +290,7 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
             cursor.execute(settings + _DESCRIBE_SERVER)
-            encoding, is_standby, read_only = cursor.fetchone()
+            ((encoding, is_standby, read_only),) = cursor.fetchall()
         if encoding != "UTF8":
             raise DatabaseUnavailable(
                 f"the database's encoding is {encoding}, which can't store all text: create it"

@@ -22,7 +22,8 @@ _SEARCH_SHARE = 0.2
 
 # gevent's replacements need an event loop, which a worker thread doesn't have.
 _getaddrinfo = get_original("socket", "getaddrinfo")
-_allocate_lock, _start_new_thread = get_original("_thread", ["allocate_lock", "start_new_thread"])
+_allocate_lock = get_original("_thread", "allocate_lock")
+_start_new_thread = get_original("_thread", "start_new_thread")
 
 
 class Host(NamedTuple):

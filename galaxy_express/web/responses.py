@@ -7,7 +7,7 @@ from pydantic_core import to_json
 from pyramid.response import Response
 
 
-class _JsonResponse(Response):
+class _JsonResponse(Response):  # type: ignore[misc]
     def _abs_headerlist(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
         # WebOb would make a relative Location absolute, using the client's Host header.
         return list(self.headerlist)

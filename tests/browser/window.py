@@ -20,25 +20,28 @@ AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 
 
 class Window:
-    """A window of the browser."""
+    """A window of the browser.
+
+    :ivar driver: Selenium's driver.
+    """
 
     def __init__(self, driver: WebDriver) -> None:
-        self._driver = driver
+        self.driver = driver
 
     def open(self, url: str) -> None:
         """Go to a page."""
-        self._driver.get(url)
+        self.driver.get(url)
 
     def resize(self, width: int, height: int) -> None:
         """Set the width and height of the page in pixels."""
-        self._driver.execute_cdp_cmd(
+        self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
 
     def prefer(self, **features: str) -> None:
         """Emulate the system's preferences ``color_scheme`` and ``reduced_motion``."""
-        self._driver.execute_cdp_cmd(
+        self.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
             {
                 "features": [
@@ -51,25 +54,25 @@ class Window:
     def complaints(self) -> list[str]:
         """The messages that the browser wrote to its console since the last call."""
         # Selenium's method has no type annotations.
-        return [entry["message"] for entry in self._driver.get_log("browser")]  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page, and return its result."""
-        return self._driver.execute_script(script, *arguments)
+        return self.driver.execute_script(script, *arguments)
 
     def violations(self, within: str = "body") -> list[str]:
         """The violations of axe-core's accessibility rules within an element."""
-        self._driver.execute_script(AXE.read_text())
-        found: list[str] = self._driver.execute_async_script(VIOLATIONS, within)
+        self.driver.execute_script(AXE.read_text())
+        found: list[str] = self.driver.execute_async_script(VIOLATIONS, within)
         return found
 
     def find(self, selector: str) -> WebElement:
         """The first element that matches a CSS selector."""
-        return self._driver.find_element(By.CSS_SELECTOR, selector)
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def find_all(self, selector: str) -> list[WebElement]:
         """All elements that match a CSS selector."""
-        return self._driver.find_elements(By.CSS_SELECTOR, selector)
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
         """The visible text of an element."""
@@ -103,8 +106,8 @@ class Window:
 
     def press(self, key: str) -> WebElement:
         """Press a key, and return the element that has the focus afterwards."""
-        self._driver.switch_to.active_element.send_keys(key)
-        return self._driver.switch_to.active_element
+        self.driver.switch_to.active_element.send_keys(key)
+        return self.driver.switch_to.active_element
 
     def press_tab(self) -> WebElement:
         """Move the focus to the next element."""
@@ -112,14 +115,14 @@ class Window:
 
     def hide(self) -> str:
         """Hide the page behind a new tab, and return the handle of the page's tab."""
-        here = self._driver.current_window_handle
-        self._driver.switch_to.new_window("tab")
+        here = self.driver.current_window_handle
+        self.driver.switch_to.new_window("tab")
         return here
 
     def show(self, tab: str) -> None:
         """Close the current tab, and show the given one."""
-        self._driver.close()
-        self._driver.switch_to.window(tab)
+        self.driver.close()
+        self.driver.switch_to.window(tab)
 
 
 TEXTS = """
@@ -132,7 +135,7 @@ class Dashboard(Window):
     """A window with the dashboard of a server."""
 
     def __init__(self, window: Window, server: Server) -> None:
-        super().__init__(window._driver)
+        super().__init__(window.driver)
         self.server = server
         self.open(f"http://localhost:{server.port}/")
         self.wait_for_text("#state", "In service")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+from baseplate import Baseplate
 from webtest import TestApp, TestRequest, TestResponse
 
 
@@ -66,7 +67,7 @@ def send_batch(app: TestApp, *items: object, status: int | str = 200) -> TestRes
 
 def post(app: TestApp, path: str, body: object, status: int | str) -> TestResponse:
     """Post a body: bytes as they are, anything else as JSON."""
-    return app.post(path, _content(body), status=status)
+    return app.request(path, method="POST", body=_content(body), status=status)
 
 
 def read(app: TestApp, package_id: str, status: int | str = 200) -> TestResponse:
@@ -78,7 +79,15 @@ def update(
     app: TestApp, body: object, recipient_id: str = "leela", status: int | str = 200
 ) -> TestResponse:
     """Update a recipient's preferences: bytes as they are, anything else as JSON."""
-    return app.put(preferences_of(recipient_id), _content(body), status=status)
+    path = preferences_of(recipient_id)
+    return app.request(path, method="PUT", body=_content(body), status=status)
+
+
+def baseplate_of(app: TestApp) -> Baseplate:
+    """The Baseplate object of an application."""
+    application: Any = app.app
+    baseplate: Baseplate = application.baseplate
+    return baseplate
 
 
 def preferences_of(recipient_id: str) -> str:

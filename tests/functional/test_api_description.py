@@ -199,7 +199,7 @@ class ProblemTriggers:
         self, make_app: MakeApp, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         create_schema(backend.config)
-        self._app = make_app({"database.lock_timeout": "50 milliseconds"})
+        self._app: TestApp = make_app({"database.lock_timeout": "50 milliseconds"})
         self._backend = backend
         self._monkeypatch = monkeypatch
 
@@ -226,7 +226,7 @@ class ProblemTriggers:
     def compressed_415(self) -> TestResponse:
         """A compressed body."""
         headers = {"Content-Encoding": "gzip"}
-        return self._app.post("/packages", b"", headers=headers, status=415)
+        return self._app.post("/packages", "", headers=headers, status=415)
 
     def unknown_404(self) -> TestResponse:
         """A package that nobody sent."""

@@ -7,7 +7,6 @@ import pytest
 from webtest import TestApp
 
 from tests.functional.client import (
-    ANY,
     RECENTLY,
     UPDATE,
     preferences_of,
@@ -94,7 +93,7 @@ def test_invalid_patch(app: TestApp, body: object, pointer: str) -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"5"])
 def test_malformed_patch(app: TestApp, body: bytes) -> None:
     """A patch that isn't a JSON object is 400."""
-    assert app.patch(preferences_of("leela"), body, status=ANY).status_int == 400
+    app.request(preferences_of("leela"), method="PATCH", body=body, status=400)
 
 
 def test_history_has_every_update(app: TestApp) -> None:

@@ -135,7 +135,8 @@ def test_span_ends_when_the_response_is_sent(path: str) -> None:
     """The span and its timeout last until the last chunk of the response is consumed."""
     recorder = Recorder()
     app = make_application(InstrumentedConfigurator, recorder)
-    pieces = iter(app.app(app.RequestClass.blank(path).environ, lambda *_: None))
+    application: Any = app.app
+    pieces = iter(application(app.RequestClass.blank(path).environ, lambda *_: None))
     next(pieces)
     assert "error" not in recorder.spans[0]
     list(pieces)

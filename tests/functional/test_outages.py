@@ -14,6 +14,7 @@ from tests.functional.client import (
     DECISION,
     PACKAGE,
     UPDATE,
+    baseplate_of,
     problem,
     read,
     send,
@@ -167,7 +168,7 @@ def test_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> Non
     create_schema(backend.config)
     app = make_app()
     settings = {"server_timeout.default": "50 milliseconds"}
-    app.app.baseplate.register(TimeoutBaseplateObserver.from_config(settings))
+    baseplate_of(app).register(TimeoutBaseplateObserver.from_config(settings))
     with backend.locked():
         answer = send(app, status=503)
     assert problem(answer)["detail"] == "the request took too long; a retry is safe"
@@ -190,7 +191,7 @@ def test_failed_requests_are_counted_by_code(backend: Backend, make_app: MakeApp
     overloaded_app = make_app({"desk.timeout": "50 milliseconds"})
     slow_app = make_app()
     settings = {"server_timeout.default": "50 milliseconds"}
-    slow_app.app.baseplate.register(TimeoutBaseplateObserver.from_config(settings))
+    baseplate_of(slow_app).register(TimeoutBaseplateObserver.from_config(settings))
     before = failed_requests()
 
     send(impatient_app, package_type="unknown", status=422)

@@ -29,6 +29,7 @@ def test_browser_gets_the_dashboard(app: TestApp, accept: str) -> None:
     """A client that prefers HTML gets the dashboard."""
     answer = app.get("/", headers={"Accept": accept})
     assert answer.content_type == "text/html"
+    assert answer.html.h1 is not None
     assert answer.html.h1.text == "Galaxy Express"
 
 
@@ -108,8 +109,8 @@ def test_responses_share_the_content(app: TestApp, path: str) -> None:
 def test_links_are_relative(app: TestApp, path: str) -> None:
     """Links and files work behind a proxy that serves the pages under a path."""
     html = app.get(path, headers={"Accept": BROWSER}).html
-    references = [element["href"] for element in html.select("[href]")]
-    references += [element["src"] for element in html.select("[src]")]
+    references = [str(element["href"]) for element in html.select("[href]")]
+    references += [str(element["src"]) for element in html.select("[src]")]
     assert len(references) >= 3
     for reference in references:
         assert not reference.startswith("/")

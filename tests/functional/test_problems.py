@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from baseplate import Baseplate, BaseplateObserver, RequestContext, ServerSpan, SpanObserver
+from baseplate import BaseplateObserver, RequestContext, ServerSpan, SpanObserver
 from webtest import TestApp, TestRequest
 
 from galaxy_express.models import create_schema
@@ -15,6 +15,7 @@ from tests.functional.client import (
     ANY,
     PACKAGE,
     UPDATE,
+    baseplate_of,
     post,
     problem,
     read,
@@ -291,10 +292,15 @@ class Observer(BaseplateObserver, SpanObserver):
     :ivar errors: the exceptions that ended server spans.
     """
 
-    def __init__(self, baseplate: Baseplate) -> None:
+    def __init__(self, app: TestApp) -> None:
         self.spans: list[str] = []
         self.errors: list[BaseException] = []
-        baseplate.register(self)
+        self._baseplate = baseplate_of(app)
+        self._baseplate.register(self)
+
+    def stop(self) -> None:
+        """Observe nothing any more."""
+        self._baseplate.observers.remove(self)
 
     def on_server_span_created(self, context: RequestContext, server_span: ServerSpan) -> None:
         """Observe a request."""
@@ -342,7 +348,7 @@ def test_observers_see_an_unhandled_exception(
     broken_app: TestApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Baseplate's observers see the exception, and it is logged."""
-    observer = Observer(broken_app.app.baseplate)
+    observer = Observer(broken_app)
     read(broken_app, "pkg-0", status=500)
     (error,) = observer.errors
     assert isinstance(error, OverflowError)
@@ -363,7 +369,7 @@ def test_unhandled_exception_in_a_write(backend: Backend, make_app: MakeApp, tab
     """A write that fails unexpectedly is 500, records nothing, and observers see the exception."""
     create_schema(backend.config)
     app = make_app()
-    observer = Observer(app.app.baseplate)
+    observer = Observer(app)
     backend.reject_inserts(table)
     problem(send(app, status=500))
     assert len(observer.errors) == 1
@@ -372,7 +378,7 @@ def test_unhandled_exception_in_a_write(backend: Backend, make_app: MakeApp, tab
 
 def test_observers_see_no_client_errors(app: TestApp) -> None:
     """A rejected request isn't an error for observers."""
-    observer = Observer(app.app.baseplate)
+    observer = Observer(app)
     try:
         send(app)
         send(app, status=409, sender_id="nixon")
@@ -384,7 +390,7 @@ def test_observers_see_no_client_errors(app: TestApp) -> None:
         app.get("/packages/%FF", status=404)
         app.put("/packages", status=405)
     finally:
-        app.app.baseplate.observers.remove(observer)
+        observer.stop()
     assert observer.errors == []
 
 
@@ -411,7 +417,7 @@ def test_spans_of_a_request(
     app: TestApp, method: str, path: str, body: object, spans: set[str]
 ) -> None:
     """Each request has a span named after its view, with a child span for the database."""
-    observer = Observer(app.app.baseplate)
+    observer = Observer(app)
     try:
         if method == "GET":
             app.get(path, status=ANY)
@@ -420,5 +426,5 @@ def test_spans_of_a_request(
         else:
             post(app, path, body, ANY)
     finally:
-        app.app.baseplate.observers.remove(observer)
+        observer.stop()
     assert set(observer.spans) == spans

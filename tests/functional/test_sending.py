@@ -6,7 +6,7 @@ from webtest import TestApp
 from galaxy_express.models import create_schema
 from tests.backends import Backend
 from tests.conftest import MakeApp
-from tests.functional.client import DECISION, PACKAGE, problem, read, send, totals, update
+from tests.functional.client import DECISION, PACKAGE, post, problem, read, send, totals, update
 
 # Ids that have to be percent-encoded in a path, and the Location of a package with that id.
 ODD_IDS = pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_invalid_package(app: TestApp) -> None:
 def test_rejected_package_can_be_sent_again(app: TestApp, status: int) -> None:
     """A rejected package doesn't use up its id: once corrected, it is delivered."""
     if status == 400:
-        app.post("/packages", b'{"package_id": "pkg-1"', status=400)
+        post(app, "/packages", b'{"package_id": "pkg-1"', 400)
     else:
         send(app, status=422, sender_id=None)
     read(app, "pkg-1", status=404)
@@ -270,7 +270,7 @@ def test_rejected_package_can_be_sent_again(app: TestApp, status: int) -> None:
 )
 def test_malformed_package(app: TestApp, body: bytes, detail: str) -> None:
     """A body that isn't an unambiguous JSON object is 400, and the detail says why."""
-    assert problem(app.post("/packages", body, status=400)) == {
+    assert problem(post(app, "/packages", body, 400)) == {
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,

@@ -132,13 +132,13 @@ def test_chunked_send_over_the_limit_is_counted(app: TestApp) -> None:
 def test_requests_that_are_not_counted(app: TestApp) -> None:
     """Reads, updates, unknown paths and unsupported methods change no figure."""
     for path in ("/packages", "/packages/batch"):
-        app.post(path, b"{", headers={"Sec-Fetch-Site": "cross-site"}, status=403)
+        app.post(path, "{", headers={"Sec-Fetch-Site": "cross-site"}, status=403)
     app.get("/nowhere", status=404)
     app.post("/nowhere", status=404)
     read(app, "pkg-1", status=404)
-    app.put("/packages", b"{}", status=405)
-    app.put("/packages/batch", b"{}", status=405)
-    app.post("/packages/pkg-1", b"{}", status=405)
+    app.put("/packages", "{}", status=405)
+    app.put("/packages/batch", "{}", status=405)
+    app.post("/packages/pkg-1", "{}", status=405)
     app.post("/statistics", status=405)
     app.get("/recipients/%20/preferences", status=422)
     update(app, b"{", status=400)

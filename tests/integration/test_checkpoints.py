@@ -83,7 +83,8 @@ def test_checkpoint_while_the_file_is_missing(
 def run_during_checkpoint(database: Database, action: Callable[[], object]) -> None:
     """Run a checkpoint, and an action after it has started but before it reads the log."""
     assert isinstance(database, SQLiteDatabase)
-    connection = database._checkpoint_connection.get()._raw
+    # No other way leads between its statements.
+    connection = database._checkpoint_connection.get()._raw  # noqa: SLF001
     connection.set_trace_callback(lambda _: action())
     database.checkpoint()
     connection.set_trace_callback(None)

@@ -85,7 +85,9 @@ def test_connecting_has_a_timeout(open_database: OpenDatabase) -> None:
     database = open_database(SETTINGS | {"database.connect_timeout": "3 seconds"})
     for opened in (database.read_connection(), database.transaction()):
         with opened as connection:
-            parameters = connection._raw.dbapi_connection.info.dsn_parameters
+            # The server doesn't know them.
+            raw = connection._raw  # noqa: SLF001
+            parameters = raw.dbapi_connection.info.dsn_parameters
             assert parameters["connect_timeout"] == "3"
             assert parameters["tcp_user_timeout"] == "2500"
 
@@ -213,7 +215,7 @@ def test_desk_with_locked_counters_uses_another_shard(
     """A desk whose shard is locked, by a hanging instance for example, counts in another shard."""
     desk = DeliveryDesk(open_database({"database.lock_timeout": "50 milliseconds"}), PACKAGE_TYPES)
     with database.transaction() as connection:
-        queries.add_to_totals(connection, desk._shard, {REJECTED: 1})
+        queries.add_to_totals(connection, desk.shard, {REJECTED: 1})
         send(desk, rejected=1)
     with database.read_connection() as connection:
         assert queries.read_totals(connection) == {REJECTED: 2}

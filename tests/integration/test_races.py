@@ -161,7 +161,7 @@ def test_concurrent_increments_add_up(backend: Backend, make_desk: MakeDesk) -> 
 
     def work(desk: DeliveryDesk, number: int) -> None:
         # All desks use one shard, as can happen with many processes.
-        desk._shard = 0
+        desk.shard = 0
         for n in range(10):
             commit(desk, [SendRequest([package(f"{number}-{n}")], rejected=1)])
 

@@ -89,8 +89,8 @@ def test_shell_log_is_discarded_if_not_writable(
 
     monkeypatch.setattr(baseplate.server, "_get_shell_log_path", lambda: str(writable))
     shell.setup(env, {})
-    assert baseplate.server._get_shell_log_path() == str(writable)
+    assert baseplate.server._get_shell_log_path() == str(writable)  # noqa: SLF001
 
     monkeypatch.setattr(baseplate.server, "_get_shell_log_path", lambda: str(unwritable))
     shell.setup(env, {})
-    assert baseplate.server._get_shell_log_path() == "/dev/null"
+    assert baseplate.server._get_shell_log_path() == "/dev/null"  # noqa: SLF001

@@ -14,7 +14,7 @@ from galaxy_express.storage.fair_semaphore import FairSemaphore
 def wait_for_waiter(semaphore: FairSemaphore) -> None:
     """Wait until the semaphore has a waiter."""
     deadline = time.monotonic() + 10
-    while not semaphore._waiters:
+    while not semaphore._waiters:  # noqa: SLF001 - nothing else shows it
         assert time.monotonic() < deadline
         time.sleep(0.001)
 

@@ -198,7 +198,8 @@ def installed(capfd: pytest.CaptureFixture[str]) -> Iterator[list[logging.Handle
         install(logging.Filter(), lambda: None)
         yield root.handlers
         root.handlers[0].close()
-    root.handlers, hub.print_exception = before, print_exception
+    root.handlers = before
+    hub.print_exception = print_exception  # type: ignore[method-assign]
 
 
 def test_log_configured_by_a_file(

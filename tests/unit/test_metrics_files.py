@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -27,9 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def close_files() -> None:
     """Close all files, as when the process ends."""
-    for file in FileValue._files.values():
-        file.close()  # type: ignore[no-untyped-call]
-    FileValue._files.clear()
+    files: dict[str, Any] = FileValue._files  # noqa: SLF001 - the process only ends
+    for file in files.values():
+        file.close()
+    files.clear()
 
 
 @contextmanager
