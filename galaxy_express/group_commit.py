@@ -1,14 +1,15 @@
 """Group commit: many concurrent writes, one transaction, one sync.
 
 A commit costs a disk sync, whether it holds one write or hundreds. Writes that are submitted
-while a commit runs therefore share the next one, and a lone write is committed at once. After a
-commit, those that it answers may write again at once, so the next commit begins when the event
-loop has received what has arrived by then: otherwise a few writes would be committed alone, and
-most would wait for that. (DeWitt et al., "Implementation Techniques for Main Memory Database
-Systems", 1984.)
+while a commit runs therefore share the next one, and a lone write is committed at once. Clients
+that get their response may write again at once, so the next commit only starts after the event
+loop has received what has arrived by then. Otherwise the next group would have a few writes, and
+most would wait for the one after it. (DeWitt et al., "Implementation Techniques for Main Memory
+Database Systems", 1984.)
 
-A group that meets a lock of another transaction is split, until what is blocked is alone. That is
-set aside and tried again between other groups, so that nothing else waits for the lock.
+A group that is blocked by another transaction's lock is split until each blocked write is alone.
+Blocked writes are set aside and retried between other groups, so that no other write waits for
+the lock.
 """
 
 import copy
@@ -37,7 +38,7 @@ class Write(Hashable, Protocol):
 
 AnyWrite = TypeVar("AnyWrite", bound=Write)
 
-# How many seconds pass between two tries of what is blocked.
+# The seconds between two attempts of blocked writes.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
 
@@ -49,10 +50,10 @@ class Overloaded(Exception):
 class _Group(Generic[AnyWrite]):
     """Writes that share a commit, and the event that their waiters wait for.
 
-    :ivar moved: the writes that were moved to other groups, of those whose waiters don't know yet.
-    :ivar keys: what the writes are set aside for; empty if they aren't.
-    :ivar blocked: the error of the last try, if it met a lock.
-    :ivar pause: how many seconds pass before the next try.
+    :ivar moved: the groups of the writes that were moved, until their waiters have noticed.
+    :ivar keys: the keys that the writes are set aside for; empty if they aren't.
+    :ivar blocked: the error of the last attempt, if a lock blocked it.
+    :ivar pause: the seconds before the next attempt.
     """
 
     __slots__ = ("blocked", "done", "errors", "keys", "moved", "pause", "size", "writes")
@@ -82,10 +83,10 @@ class _Group(Generic[AnyWrite]):
 
 
 class _Result(NamedTuple, Generic[AnyWrite]):
-    """What became of a group.
+    """The outcome of a group.
 
-    :param errors: those of the writes that failed.
-    :param blocked: the writes that met a lock, in the parts in which they were tried.
+    :param errors: the errors of the writes that failed.
+    :param blocked: the writes that a lock blocked, in the parts in which they were attempted.
     """
 
     errors: dict[AnyWrite, BaseException]
@@ -100,20 +101,20 @@ class GroupCommit(Generic[AnyWrite]):
 
     :param commit: commits writes in one transaction, all or none, and leaves its result on
         each of them; it raises an exception if nothing was recorded.
-    :param shared_errors: the exceptions of ``commit`` that have nothing to do with any one
-        write, such as a database that is away. After any other exception the group is split
-        and committed in parts, so that a write that can't be committed fails alone.
+    :param shared_errors: the exceptions of ``commit`` that no single write causes, such as an
+        unavailable database. After any other exception the group is split and committed in parts,
+        so that a write that can't be committed fails alone.
     :param max_group: the size of a group, unless one write alone is larger.
     :param max_queued: the total size of the writes that may wait, unless nothing else waits.
     :param timeout: how long a write may take from submission to result.
     :param on_commit: called in the event loop after each commit. It must not block.
     :param blocked_errors: the exceptions of ``commit`` that mean that another transaction holds a
         lock on what one of the writes needs.
-    :param keys: names what a write may be blocked for; the next writes of a key that is blocked
-        are set aside at once.
-    :param commit_again: the same as ``commit``, for writes that met a lock before; it should wait
-        for locks for a shorter time.
-    :param patience: how long a write that is blocked is tried again.
+    :param keys: returns the keys of a write. While a key is blocked, its new writes are set aside
+        at once.
+    :param commit_again: the same as ``commit``, for writes that were blocked before; it should
+        wait for locks for a shorter time.
+    :param patience: how long a blocked write is retried.
     """
 
     def __init__(
@@ -142,9 +143,9 @@ class GroupCommit(Generic[AnyWrite]):
         self._on_commit = on_commit
         self._queue: deque[_Group[AnyWrite]] = deque()
         self._unfinished = 0
-        # The size of the group under way: the others wait. If it is blocked, it stays that one.
+        # The size of the group that is being committed. While it is retried, it stays that one.
         self._under_way = 0
-        # Groups that are to be tried again: when, in which order if at once, and the group.
+        # Groups to retry: the time, a number to break ties, and the group.
         self._retries: list[tuple[float, int, _Group[AnyWrite]]] = []
         self._retry_numbers = count()
         self._retries_next = True
@@ -152,7 +153,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._waking: gevent.Greenlet[[], None] | None = None
         self._thread = WorkerThread()
         self._loop = gevent.get_hub().loop
-        # Its priority is below that of sockets, so it fires after what has arrived is received.
+        # Its priority is below that of sockets, so it fires after received data has been read.
         self._turn = self._loop.timer(0, priority=-1)
         self._committing = False
         self._started: float | None = None
@@ -194,7 +195,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._thread.close()
 
     def _wait(self, group: _Group[AnyWrite], write: AnyWrite) -> _Group[AnyWrite]:
-        """Wait until a write is done, in whichever group it is by then; return that group."""
+        """Wait until a write is done; return its group, which may have changed."""
         deadline = time.monotonic() + self._timeout
         is_aside = False
         try:
@@ -229,13 +230,13 @@ class GroupCommit(Generic[AnyWrite]):
         return self._queue[-1]
 
     def _find_aside(self, write: AnyWrite) -> _Group[AnyWrite] | None:
-        """Find what was set aside for a key of this write."""
+        """Find the group that is set aside for a key of this write."""
         if not self._aside:
             return None
         return next(filter(None, map(self._aside.get, self._keys(write))), None)
 
     def _leave_out_blocked(self, group: _Group[AnyWrite]) -> None:
-        """Set aside what is known to be blocked by now."""
+        """Set aside the writes whose keys have become blocked."""
         if not group.keys and self._aside:
             for write in list(group.writes):
                 if aside := self._find_aside(write):
@@ -254,7 +255,7 @@ class GroupCommit(Generic[AnyWrite]):
             self._wake_at(self._retries[0][0])
 
     def _next_group(self) -> _Group[AnyWrite] | None:
-        """Take the next group: in turn from the queue, and from those to be tried again."""
+        """Take the next group, alternately from the queue and from those to retry."""
         is_due = bool(self._retries) and self._retries[0][0] <= time.monotonic()
         if is_due and (self._retries_next or not self._queue):
             self._retries_next = False
@@ -278,7 +279,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._started = started = time.perf_counter()
         if not self._retries:
             self._under_way = group.size
-        successor = self._succeed(group) if group.keys else None
+        successor = self._make_successor(group) if group.keys else None
 
         def finish(result: _Result[AnyWrite] | BaseException) -> None:
             self._started = None
@@ -287,9 +288,9 @@ class GroupCommit(Generic[AnyWrite]):
                 result = _Result(_for_each(writes, result), [])
             group.errors = result.errors
             if successor is None:
-                self._part(group, result.blocked)
+                self._split(group, result.blocked)
             else:
-                self._continue(group, successor, result.blocked)
+                self._keep_blocked(group, successor, result.blocked)
             group.done.set()
             self._unfinished -= sum(write.size for write in group.writes)
             if not self._retries:
@@ -304,10 +305,10 @@ class GroupCommit(Generic[AnyWrite]):
         commit = self._commit if group.blocked is None else self._commit_again
         self._thread.submit(lambda: self._commit_in_parts(writes, commit), finish)
 
-    def _part(
+    def _split(
         self, group: _Group[AnyWrite], blocked: list[tuple[Sequence[AnyWrite], Exception]]
     ) -> None:
-        """Split what is blocked, and try it again at once; set a write aside that is alone."""
+        """Split blocked parts and retry them at once; set single writes aside."""
         for writes, error in blocked:
             if len(writes) == 1:
                 group.move(writes, self._aside_for(writes[0], error))
@@ -317,14 +318,14 @@ class GroupCommit(Generic[AnyWrite]):
                 part: _Group[AnyWrite] = _Group()
                 part.blocked = error
                 group.move(half, part)
-                self._try_again(part, at=0)
+                self._retry(part, at=0)
 
     def _aside_for(self, write: AnyWrite, error: Exception) -> _Group[AnyWrite]:
-        """The group of those that are blocked for what blocks this write."""
+        """The group of the writes that are blocked with this one."""
         aside = self._find_aside(write)
         if aside is None:
             aside = self._set_aside(self._keys(write) or [write])
-            self._try_again(aside, at=time.monotonic() + aside.pause)
+            self._retry(aside, at=time.monotonic() + aside.pause)
         aside.blocked = error
         return aside
 
@@ -334,25 +335,25 @@ class GroupCommit(Generic[AnyWrite]):
         self._aside.update(dict.fromkeys(keys, aside))
         return aside
 
-    def _succeed(self, group: _Group[AnyWrite]) -> _Group[AnyWrite]:
-        """Make the group for the writes that are set aside while this one is tried again."""
+    def _make_successor(self, group: _Group[AnyWrite]) -> _Group[AnyWrite]:
+        """Make the group for writes that are set aside while this group is retried."""
         successor = self._set_aside(group.keys)
         successor.blocked = group.blocked
         successor.pause = min(group.pause * 2, _LONGEST_PAUSE)
         return successor
 
-    def _continue(
+    def _keep_blocked(
         self,
         group: _Group[AnyWrite],
         successor: _Group[AnyWrite],
         blocked: list[tuple[Sequence[AnyWrite], Exception]],
     ) -> None:
-        """Go on with what was set aside, after it was tried again."""
+        """Keep the writes that are still blocked after a retry."""
         for writes, error in blocked:
             group.move(writes, successor)
             successor.blocked = error
         if successor.writes:
-            self._try_again(successor, at=time.monotonic() + successor.pause if blocked else 0)
+            self._retry(successor, at=time.monotonic() + successor.pause if blocked else 0)
         if not (successor.writes and blocked):
             self._forget(successor)
 
@@ -361,13 +362,13 @@ class GroupCommit(Generic[AnyWrite]):
             if self._aside.get(key) is aside:
                 del self._aside[key]
 
-    def _try_again(self, group: _Group[AnyWrite], at: float) -> None:
+    def _retry(self, group: _Group[AnyWrite], at: float) -> None:
         heappush(self._retries, (at, next(self._retry_numbers), group))
 
     def _commit_in_parts(
         self, writes: Sequence[AnyWrite], commit: Callable[[Sequence[AnyWrite]], None]
     ) -> _Result[AnyWrite]:
-        """Commit writes together if possible; return what became of those that were not."""
+        """Commit writes together if possible; return the outcome of those that weren't."""
         try:
             commit(writes)
         except self._blocked_errors as error:
