@@ -298,6 +298,60 @@ def test_the_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> No
     wait_until(lambda: dashboard.texts("#latest .link") == newest, "the ten newest are shown")
 
 
+def send_batch(server: Server, *package_ids: str) -> None:
+    """Send packages in one request, as someone else would."""
+    body = [package(package_id=package_id) for package_id in package_ids]
+    assert server.request("POST", "/packages/batch", body).status == 200
+
+
+def test_no_decision_is_missed_between_two_polls(dashboard: Dashboard) -> None:
+    """However many decisions come between two polls, each is listed once: the newest at once, the
+    others on demand."""
+    ids = [f"p-{number}" for number in range(5)]
+    send_batch(dashboard.server, *ids)
+    wait_until(lambda: dashboard.texts("#latest .link") == ids[::-1], "the first are shown")
+    assert not dashboard.find("#latest-more").is_displayed()
+    ids += [f"p-{number}" for number in range(5, 235)]
+    send_batch(dashboard.server, *ids[5:])
+    wait_until(lambda: dashboard.texts("#latest .link") == ids[:-11:-1], "the newest are shown")
+    for hidden in (225, 125, 25):
+        dashboard.wait_for_text("#latest-more", f"{hidden} more decisions")
+        dashboard.click("#latest-more")
+    assert dashboard.texts("#latest .link") == ids[::-1]
+    assert not dashboard.find("#latest-more").is_displayed()
+    ids += [f"p-{number}" for number in range(235, 250)]
+    send_batch(dashboard.server, *ids[235:])
+    wait_until(lambda: dashboard.texts("#latest .link") == ids[::-1], "all are shown")
+
+
+def test_the_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
+    """The page keeps a thousand decisions, so that it can stay open forever."""
+    send_batch(dashboard.server, "first")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["first"], "the first is shown")
+    ids = [f"p-{number}" for number in range(1000)]
+    send_batch(dashboard.server, *ids)
+    dashboard.wait_for_text("#latest-more", "990 more decisions")
+    send_batch(dashboard.server, "last")
+    wait_until(lambda: dashboard.texts("#latest .link")[0] == "last", "the last is shown")
+    assert dashboard.text("#latest-more") == "990 more decisions"
+
+
+def test_the_latest_decisions_can_be_paused(dashboard: Dashboard) -> None:
+    """While the list is paused it stays as it is, and says how many decisions were made since."""
+    assert not dashboard.find("#latest-pause").is_displayed()
+    send(dashboard.server, package_id="a")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["a"], "the first is shown")
+    dashboard.click("#latest-pause")
+    dashboard.wait_for_text("#latest-paused", "Decided since: 0.")
+    send_batch(dashboard.server, "b", "c")
+    dashboard.wait_for_text("#latest-paused", "Decided since: 2.")
+    assert dashboard.texts("#latest .link") == ["a"]
+    assert dashboard.text("#latest-pause") == "Resume"
+    dashboard.click("#latest-pause")
+    assert dashboard.texts("#latest .link") == ["c", "b", "a"]
+    assert dashboard.text("#latest-paused") == ""
+
+
 def test_the_version_is_shown(dashboard: Dashboard) -> None:
     """The page says which version of the service runs."""
     dashboard.wait_for_text("#version", f"Version {__version__}")
