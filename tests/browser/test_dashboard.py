@@ -245,6 +245,38 @@ def test_only_what_was_touched_is_changed(dashboard: Dashboard) -> None:
     }
 
 
+def test_preferences_follow_those_that_are_stored(dashboard: Dashboard) -> None:
+    """An open form shows what others have stored meanwhile, and the history with it."""
+    dashboard.look_up("leela", "Nothing is stored")
+    put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
+    assert dashboard.preferences == {"personal_preference": "true", "marketing_preference": "false"}
+    dashboard.wait_for_text("#history", "personal wanted, marketing declined")
+
+    dashboard.click("#prefer input[name=marketing_preference][value=true]")
+    dashboard.submit("prefer", "Applied: these are the current preferences.")
+    put_preferences(dashboard.server, "2142-03-01T12:00:00Z", marketing=False)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2142-03-01 12:00:00 UTC.")
+    assert dashboard.text("#prefer .outcome") == ""
+
+
+def test_a_choice_is_kept_when_the_stored_preferences_change(dashboard: Dashboard) -> None:
+    """What the operator has begun to change stays as it is; all else shows what is stored."""
+    dashboard.look_up("leela", "Nothing is stored")
+    dashboard.click("#prefer input[name=personal_preference][value=false]")
+    dashboard.fill("#prefer-timestamp", "2142-03-01T12:00:00Z")
+    put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
+    assert dashboard.preferences == {
+        "personal_preference": "false",
+        "marketing_preference": "false",
+    }
+    request = dashboard.text("#prefer .request")
+    assert '"personal_preference": false' in request
+    assert '"timestamp": "2142-03-01T12:00:00Z"' in request
+    assert "marketing" not in request
+
+
 def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
     """The updates of a recipient are listed, newest first, and more on demand."""
     for minute in range(12):
