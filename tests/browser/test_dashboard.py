@@ -357,7 +357,8 @@ def test_no_decision_is_missed_between_two_polls(dashboard: Dashboard) -> None:
 
 
 def test_the_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
-    """The page keeps a thousand decisions, so that it can stay open forever."""
+    """The page keeps a thousand decisions, so that it can stay open forever. While the list is
+    paused, it counts to a thousand."""
     send_batch(dashboard.server, "first")
     wait_until(lambda: dashboard.texts("#latest .link") == ["first"], "the first is shown")
     ids = [f"p-{number}" for number in range(1000)]
@@ -366,6 +367,9 @@ def test_the_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
     send_batch(dashboard.server, "last")
     wait_until(lambda: dashboard.texts("#latest .link")[0] == "last", "the last is shown")
     assert dashboard.text("#latest-more") == "990 more decisions"
+    dashboard.click("#latest-pause")
+    send_batch(dashboard.server, *(f"late-{number}" for number in range(1000)))
+    dashboard.wait_for_text("#latest-paused", "Decided since: 1000 or more.")
 
 
 def test_the_latest_decisions_can_be_paused(dashboard: Dashboard) -> None:
@@ -558,6 +562,7 @@ def test_the_service_goes_and_comes_back(window: Window, installation: Installat
         server.signal(signal.SIGTERM)
         dashboard.wait_for_text("#state", "Not in service: the service is shutting down")
         dashboard.wait_for_text("#state", "Unreachable since")
+        assert dashboard.title == "Unreachable: Galaxy Express"
         assert server.wait() == 0
         assert dashboard.find("#state").get_attribute("role") == "status"
         assert dashboard.totals == ["1", "0", "0"]
@@ -567,6 +572,7 @@ def test_the_service_goes_and_comes_back(window: Window, installation: Installat
         server.start()
         server.wait_until_alive()
         dashboard.wait_for_text("#state", "In service")
+        assert dashboard.title == "Galaxy Express"
         send(server)
         dashboard.wait_for_totals("2", "0", "0")
         assert "a second" in dashboard.text("#delivered-rate")
@@ -584,6 +590,7 @@ def test_the_database_goes_and_comes_back(window: Window, installation: Installa
             dashboard.wait_for_text(
                 "#state", "Not in service: the database is not set up (make migratedb)"
             )
+            assert dashboard.title == "Not in service: Galaxy Express"
         dashboard.wait_for_text("#state", "In service")
 
 

@@ -29,6 +29,11 @@ class Window:
         """Go to a page."""
         self._driver.get(url)
 
+    @property
+    def title(self) -> str:
+        """The title of the page, which its tab shows."""
+        return self._driver.title
+
     def resize(self, width: int, height: int) -> None:
         """Make the page so many pixels wide and high."""
         self._driver.execute_cdp_cmd(
