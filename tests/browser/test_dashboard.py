@@ -245,6 +245,38 @@ def test_only_changed_preferences_are_sent(dashboard: Dashboard) -> None:
     }
 
 
+def test_preferences_follow_those_that_are_stored(dashboard: Dashboard) -> None:
+    """An open form shows what others have stored meanwhile, and the history with it."""
+    dashboard.look_up("leela", "Nothing is stored")
+    put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
+    assert dashboard.preferences == {"personal_preference": "true", "marketing_preference": "false"}
+    dashboard.wait_for_text("#history", "personal wanted, marketing declined")
+
+    dashboard.click("#prefer input[name=marketing_preference][value=true]")
+    dashboard.submit("prefer", "Applied: these are the current preferences.")
+    put_preferences(dashboard.server, "2142-03-01T12:00:00Z", marketing=False)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2142-03-01 12:00:00 UTC.")
+    assert dashboard.text("#prefer .outcome") == ""
+
+
+def test_a_choice_is_kept_when_the_stored_preferences_change(dashboard: Dashboard) -> None:
+    """What the operator has begun to change stays as it is; all else shows what is stored."""
+    dashboard.look_up("leela", "Nothing is stored")
+    dashboard.click("#prefer input[name=personal_preference][value=false]")
+    dashboard.fill("#prefer-timestamp", "2142-03-01T12:00:00Z")
+    put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
+    assert dashboard.preferences == {
+        "personal_preference": "false",
+        "marketing_preference": "false",
+    }
+    request = dashboard.text("#prefer .request")
+    assert '"personal_preference": false' in request
+    assert '"timestamp": "2142-03-01T12:00:00Z"' in request
+    assert "marketing" not in request
+
+
 def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
     """The updates of a recipient are listed, newest first, and more on demand."""
     for minute in range(12):
@@ -296,6 +328,64 @@ def test_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
         send(dashboard.server, package_id=f"p-{number}")
     newest = [f"p-{number}" for number in range(11, 1, -1)]
     wait_until(lambda: dashboard.texts("#latest .link") == newest, "the ten newest are shown")
+
+
+def send_batch(server: Server, *package_ids: str) -> None:
+    """Send packages in one request, as someone else would."""
+    body = [package(package_id=package_id) for package_id in package_ids]
+    assert server.request("POST", "/packages/batch", body).status == 200
+
+
+def test_no_decision_is_missed_between_two_polls(dashboard: Dashboard) -> None:
+    """However many decisions come between two polls, each is listed once: the newest at once, the
+    others on demand."""
+    ids = [f"p-{number}" for number in range(5)]
+    send_batch(dashboard.server, *ids)
+    wait_until(lambda: dashboard.texts("#latest .link") == ids[::-1], "the first are shown")
+    assert not dashboard.find("#latest-more").is_displayed()
+    ids += [f"p-{number}" for number in range(5, 235)]
+    send_batch(dashboard.server, *ids[5:])
+    wait_until(lambda: dashboard.texts("#latest .link") == ids[:-11:-1], "the newest are shown")
+    for hidden in (225, 125, 25):
+        dashboard.wait_for_text("#latest-more", f"{hidden} more decisions")
+        dashboard.click("#latest-more")
+    assert dashboard.texts("#latest .link") == ids[::-1]
+    assert not dashboard.find("#latest-more").is_displayed()
+    ids += [f"p-{number}" for number in range(235, 250)]
+    send_batch(dashboard.server, *ids[235:])
+    wait_until(lambda: dashboard.texts("#latest .link") == ids[::-1], "all are shown")
+
+
+def test_the_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
+    """The page keeps a thousand decisions, so that it can stay open forever. While the list is
+    paused, it counts to a thousand."""
+    send_batch(dashboard.server, "first")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["first"], "the first is shown")
+    ids = [f"p-{number}" for number in range(1000)]
+    send_batch(dashboard.server, *ids)
+    dashboard.wait_for_text("#latest-more", "990 more decisions")
+    send_batch(dashboard.server, "last")
+    wait_until(lambda: dashboard.texts("#latest .link")[0] == "last", "the last is shown")
+    assert dashboard.text("#latest-more") == "990 more decisions"
+    dashboard.click("#latest-pause")
+    send_batch(dashboard.server, *(f"late-{number}" for number in range(1000)))
+    dashboard.wait_for_text("#latest-paused", "Decided since: 1000 or more.")
+
+
+def test_the_latest_decisions_can_be_paused(dashboard: Dashboard) -> None:
+    """While the list is paused it stays as it is, and says how many decisions were made since."""
+    assert not dashboard.find("#latest-pause").is_displayed()
+    send(dashboard.server, package_id="a")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["a"], "the first is shown")
+    dashboard.click("#latest-pause")
+    dashboard.wait_for_text("#latest-paused", "Decided since: 0.")
+    send_batch(dashboard.server, "b", "c")
+    dashboard.wait_for_text("#latest-paused", "Decided since: 2.")
+    assert dashboard.texts("#latest .link") == ["a"]
+    assert dashboard.text("#latest-pause") == "Resume"
+    dashboard.click("#latest-pause")
+    assert dashboard.texts("#latest .link") == ["c", "b", "a"]
+    assert dashboard.text("#latest-paused") == ""
 
 
 def test_the_version_is_shown(dashboard: Dashboard) -> None:
@@ -475,6 +565,7 @@ def test_service_outage(window: Window, installation: Installation) -> None:
         server.signal(signal.SIGTERM)
         dashboard.wait_for_text("#state", "Not in service: the service is shutting down")
         dashboard.wait_for_text("#state", "Unreachable since")
+        assert dashboard.title == "Unreachable: Galaxy Express"
         assert server.wait() == 0
         assert dashboard.find("#state").get_attribute("role") == "status"
         assert dashboard.totals == ["1", "0", "0"]
@@ -484,6 +575,7 @@ def test_service_outage(window: Window, installation: Installation) -> None:
         server.start()
         server.wait_until_alive()
         dashboard.wait_for_text("#state", "In service")
+        assert dashboard.title == "Galaxy Express"
         send(server)
         dashboard.wait_for_totals("2", "0", "0")
         assert "a second" in dashboard.text("#delivered-rate")
@@ -501,6 +593,7 @@ def test_database_outage(window: Window, installation: Installation) -> None:
             dashboard.wait_for_text(
                 "#state", "Not in service: the database is not set up (make migratedb)"
             )
+            assert dashboard.title == "Not in service: Galaxy Express"
         dashboard.wait_for_text("#state", "In service")
 
 

@@ -32,6 +32,11 @@ class Window:
         """Go to a page."""
         self.driver.get(url)
 
+    @property
+    def title(self) -> str:
+        """The title of the page, which its tab shows."""
+        return self.driver.title
+
     def resize(self, width: int, height: int) -> None:
         """Set the width and height of the page in pixels."""
         self.driver.execute_cdp_cmd(

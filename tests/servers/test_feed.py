@@ -7,12 +7,18 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
+from itertools import count, cycle
 from pathlib import Path
 
 import pytest
 
-from tests.servers.running import PATIENCE, ROOT, Installation, Server
+from tests.backends import Backend
+from tests.servers.load import Job, Load, numbered_package, send_batch
+from tests.servers.load import send as send_one
+from tests.servers.running import PATIENCE, ROOT, Installation, Server, wait_until
 from tests.servers.speaking import package
 
 TEXT = (ROOT / "docs" / "feed.md").read_text()
@@ -65,7 +71,9 @@ def test_killed_python_consumer(installation: Installation, tmp_path: Path) -> N
             )
             assert (run.returncode, run.stderr) == (-signal.SIGKILL, "")
     with closing(sqlite3.connect(tmp_path / "consumer.db")) as store:
-        delivered = [row[0] for row in store.execute("SELECT package_id FROM deliveries")]
+        delivered = [
+            row[0] for row in store.execute("SELECT package_id FROM deliveries ORDER BY rowid")
+        ]
     assert sorted(delivered) == sorted(sent)
 
 
@@ -98,3 +106,108 @@ def _wait_for(folder: Path, number: int) -> None:
     while len(_stored(folder)) < number:
         assert time.monotonic() < deadline, "the consumer stored nothing"
         time.sleep(0.05)
+
+
+class Follower:
+    """The Python consumer. Each time it starts, it follows the next instance.
+
+    :param folder: where it keeps what it has seen.
+    """
+
+    def __init__(self, folder: Path, *instances: Server) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._instances = cycle(instances)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seen_before = 0
+
+    def __enter__(self) -> "Follower":
+        self.go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def go_on(self) -> None:
+        """Start the consumer, unless it is running. It fails when its instance is killed."""
+        if self._process and self._process.poll() is None:
+            return
+        self._seen_before = len(self.seen)
+        code = consumer("python", next(self._instances)).replace("sleep(1)", "sleep(0.01)")
+        with open(self._folder / "errors", "a+") as errors:
+            errors.seek(0)
+            assert "IntegrityError" not in errors.read(), "it has seen a package twice"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code], cwd=self._folder, stderr=errors
+            )
+
+    def kill(self) -> None:
+        """Kill the consumer, wherever it is."""
+        if self._process:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+
+    @property
+    def seen(self) -> list[str]:
+        """The ids of the packages that it has seen, in order."""
+        with closing(sqlite3.connect(self._folder / "consumer.db")) as store:
+            if not store.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'deliveries'"
+            ).fetchone():
+                return []
+            rows = store.execute("SELECT package_id FROM deliveries ORDER BY rowid")
+            return [row[0] for row in rows]
+
+    def has_seen_more(self) -> bool:
+        """Return whether it has seen anything since it started."""
+        self.go_on()
+        return len(self.seen) > self._seen_before
+
+    def has_seen(self, package_id: str) -> bool:
+        """Return whether it has seen a package."""
+        self.go_on()
+        return package_id in self.seen
+
+
+def _sends(client: int) -> Iterator[Job]:
+    # All clients send every other package, at about the same time.
+    for number in count():
+        yield send_one(numbered_package("single" if number % 2 else f"single-{client}", number))
+
+
+def _batches(client: int) -> Iterator[Job]:
+    for first in count(step=200):
+        numbers = range(first, first + 200)
+        names = "batch", f"batch-{client}"
+        yield send_batch([numbered_package(name, number) for name in names for number in numbers])
+
+
+def test_instances_and_followers_that_are_killed(backend: Backend, tmp_path: Path) -> None:
+    """Two followers see every decision once, in the same order, while two instances decide, and all
+    four are killed."""
+    installation = Installation(tmp_path, backend)
+    installation.create_schema()
+    one, two = instances = [installation.gunicorn(workers=1) for _ in range(2)]
+    followers = Follower(tmp_path / "a", one, two), Follower(tmp_path / "b", two, one)
+    with one, two, followers[0], followers[1], Load() as load:
+        for client in range(8):
+            jobs = _sends(client) if client < 4 else _batches(client)
+            load.add_client(instances[client % 2].port, jobs)
+        for instance in instances:
+            for follower in followers:
+                wait_until(follower.has_seen_more, "the follower sees more")
+                follower.kill()
+                follower.go_on()
+            instance.kill()
+            load.wait_for(20)  # by the other one
+            instance.start()
+            instance.wait_until_alive()
+        load.wait_for(20)
+        load.stop()
+        assert any(exchange.answer is None for exchange in load.exchanges)
+        # Nobody declined anything, so the consumers record all that is decided.
+        rows = backend.rows("SELECT package_id FROM packages ORDER BY sequence")
+        decided = [package_id for (package_id,) in rows]
+        for follower in followers:
+            wait_until(partial(follower.has_seen, decided[-1]), "the last decision is seen")
+            assert follower.seen == decided

@@ -42,6 +42,10 @@ export const timeOfDay = (date) => date.toLocaleTimeString("en-GB");
 export const inSeconds = (timestamp) =>
   timestamp.replace(/\.\d+/, "").replace("T", " ").replace("Z", " UTC");
 
+/** The element of a timestamp of the API. */
+export const time = (timestamp) =>
+  make("time", { dateTime: timestamp, textContent: inSeconds(timestamp) });
+
 /** Describe a decision in words, without a full stop. */
 export function decisionInWords(decision) {
   const { status, recipient_id, package_type, decided_at, declined_at } = decision;

@@ -1,6 +1,6 @@
 // The forms that send requests. Their fields come from the API description.
 
-import { ask, find, inSeconds, inWords, make, preferencesOf, quote, say, tell } from "./common.js";
+import { ask, find, inSeconds, inWords, make, preferencesOf, quote, say, tell, time } from "./common.js";
 import { PagedList } from "./packages.js";
 
 const TYPING = 300; // milliseconds without a key press before a recipient is looked up
@@ -12,7 +12,7 @@ function updateItem({ timestamp, received_at, applied, ...preferences }) {
     .map(([name, value]) => `${name.replace(/_preference$/, "")} ${value ? "wanted" : "declined"}`);
   return make("li", { tabIndex: -1 },
     make("b", { textContent: named.join(", ") }),
-    make("small", { textContent: `${inSeconds(timestamp)}, received ${inSeconds(received_at)}` }),
+    make("small", {}, time(timestamp), ", received ", time(received_at)),
     make("small", { textContent: applied ? "Applied." : "Not applied: it was older." }));
 }
 
@@ -194,26 +194,37 @@ class PreferencesForm extends RequestForm {
     this.preview();
   }
 
-  /** Read what is stored, unless it is shown already. */
+  /** Read what is stored, and show it if it has changed. */
   async load() {
     const id = this.recipient.value;
-    if (!id || this.stored || this.unreadable) return;
+    const { stored } = this;
+    if (!id || this.unreadable) return;
     const answer = await ask(this.target({ recipient_id: id }));
-    if (id !== this.recipient.value || this.stored) return; // the answer is out of date
+    if (id !== this.recipient.value || stored !== this.stored) return; // the answer is out of date
     if (answer?.response.ok) {
-      this.showStored(answer.body);
+      const preferences = answer.body;
+      if (Object.keys(preferences).every((name) => preferences[name] === stored?.[name])) return;
+      if (stored) this.tell(""); // what it says of the current preferences is out of date
+      this.showStored(preferences, this.chosen());
     } else if (answer && answer.response.status < 500) {
       this.unreadable = true;
       this.showErrors(fieldErrors(answer.response, answer.body, this.parameters));
-    } else {
+    } else if (!stored) {
       say(this.hint, "The stored preferences can't be read. Trying again.");
     }
   }
 
-  showStored(preferences) {
+  /** The names of the preferences for which another value than the stored one is chosen. */
+  chosen() {
+    return Object.keys(JSON.parse(this.request().body)).filter((name) => name !== "timestamp");
+  }
+
+  /** Show what is stored, except for the named preferences. */
+  showStored(preferences, except = []) {
     this.stored = preferences;
     this.enable(true);
     for (const radio of this.form.querySelectorAll("[type=radio]")) {
+      if (except.includes(radio.name)) continue;
       radio.checked = radio.value === String(preferences[radio.name]);
     }
     const updated = preferences.updated_at;
@@ -233,12 +244,12 @@ class PreferencesForm extends RequestForm {
   }
 
   show(request) {
-    if (Object.keys(JSON.parse(request.body)).length > 1) super.show(request);
+    if (this.chosen().length) super.show(request);
     else this.form.querySelector(".request").textContent = NOTHING_CHANGED;
   }
 
   async submit() {
-    if (Object.keys(JSON.parse(this.request().body)).length > 1) await super.submit();
+    if (this.chosen().length) await super.submit();
     else this.tell(NOTHING_CHANGED);
   }
 

@@ -1,9 +1,10 @@
 // Stored packages and updates: a package by id, those of a recipient, and the latest ones.
 
-import { ask, decisionInWords, find, inSeconds, make, say, tell } from "./common.js";
+import { ask, decisionInWords, find, make, say, tell, time } from "./common.js";
 
 const PAGE = 10; // rows that a list shows at first, and adds on demand
-const LATEST = 10; // decisions that are shown as they come
+const LATEST_PAGE = 100; // latest decisions that are read at once, and shown on demand
+const LATEST_KEPT = 1000; // latest decisions that can be shown
 
 /** A list in descending order, with a button for more. */
 export class PagedList {
@@ -63,9 +64,11 @@ function decisionItem(decision) {
   const { sender_id, recipient_id, package_type, decided_at, status } = decision;
   const words = make("b", { textContent: `${decisionInWords(decision)}.` });
   words.dataset.outcome = status;
-  const time = decided_at ? `, ${inSeconds(decided_at)}` : "";
-  return make("li", { tabIndex: -1 }, id, words,
-    make("small", { textContent: `${package_type}, from ${sender_id} to ${recipient_id}${time}` }));
+  const parties = `${package_type}, from ${sender_id} to ${recipient_id}`;
+  const item = make("li", { tabIndex: -1 }, id, words,
+    make("small", {}, ...(decided_at ? [`${parties}, `, time(decided_at)] : [parties])));
+  item.dataset.package = decision.package_id;
+  return item;
 }
 
 
@@ -139,21 +142,73 @@ find("list").addEventListener("submit", async (event) => {
 
 // ---- The latest decisions
 
-/** Show the decisions that came since the last call; returns the newest of all. */
+const latest = {
+  known: null, // the newest decisions, without a gap
+  listed: [], // those that the list shows: what was known when it was paused
+  visible: PAGE, // how many of them
+  paused: false,
+};
+
+/**
+ * Show the decisions that came since the last call; returns the newest of all.
+ *
+ * The feed can only be followed from its beginning. So decisions are read newest first, page by
+ * page, until a page ends with one that is known. That leaves out those that commit after more than
+ * a page of later ones (on PostgreSQL); the totals have them.
+ */
 export async function showLatest() {
-  const answer = await ask(`packages?limit=${LATEST}`);
-  if (!answer?.response.ok) return undefined;
-  const list = find("latest");
-  const shown = new Map([...list.children].map((item) => [item.dataset.package, item]));
-  const ids = answer.body.packages.map(({ package_id }) => package_id);
-  // Items that are still shown stay as they are, so that one of them keeps the focus.
-  for (const [id, item] of shown) if (!ids.includes(id)) item.remove();
-  for (const decision of answer.body.packages.toReversed()) {
-    if (shown.has(decision.package_id)) continue;
-    const item = decisionItem(decision);
-    item.dataset.package = decision.package_id;
-    list.prepend(item);
+  const read = [];
+  let after = "";
+  while (read.length < LATEST_KEPT) {
+    const answer = await ask(`packages?limit=${LATEST_PAGE}${after}`);
+    if (!answer?.response.ok) return undefined;
+    const { packages, next } = answer.body;
+    read.push(...packages);
+    const place = placeOf(packages.at(-1), latest.known ?? []);
+    if (place >= 0) read.push(...latest.known.slice(place + 1));
+    if (place >= 0 || next === null || !latest.known) break;
+    after = `&after=${next}`;
   }
-  say(find("latest-none"), ids.length ? "" : "No packages were decided yet.");
-  return answer.body.packages[0];
+  latest.known = read.slice(0, LATEST_KEPT);
+  listLatest();
+  return read[0];
 }
+
+const placeOf = (decision, decisions) =>
+  decisions.findIndex(({ package_id }) => package_id === decision?.package_id);
+
+function listLatest() {
+  const { known, visible, paused } = latest;
+  if (!paused) latest.listed = known;
+  const { listed } = latest;
+  const list = find("latest");
+  const items = new Map([...list.children].map((item) => [item.dataset.package, item]));
+  // Items that are still shown are not moved, so that one of them keeps the focus.
+  listed.slice(0, visible).forEach((decision, place) => {
+    const item = items.get(decision.package_id) ?? decisionItem(decision);
+    const there = list.children[place] ?? null;
+    if (item !== there) list.insertBefore(item, there);
+  });
+  while (list.children.length > Math.min(listed.length, visible)) list.lastElementChild.remove();
+
+  find("latest-more").hidden = listed.length <= visible;
+  say(find("latest-more"), `${listed.length - visible} more decisions`);
+  find("latest-pause").hidden = !listed.length;
+  say(find("latest-pause"), paused ? "Resume" : "Pause");
+  const place = placeOf(listed[0], known);
+  const since = place < 0 ? `${LATEST_KEPT} or more` : place;
+  say(find("latest-paused"), paused ? `Paused. Decided since: ${since}.` : "");
+  say(find("latest-none"), listed.length ? "" : "No packages were decided yet.");
+}
+
+find("latest-pause").addEventListener("click", () => {
+  latest.paused = !latest.paused;
+  listLatest();
+});
+
+find("latest-more").addEventListener("click", () => {
+  const before = find("latest").lastElementChild;
+  latest.visible += LATEST_PAGE;
+  listLatest();
+  before.nextElementSibling?.focus();
+});

@@ -7,6 +7,8 @@ const WINDOW = 300; // seconds that the chart shows
 const RECENT = 10; // seconds over which the current rate is measured; a shorter time would make it flicker
 const PAST_PAGES = 5; // pages of earlier packages that are read for the chart
 
+// Seen where the top of the page is not: in the tab of the browser.
+const TITLES = { ready: "", unavailable: "Not in service: ", unreachable: "Unreachable: " };
 const KINDS = ["delivered", "dropped", "rejected"];
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -30,6 +32,7 @@ export function showState(health, statistics) {
     pill.dataset.state = failed ? "unavailable" : "ready";
     say(pill, failed ? `Not in service: ${failed.body.detail}.` : "In service");
   }
+  document.title = `${TITLES[pill.dataset.state]}Galaxy Express`;
   document.body.classList.toggle("stale", pill.dataset.state !== "ready");
 }
 
