@@ -76,8 +76,8 @@ class FileValue:
     _multiprocess = True
     _files: ClassVar[dict[str, _AllocatedFile]] = {}
     # Not gevent's, which is slower: a greenlet that holds the lock never switches. Reentrant, since
-    # signal handlers may count, too.
-    _lock = get_original("threading", "RLock")()
+    # signal handlers may count, too. threading's would be written in Python once gevent is there.
+    _lock = get_original("_thread", "RLock")()
     _is_reported = False
 
     def __init__(
