@@ -10,6 +10,7 @@ from typing import Any
 from galaxy_express.serving import environment, metrics_exporter
 
 _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
+environment.check()
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 

@@ -35,7 +35,7 @@ def make_wsgi_app(
 
     :param app_config: the ``[app:main]`` section of a configuration file.
     :param package_types: the types of package that there are.
-    :raises baseplate.lib.config.ConfigurationError: naming the setting that is wrong.
+    :raises galaxy_express.settings.WrongSettings: naming the settings that are wrong.
     """
     # Imported late: gunicorn's master imports this package for its worker class, and modules
     # imported before the fork can be neither monkey-patched nor reloaded.

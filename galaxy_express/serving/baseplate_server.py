@@ -69,7 +69,7 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
     try:
         check_server_settings(server_config)
     except ConfigurationError as error:
-        sys.exit(f"[server:main] {error}")
+        sys.exit("\n".join(f"[server:main] {line}" for line in str(error).splitlines()))
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # As Baseplate has its own handler_class configured.

@@ -15,12 +15,12 @@ from galaxy_express.serving.metrics_files import export_metrics
 
 
 def make_app(app_config: RawConfig) -> Router:
-    """Make the WSGI application, or end the process with one sentence.
+    """Make the WSGI application, or end the process.
 
     What the application opens is closed when the process exits.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :raises SystemExit: for a setting that is wrong, with its name.
+    :raises SystemExit: with a line for each setting that is wrong.
     """
     # Not imported before it is clear where metrics are kept.
     from galaxy_express import metrics
@@ -43,18 +43,15 @@ def application(config_path: str) -> Router:
     set up.
 
     :param config_path: the path of a file like ``configs/production.ini``.
-    :raises gunicorn.errors.AppImportError: for a file that can't be read, or a setting that is
-        wrong, with its name. It ends gunicorn, which would replace a worker that just exits.
+    :raises gunicorn.errors.AppImportError: for a file that can't be read, or with a line for each
+        setting that is wrong. It ends gunicorn, which would replace a worker that just exits.
     """
     try:
         return _set_up(config_path)
-    except (SystemExit, OSError, configparser.Error) as error:
-        raise AppImportError(in_a_line(error)) from None
-
-
-def in_a_line(error: BaseException) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split())
+    except SystemExit as error:
+        raise AppImportError(str(error)) from None
+    except (OSError, configparser.Error) as error:
+        raise AppImportError(" ".join(str(error).split())) from None
 
 
 def _set_up(config_path: str) -> Router:
