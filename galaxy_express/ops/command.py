@@ -15,12 +15,12 @@ _SCRIPTS = {
 
 
 def main() -> None:
-    """Replace this process by gunicorn, or by one of Baseplate's commands."""
+    """Replace this process by the one that does what is asked."""
     parser = argparse.ArgumentParser(
         description="Galaxy Express. $GALAXY_EXPRESS_DATABASE_URL names the database; the other"
         " settings are in the folder of the configuration files, which may be copied and changed.",
     )
-    parser.add_argument("command", choices=["serve", "shell", "configs", *_SCRIPTS])
+    parser.add_argument("command", choices=["serve", "health", "shell", "configs", *_SCRIPTS])
     parser.add_argument(
         "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
     )
@@ -30,6 +30,8 @@ def main() -> None:
         print(asked.configs)  # noqa: T201 - what was asked for
     elif asked.command == "serve":
         _execute("-m", "gunicorn", "--config", asked.configs / "gunicorn.conf.py")
+    elif asked.command == "health":
+        _execute("-m", "galaxy_express.serving.health")
     elif asked.command == "shell":
         _execute("-c", _call("load_and_run_shell"), settings)
     else:
