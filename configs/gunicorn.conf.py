@@ -67,10 +67,18 @@ def _listen_for_prometheus(server: Any) -> None:
     except (OSError, ValueError) as error:
         if "GUNICORN_PID" not in os.environ:
             sys.exit(str(error))
-        # This master takes over from one that is still there (SIGUSR2).
-        server.log.warning("%s; until then this server has no metrics", error)
+        # The master that this one takes over from (SIGUSR2) didn't hand its metrics over.
+        server.log.warning("%s. This server goes without metrics.", error)
     else:
         metrics_exporter.make_folder()
+
+
+def pre_exec(server: Any) -> None:
+    """Let the master that takes over from this one (SIGUSR2) go on with its metrics."""
+    server.cfg.env_orig.update(metrics_exporter.hand_over())
+    # gunicorn would run its own __main__.py after `python -m gunicorn`, and import its package
+    # `http` instead of Python's, which is in another folder.
+    server.START_CTX["args"] = sys.orig_argv
 
 
 def on_reload(server: Any) -> None:
@@ -88,7 +96,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Tell Baseplate the worker's number, and let the worker be ended while it starts."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the master's, until it sets its own
-    os.environ["MULTIPROCESS_WORKER_ID"] = str(worker.number)
+    os.environ["MULTIPROCESS_WORKER_ID"] = metrics_exporter.worker_id(worker.number)
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -97,10 +105,11 @@ def child_exit(server: Any, worker: Any) -> None:
 
     if metrics_exporter.listener is not None:
         with suppress(OSError):
-            mark_process_dead(worker.number)
+            mark_process_dead(metrics_exporter.worker_id(worker.number))
     worker.deregister()
 
 
 def on_exit(server: Any) -> None:
-    """Remove the folder of the metrics, unless it was given."""
-    metrics_exporter.remove_folder()
+    """Remove the folder of the metrics, unless it was given, or another master uses it."""
+    if server.reexec_pid == server.master_pid == 0:
+        metrics_exporter.remove_folder()

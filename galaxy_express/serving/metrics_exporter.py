@@ -19,6 +19,10 @@ PORT = 6060
 BIND = "GALAXY_EXPRESS_METRICS_BIND"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
+# Variables by which a server hands its metrics over to the one that takes over from it.
+_LISTENER = "GALAXY_EXPRESS_METRICS_LISTENER"
+_SERIES = "GALAXY_EXPRESS_METRICS_SERIES"
+
 _PREFIX = "galaxy_express_metrics_"
 
 
@@ -64,19 +68,52 @@ listener: socket.socket | None = None
 
 
 def listen(address: tuple[str, int]) -> None:
-    """Listen for Prometheus, on a port that isn't shared.
+    """Listen for Prometheus, on a port that isn't shared; or go on with the listener of the server
+    that this one takes over from.
 
     :raises OSError: in one sentence, if the port is taken, or if the host isn't this machine's.
     """
     global listener
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
-        listener = socket.create_server(address, family=family, backlog=16)
+        if _LISTENER in os.environ:
+            listener = socket.socket(fileno=int(os.environ[_LISTENER]))
+        else:
+            listener = socket.create_server(address, family=family, backlog=16)
     except OSError as error:
         raise OSError(
             f"Metrics can't be exported on port {address[1]} of {address[0]}"
             f" ({os.strerror(error.errno or 0)}); choose another address with {BIND}"
         ) from error
+
+
+def hand_over() -> dict[str, str]:
+    """Return the variables with which another server takes over: it listens on the same socket, and
+    keeps its metrics in the same folder, so that sums of both are exported.
+
+    To be called in the process that becomes the other server.
+    """
+    if listener is None:
+        return {}
+    listener.set_inheritable(True)
+    if _lock_descriptor is not None:
+        os.set_inheritable(_lock_descriptor, True)
+    # There are never more than two servers, so their workers need two series of names.
+    series = "" if os.environ.get(_SERIES) else "b"
+    folder = {FOLDER: os.environ[FOLDER]} if FOLDER in os.environ else {}
+    return {_LISTENER: str(listener.fileno()), _SERIES: series} | folder
+
+
+def worker_id(number: int) -> str:
+    """The name of a worker in the names of its files, which no worker of another server has.
+
+    :param number: the worker's number in its server.
+    """
+    return f"{os.environ.get(_SERIES, '')}{number}"
+
+
+#: Keeps the folder locked. Workers inherit it from the master.
+_lock_descriptor: int | None = None
 
 
 def make_folder() -> None:
@@ -85,6 +122,7 @@ def make_folder() -> None:
     Folders in memory that were left by servers that were killed are removed. Where there is no
     room for a folder, workers go on without one.
     """
+    global _lock_descriptor
     with suppress(OSError):
         if FOLDER not in os.environ:
             memory = "/dev/shm"  # noqa: S108 - see mkdtemp
@@ -93,7 +131,7 @@ def make_folder() -> None:
                 _remove_abandoned(folder)
             os.environ[FOLDER] = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         os.makedirs(os.environ[FOLDER], exist_ok=True)
-        _lock(os.environ[FOLDER])
+        _lock_descriptor = _lock(os.environ[FOLDER])
 
 
 def remove_folder() -> None:
