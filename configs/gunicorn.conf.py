@@ -105,7 +105,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
     if metrics_exporter.listener is not None:
         with suppress(OSError):
-            mark_process_dead(metrics_exporter.worker_id(worker.number))
+            worker_id = metrics_exporter.worker_id(worker.number)
+            mark_process_dead(worker_id, metrics_exporter.folder())
     worker.deregister()
 
 

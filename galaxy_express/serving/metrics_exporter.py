@@ -100,8 +100,10 @@ def hand_over() -> dict[str, str]:
         os.set_inheritable(_lock_descriptor, True)
     # There are never more than two servers, so their workers need two series of names.
     series = "" if os.environ.get(_SERIES) else "b"
-    folder = {FOLDER: os.environ[FOLDER]} if FOLDER in os.environ else {}
-    return {_LISTENER: str(listener.fileno()), _SERIES: series} | folder
+    handed_over = {_LISTENER: str(listener.fileno()), _SERIES: series}
+    with suppress(OSError):
+        handed_over[FOLDER] = folder()
+    return handed_over
 
 
 def worker_id(number: int) -> str:
@@ -127,26 +129,36 @@ def make_folder() -> None:
         if FOLDER not in os.environ:
             memory = "/dev/shm"  # noqa: S108 - see mkdtemp
             parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
-            for folder in glob.glob(f"{parent}/{_PREFIX}*"):
-                _remove_abandoned(folder)
+            for other in glob.glob(f"{parent}/{_PREFIX}*"):
+                _remove_abandoned(other)
             os.environ[FOLDER] = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         os.makedirs(os.environ[FOLDER], exist_ok=True)
         _lock_descriptor = _lock(os.environ[FOLDER])
 
 
+def folder() -> str:
+    """The folder of the metrics.
+
+    :raises OSError: if there is none, since it couldn't be made.
+    """
+    if FOLDER not in os.environ:
+        raise OSError("there was no room for their folder")
+    return os.environ[FOLDER]
+
+
 def remove_folder() -> None:
     """Remove the folder, if it was made by :py:func:`make_folder` under a name of its own."""
-    folder = os.environ.get(FOLDER, "")
-    if os.path.basename(folder).startswith(_PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
+    path = os.environ.get(FOLDER, "")
+    if os.path.basename(path).startswith(_PREFIX):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _lock(folder: str) -> int:
+def _lock(path: str) -> int:
     """Lock a folder as long as this process, or a child of it, runs.
 
     :raises OSError: if another has the lock.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -155,8 +167,8 @@ def _lock(folder: str) -> int:
     return descriptor
 
 
-def _remove_abandoned(folder: str) -> None:
+def _remove_abandoned(path: str) -> None:
     with suppress(OSError):
-        descriptor = _lock(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        descriptor = _lock(path)
+        shutil.rmtree(path, ignore_errors=True)
         os.close(descriptor)
