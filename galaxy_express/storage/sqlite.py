@@ -196,11 +196,14 @@ class SQLiteDatabase(Database):
         self._path = str(path.absolute())
         self._lock_timeout = lock_timeout
         self._engine = self._make_engine("rw", lock_timeout)
+        self._impatient_engine = self._make_engine("rw", timedelta(0))
         # Reads run on the event loop, which must not wait for a lock.
-        self._read_engine = self._make_engine("rw", timedelta(0))
-        self._read_connection = PersistentConnection(partial(self._connect, self._read_engine))
+        self._read_connection = PersistentConnection(partial(self._connect, self._impatient_engine))
         connect = partial(self._connect, self._engine)
-        self._checkpoint_connection = PersistentConnection(connect)
+        # While TRUNCATE waits for readers, no one can write.
+        self._checkpoint_connection = PersistentConnection(
+            partial(self._connect, self._impatient_engine)
+        )
         self._checkpoint_guard = PersistentConnection(connect)
         super().__init__(connect)
 
@@ -252,13 +255,31 @@ class SQLiteDatabase(Database):
         # (https://www.sqlite.org/wal.html#walresetbug). So the guard holds a read transaction
         # meanwhile. If it reads from the log, no commit can restart the log; if it reads from the
         # file, since everything has been copied, no checkpoint may write there.
+        self._guarded_checkpoint("PASSIVE")  # blocks neither readers nor writers
+
+    def shrink_log(self) -> None:
+        """See :py:meth:`Database.shrink_log`."""
+        if _size(f"{self._path}-wal") <= LOG_BYTES:
+            return
+        # TRUNCATE empties a log that has been copied, unless somebody reads from it. It holds
+        # SQLite's locks for checkpoints and for writing from before it looks at the log until the
+        # log is empty, so the bug above can't happen: no commit restarts the log meanwhile, and
+        # this restarts it beside no other checkpoint. If a writer has the lock, SQLite makes a
+        # PASSIVE checkpoint instead, which needs the guard. A guard that reads from the log would
+        # keep it from being emptied, so everything is copied before.
+        if self._guarded_checkpoint("PASSIVE"):
+            self._guarded_checkpoint("TRUNCATE")
+
+    def _guarded_checkpoint(self, mode: str) -> bool:
+        """Make a checkpoint, and return whether the whole log has been copied."""
         guard, kept = self._checkpoint_guard, self._checkpoint_connection
         with self._translating_errors(guard, kept):
             reader, mover = guard.get(), kept.get()
             reader.execute("BEGIN")
             reader.select("SELECT count(*) FROM sqlite_master")
-            mover.select("PRAGMA wal_checkpoint(PASSIVE)")  # blocks neither readers nor writers
+            ((_, frames, copied),) = mover.select(f"PRAGMA wal_checkpoint({mode})")
             reader.execute("ROLLBACK")
+        return bool(frames == copied)
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """See :py:meth:`Database.check_integrity`."""
