@@ -16,18 +16,23 @@ from galaxy_express.web.problems import unreadable
 
 logger = logging.getLogger(__name__)
 
+# A list of transfer codings in which `chunked` stands at the end, if at all.
+_UNKNOWN_CODINGS = re.compile(r"(?i:((?!chunked\b)[a-z0-9_-]+[ \t]*,[ \t]*)*[a-z0-9_-]+)")
+
 
 class _Handler(WSGIHandler):
     """gevent's handler of a connection, which ends persistent connections at shutdown; gevent would
     serve them until it is killed in the middle of an answer."""
 
     close_connection: bool
+    request_version: str
+    _has_unknown_coding = False
 
     def MessageClass(self, *args: Any) -> Any:  # noqa: N802, as gevent calls it
         """Parse the head of a request.
 
         :raises ValueError: if it doesn't say in exactly one way where the body ends (RFC 9112,
-            section 6.3); gevent answers 400.
+            section 6.3), or has an unknown transfer coding.
         """
         head = super().MessageClass(*args)
         lengths = head.get_all("content-length", [])
@@ -38,6 +43,11 @@ class _Handler(WSGIHandler):
             or any(coding.lower() != "chunked" for coding in codings)
             or head.defects
         ):
+            self._has_unknown_coding = (
+                self.request_version == "HTTP/1.1"
+                and not (lengths or codings[1:] or head.defects)
+                and _UNKNOWN_CODINGS.fullmatch(codings[0]) is not None
+            )
             raise ValueError("it is not clear where the body ends")
         return head
 
@@ -54,8 +64,10 @@ class _Handler(WSGIHandler):
         """Answer a request. One that can't be parsed gets a problem, where gevent sends no body."""
         result = super().handle_one_request()
         if isinstance(result, tuple):  # a status, and the answer that is yet to be sent
-            status = HTTPStatus(int(result[0]))
-            return result[0], unreadable(status, "it is malformed, or its head is too large")
+            status, reason = int(result[0]), "it is malformed, or its head is too large"
+            if self._has_unknown_coding:
+                status, reason = HTTPStatus.NOT_IMPLEMENTED, "the Transfer-Encoding is unknown"
+            return str(status), unreadable(HTTPStatus(status), reason)
         return result
 
 
