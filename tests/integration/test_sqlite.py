@@ -95,7 +95,7 @@ def test_a_file_that_is_replaced_meanwhile(sqlite: SQLiteBackend, database: Data
             queries.add_to_totals(connection, 0, {REJECTED: 1})
             sqlite.path.unlink()
 
-    with pytest.raises(DatabaseUnavailable, match="was replaced"):
+    with pytest.raises(DatabaseUnavailable, match="was replaced or overwritten"):
         write()
 
 
