@@ -13,7 +13,7 @@ RUN useradd --uid 1000 --create-home galaxy \
 WORKDIR /app
 EXPOSE 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
-    CMD ["sh", "-c", "bind=${GALAXY_EXPRESS_BIND:-9090}; exec baseplate-healthcheck wsgi 127.0.0.1:${bind##*:}"]
+    CMD ["python", "-m", "galaxy_express.serving.health"]
 
 
 FROM base AS dependencies
@@ -42,7 +42,7 @@ ENV VENV=/opt/venv \
     RUFF_CACHE_DIR=/tmp/ruff
 # Prometheus metrics, which are reset when the server starts.
 EXPOSE 6060
-CMD ["sh", "-c", "PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) exec baseplate-serve --bind 0.0.0.0:9090 --reload configs/development.ini"]
+CMD ["sh", "-c", "PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) exec baseplate-serve --bind ${GALAXY_EXPRESS_BIND:-0.0.0.0:9090} --reload configs/development.ini"]
 
 
 FROM base AS production

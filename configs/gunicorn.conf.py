@@ -10,6 +10,7 @@ from typing import Any
 from galaxy_express.serving import environment, metrics_exporter
 
 _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
+environment.check()
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 
@@ -66,10 +67,18 @@ def _listen_for_prometheus(server: Any) -> None:
     except (OSError, ValueError) as error:
         if "GUNICORN_PID" not in os.environ:
             sys.exit(str(error))
-        # This master is taking over from one that is still running (SIGUSR2).
-        server.log.warning("%s; until then this server has no metrics", error)
+        # The master that this one takes over from (SIGUSR2) didn't pass its metrics on.
+        server.log.warning("%s. This server has no metrics.", error)
     else:
         metrics_exporter.make_folder()
+
+
+def pre_exec(server: Any) -> None:
+    """Let the master that takes over from this one (SIGUSR2) go on with its metrics."""
+    server.cfg.env_orig.update(metrics_exporter.hand_over())
+    # gunicorn would run its own __main__.py after `python -m gunicorn`, and import its package
+    # `http` instead of Python's, which is in another folder.
+    server.START_CTX["args"] = sys.orig_argv
 
 
 def on_reload(server: Any) -> None:
@@ -86,10 +95,8 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Pass the worker's number to Baseplate, and let SIGTERM end the worker during startup."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # replaces the master's handler, until the worker sets its own
-    os.environ["MULTIPROCESS_WORKER_ID"] = str(worker.number)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the worker sets its own handler
+    os.environ["MULTIPROCESS_WORKER_ID"] = metrics_exporter.worker_id(worker.number)
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -98,10 +105,12 @@ def child_exit(server: Any, worker: Any) -> None:
 
     if metrics_exporter.listener is not None:
         with suppress(OSError):
-            mark_process_dead(worker.number)
+            worker_id = metrics_exporter.worker_id(worker.number)
+            mark_process_dead(worker_id, metrics_exporter.folder())
     worker.deregister()
 
 
 def on_exit(server: Any) -> None:
-    """Remove the metrics folder, unless it was configured."""
-    metrics_exporter.remove_folder()
+    """Remove the metrics folder, unless it was configured or another master uses it."""
+    if server.reexec_pid == server.master_pid == 0:
+        metrics_exporter.remove_folder()

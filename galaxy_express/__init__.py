@@ -35,7 +35,7 @@ def make_wsgi_app(
 
     :param app_config: the ``[app:main]`` section of a configuration file.
     :param package_types: the types of packages that the service accepts.
-    :raises baseplate.lib.config.ConfigurationError: for an invalid setting, with its name.
+    :raises galaxy_express.settings.InvalidSettings: naming each invalid setting.
     """
     # Imported late: gunicorn's master imports this package for its worker class, and modules
     # imported before the fork can be neither monkey-patched nor reloaded.

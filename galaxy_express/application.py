@@ -21,6 +21,7 @@ from galaxy_express.settings import (
 )
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
+from galaxy_express.storage.url import database_url
 from galaxy_express.web.instrumentation import InstrumentedConfigurator
 
 logger = logging.getLogger("galaxy_express")
@@ -31,9 +32,9 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
 
     :param app_config: the ``[app:main]`` section of a configuration file.
     :param package_types: the types of packages that the service accepts.
-    :raises baseplate.lib.config.ConfigurationError: for an invalid setting, with its name.
+    :raises galaxy_express.settings.InvalidSettings: naming each invalid setting.
     """
-    check_settings(app_config)
+    check_settings(app_config, {"database.url": database_url})
     baseplate = Baseplate(app_config)
     baseplate.configure_observers()
 

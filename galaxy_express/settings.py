@@ -1,15 +1,16 @@
 """The settings of the application, read strictly.
 
-A setting that is wrong, misspelt, out of range or without effect raises, with its name.
+A setting that is wrong, misspelt, out of range or without effect raises, with its name; if there
+are several, all of them are named.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from baseplate.lib import config
 from baseplate.lib.config import ConfigurationError, RawConfig
@@ -21,6 +22,20 @@ Parser = Callable[[str], object]
 
 # Databases count timeouts in milliseconds, in 32 bits.
 LONGEST = timedelta(days=24)
+
+
+class InvalidSettings(ConfigurationError):
+    """Settings that are wrong. Its text has a line for each.
+
+    :param errors: one for each setting. ``key`` and ``error`` are those of the first.
+    """
+
+    def __init__(self, errors: Sequence[ConfigurationError]) -> None:
+        super().__init__(errors[0].key, errors[0].error)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
 
 
 # Parsers of values
@@ -134,12 +149,12 @@ def read_section(app_config: RawConfig, section: str, settings: type[T]) -> T:
     """Read the keys ``<section>.<name>``.
 
     :param settings: a dataclass; the metadata of each field has its parser.
-    :raises baseplate.lib.config.ConfigurationError: naming the key, for a value that is
-        missing or wrong, and for a key that doesn't exist.
+    :raises InvalidSettings: for values that are missing or wrong, and for keys that don't exist.
     """
     own = {key: value for key, value in app_config.items() if key.partition(".")[0] == section}
     spec = {f"{section}.{name}": parse for name, parse in _parsers(settings).items()}
-    values = _parse_all(own, spec)
+    _raise_all(_find_wrong(own, spec))
+    values = {key: parse(own.get(key, "")) for key, parse in spec.items()}
     return settings(**{key.removeprefix(f"{section}."): value for key, value in values.items()})
 
 
@@ -152,23 +167,26 @@ def _parsers(settings: type) -> dict[str, Parser]:
     }
 
 
-def _parse_all(raw_config: RawConfig, spec: Mapping[str, Parser]) -> dict[str, Any]:
-    unknown = [key for key in raw_config if key not in spec]
-    if unknown:
-        raise unknown_setting(unknown[0], spec)
-    return {key: _parse(key, raw_config.get(key), parse) for key, parse in spec.items()}
+def _find_wrong(raw_config: RawConfig, spec: Mapping[str, Parser]) -> Iterator[ConfigurationError]:
+    for key in raw_config:
+        if key not in spec:
+            yield _unknown_setting(key, spec)
+    for key, parse in spec.items():
+        try:
+            parse(raw_config.get(key, ""))
+        except ValueError as error:
+            yield ConfigurationError(key, str(error) if key in raw_config else "is missing")
 
 
-def _parse(key: str, value: str | None, parse: Parser) -> Any:
-    try:
-        return parse(value or "")
-    except ValueError as error:
-        reason = "is missing" if value is None else str(error)
-        raise ConfigurationError(key, reason) from error
+def _raise_all(errors: Iterable[ConfigurationError]) -> None:
+    found: dict[str, ConfigurationError] = {}
+    for error in errors:
+        found.setdefault(error.key, error)  # one for each setting
+    if found:
+        raise InvalidSettings(list(found.values()))
 
 
-def unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
-    """An error for a setting that doesn't exist, which suggests what may be meant."""
+def _unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
     known = list(known)
     similar = get_close_matches(key, known, n=1)
     section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
@@ -182,46 +200,51 @@ def unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
 # The whole
 
 
-def check_settings(app_config: RawConfig) -> None:
+def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None:
     """Check every setting of the application, Baseplate's included.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :raises baseplate.lib.config.ConfigurationError: naming the first that is wrong.
+    :param parsers: the parsers of settings that are known in more detail elsewhere.
+    :raises InvalidSettings: for those that are wrong.
     """
     by_endpoint = {key: _limit for key in app_config if key.startswith(_BY_ENDPOINT)}
-    _parse_all(app_config, _ours() | _BASEPLATE | by_endpoint)
-    _check_together(app_config, "tracing", "tracing.service_name")
     dsn = os.environ.get("SENTRY_DSN", "")
-    _parse("SENTRY_DSN", dsn, _optional(_sentry_dsn))
-    if not dsn:
-        _check_together(app_config, "sentry", "sentry.dsn")
+    _raise_all(
+        [
+            *_find_wrong(app_config, {**_ours(), **_BASEPLATE, **by_endpoint, **parsers}),
+            *_find_ineffective(app_config, "tracing", "tracing.service_name"),
+            *_find_wrong({"SENTRY_DSN": dsn}, {"SENTRY_DSN": _optional(_sentry_dsn)}),
+            *([] if dsn else _find_ineffective(app_config, "sentry", "sentry.dsn")),
+        ]
+    )
 
 
 def check_endpoints(app_config: RawConfig, endpoints: Iterable[str]) -> None:
     """Check that the endpoints which have a timeout of their own exist.
 
     :param endpoints: the names of all routes.
-    :raises baseplate.lib.config.ConfigurationError: for a name that no route has.
+    :raises InvalidSettings: for names that no route has.
     """
-    known = [_BY_ENDPOINT + name for name in endpoints]
-    for key in app_config:
-        if key.startswith(_BY_ENDPOINT) and key not in known:
-            raise unknown_setting(key, known)
+    own = {key: value for key, value in app_config.items() if key.startswith(_BY_ENDPOINT)}
+    _raise_all(_find_wrong(own, {_BY_ENDPOINT + name: _optional(_limit) for name in endpoints}))
 
 
-def _check_together(app_config: RawConfig, section: str, needed: str) -> None:
-    for key in app_config:
-        if key.startswith(f"{section}.") and not app_config.get(needed):
-            raise ConfigurationError(key, f"has no effect, since {needed} isn't set")
+def _find_ineffective(
+    app_config: RawConfig, section: str, needed: str
+) -> Iterator[ConfigurationError]:
+    if not app_config.get(needed):
+        for key in app_config:
+            if key.startswith(f"{section}."):
+                yield ConfigurationError(key, f"has no effect, since {needed} isn't set")
 
 
 def check_server_settings(server_config: RawConfig) -> None:
     """Check the settings of Baseplate's server.
 
     :param server_config: the ``[server:main]`` section of a configuration file.
-    :raises baseplate.lib.config.ConfigurationError: naming the first that is wrong.
+    :raises InvalidSettings: for those that are wrong.
     """
-    _parse_all(server_config, _SERVER)
+    _raise_all(_find_wrong(server_config, _SERVER))
 
 
 def _optional(parse: Parser) -> Parser:

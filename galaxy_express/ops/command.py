@@ -15,12 +15,12 @@ _SCRIPTS = {
 
 
 def main() -> None:
-    """Replace this process with gunicorn, or with one of Baseplate's commands."""
+    """Replace this process with the program of a command."""
     parser = argparse.ArgumentParser(
         description="Galaxy Express. $GALAXY_EXPRESS_DATABASE_URL is the database; the other"
         " settings are in the configuration files, whose folder can be copied and edited.",
     )
-    parser.add_argument("command", choices=["serve", "shell", "configs", *_SCRIPTS])
+    parser.add_argument("command", choices=["serve", "health", "shell", "configs", *_SCRIPTS])
     parser.add_argument(
         "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
     )
@@ -30,6 +30,8 @@ def main() -> None:
         print(arguments.configs)  # noqa: T201 - the output of the command
     elif arguments.command == "serve":
         _execute("-m", "gunicorn", "--config", arguments.configs / "gunicorn.conf.py")
+    elif arguments.command == "health":
+        _execute("-m", "galaxy_express.serving.health")
     elif arguments.command == "shell":
         _execute("-c", _call("load_and_run_shell"), settings)
     else:

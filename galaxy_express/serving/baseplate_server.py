@@ -17,18 +17,23 @@ from galaxy_express.web.problems import unreadable
 
 logger = logging.getLogger(__name__)
 
+# A list of transfer codings in which `chunked` stands at the end, if at all.
+_UNKNOWN_CODINGS = re.compile(r"(?i:((?!chunked\b)[a-z0-9_-]+[ \t]*,[ \t]*)*[a-z0-9_-]+)")
+
 
 class _Handler(WSGIHandler):
     """gevent's connection handler, except that it closes persistent connections at shutdown. gevent
     would serve them until it is killed in the middle of a response."""
 
     close_connection: bool
+    request_version: str
+    _has_unknown_coding = False
 
     def MessageClass(self, *args: Any) -> Any:  # noqa: N802 - gevent's name
         """Parse the head of a request.
 
-        :raises ValueError: if the end of the body is ambiguous (RFC 9112, section 6.3); gevent
-            responds with 400.
+        :raises ValueError: if the end of the body is ambiguous (RFC 9112, section 6.3), or the
+            transfer coding is unknown.
         """
         head = super().MessageClass(*args)
         lengths = head.get_all("content-length", [])
@@ -39,6 +44,11 @@ class _Handler(WSGIHandler):
             or any(coding.lower() != "chunked" for coding in codings)
             or head.defects
         ):
+            self._has_unknown_coding = (
+                self.request_version == "HTTP/1.1"
+                and not (lengths or codings[1:] or head.defects)
+                and _UNKNOWN_CODINGS.fullmatch(codings[0]) is not None
+            )
             raise ValueError("the end of the body is ambiguous")
         return head
 
@@ -55,8 +65,10 @@ class _Handler(WSGIHandler):
         """Handle a request. If it can't be parsed, respond with a problem; gevent sends no body."""
         result = super().handle_one_request()
         if isinstance(result, tuple):  # a status, and a response that has not been sent yet
-            status = HTTPStatus(int(result[0]))
-            return result[0], unreadable(status, "malformed, or the head is too large")
+            status, reason = int(result[0]), "malformed, or the head is too large"
+            if self._has_unknown_coding:
+                status, reason = HTTPStatus.NOT_IMPLEMENTED, "the Transfer-Encoding is unknown"
+            return str(status), unreadable(HTTPStatus(status), reason)
         return result
 
 
@@ -70,7 +82,7 @@ def make_server(server_config: dict[str, str], listener: socket.socket, app: Any
     try:
         check_server_settings(server_config)
     except ConfigurationError as error:
-        sys.exit(f"[server:main] {error}")
+        sys.exit("\n".join(f"[server:main] {line}" for line in str(error).splitlines()))
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Baseplate's own handler is configured in the same way.

@@ -7,6 +7,21 @@ import sys
 from galaxy_express.serving.bind import parse_address
 
 
+def check() -> None:
+    """Check all variables.
+
+    :raises SystemExit: with a line for each that is wrong.
+    """
+    errors = []
+    for read in (bind, workers, drain_seconds):
+        try:
+            read()
+        except SystemExit as error:
+            errors.append(str(error))
+    if errors:
+        sys.exit("\n".join(errors))
+
+
 def bind() -> str:
     """``$GALAXY_EXPRESS_BIND``: the address to listen on, or ``unix:`` and a path.
 

@@ -19,6 +19,10 @@ PORT = 6060
 BIND = "GALAXY_EXPRESS_METRICS_BIND"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
+# Variables by which a server hands its metrics over to the one that takes over from it.
+_LISTENER = "GALAXY_EXPRESS_METRICS_LISTENER"
+_SERIES = "GALAXY_EXPRESS_METRICS_SERIES"
+
 _PREFIX = "galaxy_express_metrics_"
 
 
@@ -64,19 +68,54 @@ listener: socket.socket | None = None
 
 
 def listen(address: tuple[str, int]) -> None:
-    """Listen for Prometheus, on a port that is not shared.
+    """Listen for Prometheus on a port that is not shared, or take over the listener of the server
+    that this one replaces.
 
     :raises OSError: with a one-line message, if the port is in use or the host isn't local.
     """
     global listener
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
-        listener = socket.create_server(address, family=family, backlog=16)
+        if _LISTENER in os.environ:
+            listener = socket.socket(fileno=int(os.environ[_LISTENER]))
+        else:
+            listener = socket.create_server(address, family=family, backlog=16)
     except OSError as error:
         raise OSError(
             f"Metrics can't be exported on port {address[1]} of {address[0]}"
             f" ({os.strerror(error.errno or 0)}); choose another address with {BIND}"
         ) from error
+
+
+def hand_over() -> dict[str, str]:
+    """Return the variables with which another server takes over: it listens on the same socket, and
+    keeps its metrics in the same folder, so that sums of both are exported.
+
+    To be called in the process that becomes the other server.
+    """
+    if listener is None:
+        return {}
+    listener.set_inheritable(True)
+    if _lock_descriptor is not None:
+        os.set_inheritable(_lock_descriptor, True)
+    # There are never more than two servers, so their workers need two series of names.
+    series = "" if os.environ.get(_SERIES) else "b"
+    handed_over = {_LISTENER: str(listener.fileno()), _SERIES: series}
+    with suppress(OSError):
+        handed_over[FOLDER] = folder()
+    return handed_over
+
+
+def worker_id(number: int) -> str:
+    """The name of a worker in the names of its files, which no worker of another server has.
+
+    :param number: the worker's number in its server.
+    """
+    return f"{os.environ.get(_SERIES, '')}{number}"
+
+
+#: Keeps the folder locked. Workers inherit it from the master.
+_lock_descriptor: int | None = None
 
 
 def make_folder() -> None:
@@ -86,30 +125,41 @@ def make_folder() -> None:
     Folders in memory that killed servers have left behind are removed. If a folder can't be
     created, workers run without metrics.
     """
+    global _lock_descriptor
     with suppress(OSError):
         if FOLDER not in os.environ:
             memory = "/dev/shm"  # noqa: S108 - see mkdtemp
             parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
-            for folder in glob.glob(f"{parent}/{_PREFIX}*"):
-                _remove_abandoned(folder)
+            for other in glob.glob(f"{parent}/{_PREFIX}*"):
+                _remove_abandoned(other)
             os.environ[FOLDER] = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         os.makedirs(os.environ[FOLDER], exist_ok=True)
-        _lock(os.environ[FOLDER])
+        _lock_descriptor = _lock(os.environ[FOLDER])
+
+
+def folder() -> str:
+    """The folder of the metrics.
+
+    :raises OSError: if there is none, since it couldn't be made.
+    """
+    if FOLDER not in os.environ:
+        raise OSError("there was no room for their folder")
+    return os.environ[FOLDER]
 
 
 def remove_folder() -> None:
     """Remove the folder, if :py:func:`make_folder` has chosen its name."""
-    folder = os.environ.get(FOLDER, "")
-    if os.path.basename(folder).startswith(_PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
+    path = os.environ.get(FOLDER, "")
+    if os.path.basename(path).startswith(_PREFIX):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _lock(folder: str) -> int:
+def _lock(path: str) -> int:
     """Lock a folder for as long as this process or one of its children runs.
 
     :raises OSError: if another process has the lock.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -118,8 +168,8 @@ def _lock(folder: str) -> int:
     return descriptor
 
 
-def _remove_abandoned(folder: str) -> None:
+def _remove_abandoned(path: str) -> None:
     with suppress(OSError):
-        descriptor = _lock(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        descriptor = _lock(path)
+        shutil.rmtree(path, ignore_errors=True)
         os.close(descriptor)

@@ -20,7 +20,6 @@ from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from galaxy_express.serving import metrics_exporter
-from galaxy_express.serving.metrics_exporter import FOLDER
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -107,7 +106,7 @@ class FileValue:
     def _open(cls, kind: str) -> _AllocatedFile:
         if kind not in cls._files:
             name = f"{kind}_{prometheus.worker_id()}.db"
-            cls._files[kind] = _AllocatedFile(os.path.join(os.environ[FOLDER], name))
+            cls._files[kind] = _AllocatedFile(os.path.join(metrics_exporter.folder(), name))
         return cls._files[kind]
 
     @classmethod
@@ -163,7 +162,7 @@ def export_metrics() -> None:
 
 def _export(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
     try:
-        os.makedirs(os.environ[FOLDER], exist_ok=True)  # it may have been removed
+        os.makedirs(metrics_exporter.folder(), exist_ok=True)  # it may have been removed
         exported: Iterable[bytes] = prometheus.export_metrics(environ, start_response)
     except OSError as error:
         start_response("503 Service Unavailable", [("Content-Type", "text/plain")])

@@ -20,7 +20,7 @@ def make_app(app_config: RawConfig) -> Router:
     The application is closed when the process exits.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :raises SystemExit: for an invalid setting, with its name.
+    :raises SystemExit: with a line for each invalid setting.
     """
     # Imported late, after the storage of metrics was configured.
     from galaxy_express import metrics
@@ -42,12 +42,14 @@ def application(config_path: str) -> Router:
     Like ``baseplate-serve``, it first sets up logging and metrics.
 
     :param config_path: the path of a file like ``configs/production.ini``.
-    :raises gunicorn.errors.AppImportError: for an unreadable file, or an invalid setting, with its
-        name. It stops gunicorn, which would replace a worker that just exits.
+    :raises gunicorn.errors.AppImportError: for an unreadable file, or with a line for each invalid
+        setting. It stops gunicorn, which would replace a worker that just exits.
     """
     try:
         return _set_up(config_path)
-    except (SystemExit, OSError, configparser.Error) as error:
+    except SystemExit as error:
+        raise AppImportError(str(error)) from None
+    except (OSError, configparser.Error) as error:
         raise AppImportError(in_a_line(error)) from None
 
 

@@ -3,10 +3,16 @@
 By default SQLite checkpoints inside the commit that overflows the log, while all other commits
 wait, and the more packages there are, the longer it takes. So most of the work is done here, in
 small portions concurrently with commits, which leaves little for that checkpoint.
+
+A long read, such as a backup, keeps the log from being reused from its start, so it grows until the
+read ends. The commits after it shrink the log; without commits, it is truncated here.
 """
 
 import logging
 import time
+from collections.abc import Callable
+
+import gevent
 
 from galaxy_express import metrics
 from galaxy_express.storage.database import Database, DatabaseUnavailable
@@ -16,9 +22,12 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.25
 
+# After so long without commits, the log is shrunk if it is too large.
+IDLE_SECONDS = 5
+
 
 class Checkpoints:
-    """Runs checkpoints after commits, in a worker thread.
+    """Runs checkpoints after commits, and truncates the log when idle, in a worker thread.
 
     A checkpoint that fails is counted, and retried after the next commit. Only the first of
     consecutive failures is logged. All calls must come from one event loop.
@@ -30,6 +39,8 @@ class Checkpoints:
         self._running = False
         self._due = 0.0
         self._failures = 0
+        self._timer = gevent.get_hub().loop.timer(IDLE_SECONDS, IDLE_SECONDS, ref=False)
+        self._timer.start(self._shrink_if_idle)
 
     def is_waiting(self) -> bool:
         """Return whether a checkpoint is running or has just been started."""
@@ -38,9 +49,16 @@ class Checkpoints:
     def note_commit(self) -> None:
         """Start a checkpoint, unless one is running or has just been started."""
         if not self.is_waiting():
-            self._running = True
-            self._due = time.monotonic() + INTERVAL_SECONDS
-            self._thread.submit(self._database.checkpoint, self._finish)
+            self._start(self._database.checkpoint)
+
+    def _shrink_if_idle(self) -> None:
+        if not self._running and time.monotonic() > self._due + IDLE_SECONDS:
+            self._start(self._database.shrink_log)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._running = True
+        self._due = time.monotonic() + INTERVAL_SECONDS
+        self._thread.submit(work, self._finish)
 
     def _finish(self, result: BaseException | None) -> None:
         self._running = False
@@ -59,4 +77,5 @@ class Checkpoints:
 
     def close(self) -> None:
         """Stop the worker thread after its current checkpoint."""
+        self._timer.close()
         self._thread.close()

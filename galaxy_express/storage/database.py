@@ -307,6 +307,15 @@ class Database(ABC):
         :raises DatabaseUnavailable: if nothing was copied.
         """
 
+    def shrink_log(self) -> None:  # noqa: B027 - most databases do this themselves
+        """Empty a log that a long read has let grow, without waiting for anyone.
+
+        As long as somebody reads what is only in the log, it stays. Must not overlap with
+        checkpoints of this process.
+
+        :raises DatabaseUnavailable: if it can't be emptied.
+        """
+
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """Return the damage that the database finds in its files, one sentence each."""
         return []

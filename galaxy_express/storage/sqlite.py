@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
 from itertools import chain
@@ -30,7 +30,17 @@ from galaxy_express.storage.database import (
     SchemaMismatch,
     in_a_line,
 )
+from galaxy_express.storage.sqlite_log import lacks_pages, size_in_log
 from galaxy_express.storage.sqlite_statements import STATEMENTS
+
+#: What identifies a file, whatever its path: a device, and a number on it.
+Identity = tuple[int, int]
+
+_NO_FILE = (0, 0)
+
+#: Appended to the path of a database that was overwritten, this names a file that keeps it from
+#: being opened. The log alone may be gone: whoever closes the database last copies it to the file.
+OVERWRITTEN = "-overwritten"
 
 
 class SQLiteConnection(Connection):
@@ -38,14 +48,16 @@ class SQLiteConnection(Connection):
 
     :param path: the path of the file.
     :param identity: what identified the file before it was opened.
+    :param sizes: how large each file was when a connection of this process last looked.
     """
 
     statements = STATEMENTS
 
-    def __init__(self, raw: Any, path: str, identity: object) -> None:
+    def __init__(self, raw: Any, path: str, identity: Identity, sizes: dict[Identity, int]) -> None:
         super().__init__(raw)
         self._path = path
         self._identity = identity
+        self._sizes = sizes
         self._turn: int | None = None
         self._next_sequence = 0
 
@@ -120,7 +132,7 @@ class SQLiteConnection(Connection):
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
         if not self.is_current():
-            raise DatabaseUnavailable(f"{self._path} was replaced")
+            raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
 
     def _begin(self) -> None:
         # A transaction that takes the write lock later could have read what has changed by then.
@@ -138,9 +150,21 @@ class SQLiteConnection(Connection):
             _check_writable(path)
 
     def is_current(self) -> bool:
-        """Return whether the path still leads to the file. A process can go on writing to an open
-        file that was deleted or replaced, and everything it writes is lost."""
-        return _identity(self._path) == self._identity
+        """Return whether the path still leads to the file, and nobody has overwritten it. A process
+        can go on writing to an open file that was deleted or replaced, and everything it writes is
+        lost; in one that was overwritten, it is mixed with what is there."""
+        mark = f"{self._path}{OVERWRITTEN}"
+        # Asked for before the file is looked at, which may grow in between.
+        known = self._sizes.get(self._identity, 0)
+        identity, size = _look(self._path)
+        if identity != self._identity or os.path.exists(mark):
+            return False
+        # VACUUM makes the file smaller, too, but then the log knows it.
+        if size < known <= size_in_log(self._path):
+            Path(mark).touch()
+            return False
+        self._sizes[identity] = size
+        return True
 
 
 # The size of the log at which SQLite runs a blocking checkpoint. At the default of 4 MB, about half
@@ -167,12 +191,21 @@ def _with_rows(sql: str, rows: int, columns: int) -> str:
     return sql.format(rows=", ".join([row] * rows))
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _look(path: str) -> tuple[Identity, int]:
+    """Return what identifies a file, and its size."""
     try:
         stat = os.stat(path)
     except FileNotFoundError:
-        return None
-    return stat.st_dev, stat.st_ino
+        return _NO_FILE, 0
+    return (stat.st_dev, stat.st_ino), stat.st_size
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to; nothing if there is none."""
+    with suppress(FileNotFoundError):
+        stat = os.stat(path)
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return ()
 
 
 def _size(path: str) -> int:
@@ -195,12 +228,17 @@ class SQLiteDatabase(Database):
     def __init__(self, path: Path, lock_timeout: timedelta) -> None:
         self._path = str(path.absolute())
         self._lock_timeout = lock_timeout
+        self._sizes: dict[Identity, int] = {}
+        self._checked: object = None
         self._engine = self._make_engine("rw", lock_timeout)
+        self._impatient_engine = self._make_engine("rw", timedelta(0))
         # Reads run on the event loop, which must not wait for a lock.
-        self._read_engine = self._make_engine("rw", timedelta(0))
-        self._read_connection = PersistentConnection(partial(self._connect, self._read_engine))
+        self._read_connection = PersistentConnection(partial(self._connect, self._impatient_engine))
         connect = partial(self._connect, self._engine)
-        self._checkpoint_connection = PersistentConnection(connect)
+        # While TRUNCATE waits for readers, no one can write.
+        self._checkpoint_connection = PersistentConnection(
+            partial(self._connect, self._impatient_engine)
+        )
         self._checkpoint_guard = PersistentConnection(connect)
         super().__init__(connect)
 
@@ -208,8 +246,13 @@ class SQLiteDatabase(Database):
         return f"sqlite:///{self._path}"
 
     def _connect(self, engine: Engine) -> SQLiteConnection:
-        identity = _identity(self._path)
-        return SQLiteConnection(engine.raw_connection(), self._path, identity)
+        identity, _ = _look(self._path)
+        raw = engine.raw_connection()
+        connection = SQLiteConnection(raw, self._path, identity, self._sizes)
+        if not connection.is_current():
+            connection.close()
+            raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
+        return connection
 
     @contextmanager
     def read_connection(self) -> Iterator[Connection]:
@@ -252,13 +295,32 @@ class SQLiteDatabase(Database):
         # (https://www.sqlite.org/wal.html#walresetbug). So the guard holds a read transaction
         # meanwhile. If it reads from the log, no commit can restart the log; if it reads from the
         # file, since everything has been copied, no checkpoint may write there.
+        self._guarded_checkpoint("PASSIVE")  # blocks neither readers nor writers
+
+    def shrink_log(self) -> None:
+        """See :py:meth:`Database.shrink_log`."""
+        if _size(f"{self._path}-wal") <= LOG_BYTES:
+            return
+        # TRUNCATE empties a log that has been copied, unless somebody reads from it. It holds
+        # SQLite's locks for checkpoints and for writing from before it looks at the log until the
+        # log is empty, so the bug above can't happen: no commit restarts the log meanwhile, and
+        # this restarts it beside no other checkpoint. If a writer has the lock, SQLite makes a
+        # PASSIVE checkpoint instead, which needs the guard. A guard that reads from the log would
+        # keep it from being emptied, so everything is copied before.
+        if self._guarded_checkpoint("PASSIVE"):
+            self._guarded_checkpoint("TRUNCATE")
+
+    def _guarded_checkpoint(self, mode: str) -> bool:
+        """Make a checkpoint, and return whether the whole log has been copied."""
         guard, kept = self._checkpoint_guard, self._checkpoint_connection
         with self._translating_errors(guard, kept):
             reader, mover = guard.get(), kept.get()
             reader.execute("BEGIN")
             reader.select("SELECT count(*) FROM sqlite_master")
-            mover.select("PRAGMA wal_checkpoint(PASSIVE)")  # blocks neither readers nor writers
+            ((is_blocked, frames, copied),) = mover.select(f"PRAGMA wal_checkpoint({mode})")
             reader.execute("ROLLBACK")
+            reader.is_current()  # notes the size that the file has now
+        return not is_blocked and frames == copied
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """See :py:meth:`Database.check_integrity`."""
@@ -295,6 +357,7 @@ class SQLiteDatabase(Database):
         )
         check_content = self._check_no_log if mode == "rwc" else self._check_not_empty
         event.listen(engine, "do_connect", check_content)
+        event.listen(engine, "do_connect", self._check_not_overwritten)
         if mode == "rw":
             event.listen(engine, "do_connect", self._check_writable)
         if mode != "ro":
@@ -310,6 +373,24 @@ class SQLiteDatabase(Database):
             raise SchemaMismatch(f"there is no file {self._path}")
         if not os.path.getsize(self._path):
             raise SchemaMismatch(f"{self._path} is empty")
+
+    def _check_not_overwritten(self, *_: Any) -> None:
+        if os.path.exists(f"{self._path}{OVERWRITTEN}"):
+            raise OSError(
+                f"{self._path} was overwritten while it was in use, and may be a mixture of two"
+                f" databases: stop the service, move all files {self._path}* away, and restore a"
+                " backup"
+            )
+        # Not again for the same files: in an outage, each request may open a connection.
+        state = _state(self._path), _state(f"{self._path}-wal")
+        if state == self._checked or not os.path.exists(self._path):
+            return
+        if lacks_pages(self._path):
+            raise OSError(
+                f"{self._path} is older than the log beside it, and they would be mixed: if it is a"
+                f" backup, remove {self._path}-wal and {self._path}-shm"
+            )
+        self._checked = state
 
     def _check_no_log(self, *_: Any) -> None:
         # SQLite deletes the log beside an empty file.

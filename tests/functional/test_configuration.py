@@ -190,3 +190,28 @@ def test_invalid_sentry_dsn_in_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SENTRY_DSN", "foo")
     with pytest.raises(ConfigurationError, match=r"^SENTRY_DSN: must be a DSN"):
         make_wsgi_app(DATABASE)
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting that is wrong has a line of its own, whatever is wrong with it."""
+    monkeypatch.setenv("SENTRY_DSN", "foo")
+    settings = {
+        "database.url": "mysql://localhost/galaxy",
+        "desk.timeout": "soon",
+        "desk.max_grop": "5",
+        "metrics.enabled": "yes",
+        "tracing.sample_rate": "0.5",
+        "tracing.sample_rat": "0.5",
+    }
+    with pytest.raises(ConfigurationError) as raised:
+        make_wsgi_app(settings)
+    lines = str(raised.value).splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == sorted([*settings, "SENTRY_DSN"])
+
+
+def test_all_wrong_endpoints_are_named_at_once() -> None:
+    """Endpoints that don't exist are named together, too."""
+    keys = [f"server_timeout.by_endpoint./{name}" for name in ("zapp", "kif")]
+    with pytest.raises(ConfigurationError) as raised:
+        make_wsgi_app(DATABASE | dict.fromkeys(keys, "1 second"))
+    assert [line.partition(":")[0] for line in str(raised.value).splitlines()] == keys

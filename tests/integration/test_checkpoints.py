@@ -1,9 +1,10 @@
 """Background checkpoints (SQLite only)."""
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import gevent
 import pytest
@@ -13,10 +14,10 @@ from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage.checkpoints import INTERVAL_SECONDS, Checkpoints
-from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
+from tests.conftest import OpenDatabase
 from tests.integration.conftest import MakeDesk
 from tests.integration.values import describe, package, send
 
@@ -181,23 +182,130 @@ def failures() -> float:
     return REGISTRY.get_sample_value("galaxy_express_checkpoint_failures_total") or 0
 
 
-def test_log_shrinks_after_a_long_read(
-    sqlite: SQLiteBackend, backend: Backend, monkeypatch: pytest.MonkeyPatch
+# The log beside a long reader
+
+LIMIT = 64 * 1024
+
+
+@pytest.fixture
+def small_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the log that is soon exceeded."""
+    monkeypatch.setattr("galaxy_express.storage.sqlite.LOG_BYTES", LIMIT)
+
+
+@pytest.fixture
+def log(sqlite: SQLiteBackend) -> Path:
+    """The file of the log."""
+    return sqlite.path.with_name(f"{sqlite.path.name}-wal")
+
+
+@contextmanager
+def long_reader(database: Database) -> Iterator[None]:
+    """A read that is held while ten large groups of packages are committed."""
+    desk = DeliveryDesk(database, PACKAGE_TYPES)
+    with database.snapshot() as reader:
+        reader.exec_driver_sql("SELECT count(*) FROM packages").scalar_one()
+        for number in range(10):
+            send(desk, *(package(f"{number}-{n}-{'x' * 200}") for n in range(50)))
+        yield
+
+
+@pytest.mark.usefixtures("small_log")
+def test_commits_shrink_a_log_that_a_long_reader_let_grow(
+    database: Database, desk: DeliveryDesk, log: Path
 ) -> None:
-    """A log that grew during a long read is truncated to its limit afterwards."""
-    monkeypatch.setattr("galaxy_express.storage.sqlite.LOG_BYTES", 64 * 1024)
-    create_schema(backend.config)
-    log = sqlite.path.with_name(f"{sqlite.path.name}-wal")
-    with closing(database_from_config(backend.config)) as database:
-        desk = DeliveryDesk(database, PACKAGE_TYPES)
-        with database.snapshot() as reader:
-            reader.exec_driver_sql("SELECT count(*) FROM packages").scalar_one()
-            for number in range(10):
-                send(desk, *(package(f"{number}-{n}-{'x' * 200}") for n in range(50)))
-            assert log.stat().st_size > 256 * 1024
-        database.checkpoint()
-        send(desk, package("one more"))
-        assert log.stat().st_size <= 64 * 1024
+    """After a long read, the next commits bring the log back below its limit."""
+    with long_reader(database):
+        assert log.stat().st_size > 4 * LIMIT
+    database.checkpoint()
+    send(desk, package("one more"))
+    assert log.stat().st_size <= LIMIT
+
+
+@pytest.mark.usefixtures("small_log")
+def test_a_log_that_a_long_reader_let_grow_is_emptied(
+    sqlite: SQLiteBackend, database: Database, log: Path
+) -> None:
+    """Without commits, the log is emptied when the read has ended, and not before."""
+    with long_reader(database):
+        size = log.stat().st_size
+        database.shrink_log()
+        assert log.stat().st_size == size > 4 * LIMIT
+    database.shrink_log()
+    assert log.stat().st_size == 0
+    assert sqlite.stored() == {("delivered", "personal"): 500}
+
+
+@pytest.mark.usefixtures("small_log")
+def test_a_log_of_ordinary_size_is_left_alone(
+    database: Database, desk: DeliveryDesk, log: Path
+) -> None:
+    """A log below its limit stays, since the next commits need it again."""
+    send(desk, package())
+    size = log.stat().st_size
+    database.shrink_log()
+    assert log.stat().st_size == size > 0
+
+
+@pytest.mark.usefixtures("small_log")
+def test_the_log_is_emptied_while_nothing_is_committed(
+    monkeypatch: pytest.MonkeyPatch, database: Database, log: Path
+) -> None:
+    """A service that has been idle for a while empties its log by itself."""
+    monkeypatch.setattr("galaxy_express.storage.checkpoints.IDLE_SECONDS", 0.05)
+    with long_reader(database):
+        pass
+    with closing(Checkpoints(database)):
+        wait_until(lambda: log.stat().st_size == 0)
+
+
+@pytest.mark.usefixtures("small_log")
+def test_a_log_is_not_emptied_beside_a_writer(
+    sqlite: SQLiteBackend, open_database: OpenDatabase, log: Path
+) -> None:
+    """While another process writes, the log stays, and nobody waits, whatever the time that writes
+    wait."""
+    database = open_database({"database.lock_timeout": "1 minute"})
+    create_schema(sqlite.config)
+    with long_reader(database):
+        pass
+    with sqlite.transaction() as writer:
+        writer.execute("DELETE FROM packages WHERE package_id LIKE '9-%'")
+        started = time.monotonic()
+        database.shrink_log()
+        assert time.monotonic() < started + 30
+    assert log.stat().st_size > 4 * LIMIT
+    assert sqlite.stored() == {("delivered", "personal"): 450}
+    database.shrink_log()
+    assert log.stat().st_size == 0
+    assert sqlite.stored() == {("delivered", "personal"): 450}
+
+
+@pytest.mark.usefixtures("small_log")
+def test_a_commit_just_before_the_log_is_emptied(
+    sqlite: SQLiteBackend, database: Database, make_desk: MakeDesk, log: Path
+) -> None:
+    """Another process commits to the beginning of the log when it is about to be emptied: the log
+    stays, and the commit is not lost."""
+    desk = make_desk()
+    with long_reader(database):
+        pass
+
+    def commit(statement: str) -> None:
+        if "TRUNCATE" in statement:
+            send(desk, package("first"))
+
+    assert isinstance(database, SQLiteDatabase)
+    connection = database._checkpoint_connection.get()._raw  # noqa: SLF001 - as above
+    connection.set_trace_callback(commit)
+    database.shrink_log()
+    connection.set_trace_callback(None)
+    assert log.stat().st_size > 0
+    assert sqlite.rows("SELECT package_id FROM packages WHERE package_id = 'first'")
+    send(desk, package("second"))
+    database.checkpoint()
+    assert sqlite.stored() == {("delivered", "personal"): 502}
+    assert sqlite.rows("PRAGMA integrity_check") == [("ok",)]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -92,14 +92,11 @@ def test_ambiguous_framing(server: Server, shape: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked", "identity"])
-@pytest.mark.parametrize(
-    ("server", "status"), [("baseplate-serve", 400), ("gunicorn", 501)], indirect=["server"]
-)
-def test_unknown_transfer_coding(server: Server, coding: str, status: int) -> None:
+def test_unknown_transfer_coding(server: Server, coding: str) -> None:
     """A body in an unknown coding is rejected, and not taken for another request."""
     start = head("POST /packages HTTP/1.1", f"Transfer-Encoding: {coding}")
     (answer,) = exchange(server.port, [start + HIDDEN])
-    assert answer.status == status
+    assert answer.status == 501
     assert answer.is_problem
 
 

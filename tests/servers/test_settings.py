@@ -23,11 +23,15 @@ def stops(server: Server) -> str:
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
-def test_invalid_setting_stops_the_start(installation: Installation, name: str) -> None:
-    """A server ends with one sentence that names the setting."""
+def test_invalid_settings_stop_the_start(installation: Installation, name: str) -> None:
+    """A server ends with one sentence for each invalid setting."""
     installation.configure("desk.timeuot", "5 seconds")
-    sentence = "desk.timeuot: no such setting (did you mean desk.timeout?)"
-    assert sentence in stops(installation.server(name)).splitlines()
+    installation.configure("http.path_prefix", "express/")
+    sentences = {
+        "desk.timeuot: no such setting (did you mean desk.timeout?)",
+        "http.path_prefix: must be a path such as /express, without a / at its end, not 'express/'",
+    }
+    assert sentences <= set(stops(installation.server(name)).splitlines())
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
@@ -49,12 +53,16 @@ def test_invalid_file_stops_the_start(
     assert sentence in stops(installation.server(name))
 
 
-def test_invalid_setting_of_baseplate_serve_stops_the_start(installation: Installation) -> None:
+def test_invalid_settings_of_baseplate_serve_stop_the_start(installation: Installation) -> None:
     """The server's settings are checked as strictly as the application's."""
     path = installation.folder / "configs" / "development.ini"
-    path.write_text(path.read_text().replace("stop_timeout", "stop_timeuot"))
-    sentence = "[server:main] stop_timeuot: no such setting (did you mean stop_timeout?)"
-    assert sentence in stops(installation.baseplate_serve()).splitlines()
+    text = path.read_text().replace("stop_timeout", "stop_timeuot")
+    path.write_text(text.replace("drain_time = 1 millisecond", "drain_time = 0 seconds"))
+    sentences = {
+        "[server:main] stop_timeuot: no such setting (did you mean stop_timeout?)",
+        "[server:main] drain_time: must be more than zero, not '0 seconds'",
+    }
+    assert sentences <= set(stops(installation.baseplate_serve()).splitlines())
 
 
 def test_unknown_setting_of_gunicorn_stops_the_start(installation: Installation) -> None:

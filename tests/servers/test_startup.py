@@ -79,6 +79,17 @@ def test_invalid_variable_stops_the_start(
         assert "Traceback" not in log
 
 
+def test_all_wrong_variables_are_named_at_once(installation: Installation) -> None:
+    """gunicorn exits with a line for each variable that is wrong."""
+    wrong = {
+        "GALAXY_EXPRESS_BIND": "9090",
+        "GALAXY_EXPRESS_WORKERS": "two",
+        "GALAXY_EXPRESS_DRAIN_SECONDS": "5s",
+    }
+    log = _log_of_failed_start(installation.gunicorn(), **wrong)
+    assert [line.partition(":")[0] for line in log.splitlines()] == list(wrong)
+
+
 @pytest.mark.parametrize(
     ("options", "setting"),
     [

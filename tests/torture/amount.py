@@ -13,6 +13,8 @@ class Amount:
     :param seconds: the duration of load tests.
     :param inputs: the number of garbage inputs.
     :param connections: the number of idle connections.
+    :param workers: the workers beside a long read.
+    :param read_minutes: the duration of a long read.
     :param soak_minutes: the duration of the soak test, under everyday load.
     """
 
@@ -22,12 +24,30 @@ class Amount:
     seconds: float
     inputs: int
     connections: int
+    workers: int
+    read_minutes: float
     soak_minutes: float
 
 
 SHORT = Amount(
-    kills=1, ends=1, faults=1, seconds=1.5, inputs=300, connections=2_500, soak_minutes=0
+    kills=1,
+    ends=1,
+    faults=1,
+    seconds=1.5,
+    inputs=300,
+    connections=2_500,
+    workers=2,
+    read_minutes=0.02,
+    soak_minutes=0,
 )
 LONG = Amount(
-    kills=30, ends=15, faults=5, seconds=15, inputs=20_000, connections=10_000, soak_minutes=0
+    kills=30,
+    ends=15,
+    faults=5,
+    seconds=15,
+    inputs=20_000,
+    connections=10_000,
+    workers=16,
+    read_minutes=0.5,
+    soak_minutes=0,
 )

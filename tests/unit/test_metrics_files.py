@@ -127,3 +127,12 @@ def test_damaged_file(folder: Path) -> None:
     value = counter("a")
     value.inc(1)
     assert value.get() == 1
+
+
+def test_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no folder could be made, values are counted in memory."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    value = counter("a")
+    value.inc(1)
+    assert value.get() == 1
+    assert not folder.exists()

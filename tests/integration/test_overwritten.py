@@ -1,0 +1,163 @@
+"""A file of SQLite that is not that of the log beside it is noticed, and not used."""
+
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from galaxy_express.desk import DeliveryDesk
+from galaxy_express.models import create_schema
+from galaxy_express.storage import queries
+from galaxy_express.storage.connect import database_from_config
+from galaxy_express.storage.database import Database, DatabaseUnavailable
+from tests.backends import Backend, SQLiteBackend
+from tests.integration.values import package, send
+
+#: Sends so many packages that nobody has sent before.
+Grow = Callable[[int], None]
+
+
+@pytest.fixture
+def backend(sqlite: SQLiteBackend) -> Backend:
+    """SQLite alone."""
+    return sqlite
+
+
+@pytest.fixture
+def grow(desk: DeliveryDesk) -> Grow:
+    """Make the database larger."""
+    numbers = count()
+
+    def grow(packages: int) -> None:
+        send(desk, *(package(f"{next(numbers)}-{'x' * 200}") for _ in range(packages)))
+
+    return grow
+
+
+@pytest.fixture
+def backup(sqlite: SQLiteBackend, grow: Grow) -> SQLiteBackend:
+    """A backup of the database when it has 50 packages."""
+    grow(50)
+    path = sqlite.path.with_name("backup.db")
+    sqlite.rows(f"VACUUM INTO '{path}'")
+    return SQLiteBackend(path)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Overwrite a file in place, in another process: to close it gives up this process's locks."""
+    subprocess.run(["cp", str(source), str(target)], check=True)
+
+
+def crashed(sqlite: SQLiteBackend) -> SQLiteBackend:
+    """The database as it is after the power has failed: its file, and its log."""
+    folder = sqlite.path.parent / "crashed"
+    folder.mkdir(exist_ok=True)
+    for path in sqlite.path, log_of(sqlite):
+        copy(path, folder / path.name)
+    (folder / f"{sqlite.path.name}-shm").unlink(missing_ok=True)
+    return SQLiteBackend(folder / sqlite.path.name)
+
+
+def log_of(sqlite: SQLiteBackend) -> Path:
+    """The file of the log."""
+    return sqlite.path.with_name(f"{sqlite.path.name}-wal")
+
+
+def read_totals(database: Database) -> int:
+    """How many packages have been delivered."""
+    with database.read_connection() as connection:
+        return sum(queries.read_totals(connection).values())
+
+
+def test_a_backup_beside_the_old_log(
+    sqlite: SQLiteBackend, database: Database, grow: Grow, backup: SQLiteBackend
+) -> None:
+    """A backup that was copied over the file of a crashed database isn't mixed with its log. When
+    the log is removed, it is used."""
+    grow(500)
+    database.checkpoint()
+    grow(1)  # the log begins again
+    restored = crashed(sqlite)
+    copy(backup.path, restored.path)
+    before = restored.path.read_bytes(), log_of(restored).read_bytes()
+    with closing(database_from_config(restored.config)) as other:
+        with pytest.raises(DatabaseUnavailable, match=r"older than the log .* remove .*db-wal"):
+            read_totals(other)
+        with pytest.raises(DatabaseUnavailable, match="older than the log"), other.transaction():
+            pass
+        with pytest.raises(DatabaseUnavailable, match="older than the log"), other.snapshot():
+            pass
+        with pytest.raises(SystemExit, match="older than the log"):
+            create_schema(restored.config)
+        assert (restored.path.read_bytes(), log_of(restored).read_bytes()) == before
+        log_of(restored).unlink()
+        assert read_totals(other) == 50
+
+
+def test_a_crashed_database_is_used(sqlite: SQLiteBackend, database: Database, grow: Grow) -> None:
+    """The file and the log that a crash leaves belong together, however much has been copied."""
+    total = 0
+    for step in range(12):
+        grow(20)
+        total += 20
+        if step % 3 == 2:
+            database.checkpoint()
+        with closing(database_from_config(crashed(sqlite).config)) as other:
+            assert read_totals(other) == total
+
+
+def test_a_file_that_is_overwritten_in_use(
+    sqlite: SQLiteBackend, database: Database, grow: Grow, backup: SQLiteBackend
+) -> None:
+    """A backup that is copied over the file of a running service is noticed by each connection, and
+    the database isn't used until it has been restored."""
+    grow(500)
+    database.checkpoint()
+    copy(backup.path, sqlite.path)
+    with pytest.raises(DatabaseUnavailable, match="was replaced or overwritten"):
+        read_totals(database)
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable, match="was overwritten while it was in use"):
+            read_totals(database)
+        with pytest.raises(DatabaseUnavailable, match="was overwritten"), database.transaction():
+            pass
+        database.close()
+
+    for path in sqlite.path.parent.glob(f"{sqlite.path.name}*"):
+        path.unlink()
+    copy(backup.path, sqlite.path)
+    assert read_totals(database) == 50
+    grow(1)
+    assert read_totals(database) == 51
+
+
+def test_a_file_that_is_overwritten_by_nonsense(
+    sqlite: SQLiteBackend, database: Database, grow: Grow, tmp_path: Path
+) -> None:
+    """A file that is no database is noticed, too."""
+    grow(50)
+    database.checkpoint()
+    assert read_totals(database) == 50
+    nonsense = tmp_path / "nonsense"
+    nonsense.write_bytes(b"nonsense")
+    copy(nonsense, sqlite.path)
+    with pytest.raises(DatabaseUnavailable, match="was overwritten"):
+        read_totals(database)
+
+
+def test_a_vacuum_in_use(sqlite: SQLiteBackend, database: Database, grow: Grow) -> None:
+    """A file that VACUUM has made smaller is used on."""
+    grow(500)
+    database.checkpoint()
+    size = sqlite.path.stat().st_size
+    assert read_totals(database) == 500
+    sqlite.rows("DELETE FROM packages")
+    sqlite.rows("VACUUM")
+    database.checkpoint()
+    assert sqlite.path.stat().st_size < size
+    assert read_totals(database) == 500
+    grow(1)
+    assert read_totals(database) == 501

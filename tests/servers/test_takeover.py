@@ -1,0 +1,133 @@
+"""A new gunicorn master takes over from the one that runs (SIGUSR2)."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, SIGUSR2
+
+import pytest
+
+from tests.servers.running import Installation, Server, free_port, is_listening, wait_until
+from tests.servers.speaking import package
+from tests.servers.test_metrics import Scrape, mapped_folders, metrics_port
+
+# In the log, when a worker has started.
+STARTED = "Galaxy Express on "
+
+
+@pytest.fixture
+def measured(installation: Installation) -> Installation:
+    """The service with metrics, on a port of its own and in memory."""
+    installation.configure("metrics.enabled", "true")
+    installation.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
+    return installation
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, alive; in the end all of its masters are gone."""
+    with server:
+        group = server.pid
+        try:
+            yield server
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(group, SIGKILL)
+
+
+def children(pid: int) -> set[int]:
+    """The process ids of a process's children; of none if there is no such process."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return set()
+    return {int(child) for child in listed.split()}
+
+
+def replace(server: Server, master: int) -> int:
+    """Start a new master beside one that runs, wait for its worker, and return its process id."""
+    started = server.log.count(STARTED)
+    os.kill(master, SIGUSR2)
+    wait_until(lambda: server.log.count(STARTED) > started, "the new worker has started")
+    (successor,) = [child for child in children(master) if children(child)]
+    return successor
+
+
+def end(master: int) -> None:
+    """End a master, with its workers."""
+    os.kill(master, SIGTERM)
+    wait_until(lambda: not is_running(master), f"the master {master} has ended")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def is_promoted(server: Server, master: int) -> bool:
+    """Whether a new master has noticed that the old one is gone."""
+    lines = server.log.splitlines()
+    return any("Master has been promoted" in line and f": {master}," in line for line in lines)
+
+
+def send(server: Server, number: int) -> None:
+    """Send packages, each on a connection of its own."""
+    for _ in range(number):
+        assert server.request("POST", "/packages", package()).status == 201
+
+
+def counted(installation: Installation) -> set[float]:
+    """How many sends were counted, as several scrapes have it."""
+    return {Scrape(installation).total("galaxy_express_sends_total") for _ in range(10)}
+
+
+def test_metrics_go_on_in_a_new_master(measured: Installation) -> None:
+    """The new master counts on where the old one ends, and meanwhile the sums of both are exported;
+    so does its own successor. The last one removes the folder."""
+    with running(measured.gunicorn(workers=1)) as server:
+        (folder,) = mapped_folders(server)
+        master = server.pid
+        send(server, 1)
+        for sent in (21, 41):
+            successor = replace(server, master)
+            send(server, 19)
+            assert counted(measured) == {sent - 1}
+            end(master)
+            send(server, 1)
+            assert counted(measured) == {sent}
+            wait_until(partial(is_promoted, server, successor), "it may have a successor, too")
+            master = successor
+        end(master)
+        assert not folder.exists()
+        assert not is_listening(metrics_port(measured))
+
+
+def test_metrics_go_on_in_the_old_master(measured: Installation) -> None:
+    """If the new master is ended instead, the old one keeps the metrics of both."""
+    with running(measured.gunicorn(workers=1)) as server:
+        successor = replace(server, server.pid)
+        send(server, 20)
+        end(successor)
+        send(server, 1)
+        assert counted(measured) == {21}
+
+
+def test_a_new_master_that_inherits_no_metrics(measured: Installation) -> None:
+    """If the old master has no metrics to hand over, and the port is taken, the new one serves
+    without and says so."""
+    measured.configure("metrics.enabled", "false")
+    port = metrics_port(measured)
+    with running(measured.gunicorn(workers=1)) as server, socket.create_server(("127.0.0.1", port)):
+        measured.configure("metrics.enabled", "true")
+        replace(server, server.pid)
+        end(server.pid)
+        send(server, 1)
+        assert f"Metrics can't be exported on port {port}" in server.log
+        assert "This server goes without metrics." in server.log
