@@ -130,4 +130,4 @@ def test_a_new_master_that_inherits_no_metrics(measured: Installation) -> None:
         end(server.pid)
         send(server, 1)
         assert f"Metrics can't be exported on port {port}" in server.log
-        assert "This server goes without metrics." in server.log
+        assert "This server has no metrics." in server.log
