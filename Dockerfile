@@ -34,6 +34,7 @@ COPY --chown=galaxy:galaxy requirements-dev.txt /opt/venv/
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --requirement /opt/venv/requirements-dev.txt
 # The mounted source code may not be writable, so the tools' caches are elsewhere.
 ENV VENV=/opt/venv \
+    GALAXY_EXPRESS_BIND=0.0.0.0:9090 \
     COVERAGE_FILE=/tmp/coverage \
     HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
     MYPY_CACHE_DIR=/tmp/mypy \
@@ -42,7 +43,7 @@ ENV VENV=/opt/venv \
     RUFF_CACHE_DIR=/tmp/ruff
 # Prometheus metrics, which are reset when the server starts.
 EXPOSE 6060
-CMD ["sh", "-c", "PROMETHEUS_MULTIPROC_DIR=$(mktemp -d) exec baseplate-serve --bind ${GALAXY_EXPRESS_BIND:-0.0.0.0:9090} --reload configs/development.ini"]
+CMD ["python", "-m", "galaxy_express.serving.reloader", "configs/development.ini"]
 
 
 FROM base AS production
