@@ -66,9 +66,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
         extra={"settings": _without_secrets(app_config, database)},
     )
     _report_schema(database)
-    app = configurator.make_wsgi_app()
-    app.baseplate = baseplate  # where Baseplate's commands look for it
-    return app
+    return configurator.make_wsgi_app()
 
 
 def close_application(app: Router) -> None:

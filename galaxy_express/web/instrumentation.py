@@ -25,10 +25,10 @@ from baseplate.frameworks.pyramid import (
 from baseplate.lib.prometheus_metrics import getHTTPSuccessLabel
 from prometheus_client import Counter, Histogram
 from pyramid.config import Configurator
+from pyramid.events import ApplicationCreated, ContextFound
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.traversal import DefaultRootFactory
 from pyramid.tweens import EXCVIEW
 
 #: The dotted name of the tween, for tweens that are placed over or under it.
@@ -48,7 +48,8 @@ class InstrumentedConfigurator(BaseplateConfigurator):
         """Set up the request factory, the server span and the metrics."""
         endpoints: dict[tuple[str, str], _Endpoint] = {}
 
-        def begin(request: Request) -> DefaultRootFactory:
+        def begin(event: ContextFound) -> None:
+            request = event.request
             route = request.matched_route
             method = request.method if request.method in _METHODS else "UNKNOWN"
             key = method, "404" if route is None else route.pattern
@@ -64,12 +65,13 @@ class InstrumentedConfigurator(BaseplateConfigurator):
                     span.set_tag("http.method", request.method)
                     span.set_tag("peer.ipv4", request.remote_addr)
                 span.start()
-            return DefaultRootFactory(request)
+
+        def attach(event: ApplicationCreated) -> None:
+            event.app.baseplate = self.baseplate
 
         config.set_request_factory(RequestFactory(self.baseplate))
-        # Called for each request when its route is known. Baseplate subscribes to an event instead;
-        # but with any subscriber, Pyramid looks up the subscribers of four events per request.
-        config.set_root_factory(begin)
+        config.add_subscriber(begin, ContextFound)
+        config.add_subscriber(attach, ApplicationCreated)
         config.add_tween(TWEEN, over=EXCVIEW)
 
 
