@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of ``make torture``."""
     group = parser.getgroup("torture", "tests/torture: attacks on the running service")
     group.addoption(
-        "--torture", action="store_true", help="attack for about ten minutes, and print a report"
+        "--torture", action="store_true", help="attack for about half an hour, and print a report"
     )
     group.addoption("--seed", type=int, help="of everything that is left to chance")
     for field in fields(Amount):

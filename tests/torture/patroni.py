@@ -7,6 +7,7 @@ The configurations are those of ``docs/high-availability``.
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,8 @@ _TTL = 8
 _PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches
 _PROGRAMS = {"patroni": "patroni", "etcd": "etcd-server", "haproxy": "haproxy"}  # Debian's packages
 _PATH = f"{os.environ['PATH']}:/usr/sbin"
+# Patroni runs on the system's Python, which is to find its own packages only.
+_ENVIRONMENT = {"PATH": _PATH, "LANG": "C.UTF-8"}
 
 
 class Node:
@@ -73,6 +76,11 @@ class Node:
         finally:
             connection.close()
 
+    def switch_over(self) -> None:
+        """Let a standby take the place of this primary, and wait until it has."""
+        status, body = self.request("POST", "/switchover", {"leader": self.name})
+        assert status == 200, body
+
     def freeze(self) -> None:
         """Stop all processes, as if the machine stood still. Connections stay open."""
         # Parents first, so that there are no new children afterwards.
@@ -83,6 +91,12 @@ class Node:
                 self._frozen.add(pid)
                 waiting += _children(pid)
 
+    def thaw(self) -> None:
+        """Let what was frozen go on."""
+        for pid in self._frozen:
+            _signal(pid, signal.SIGCONT)
+        self._frozen.clear()
+
     def kill(self) -> None:
         """Kill all processes, frozen ones too."""
         self.freeze()
@@ -91,6 +105,11 @@ class Node:
         self._frozen.clear()
         if self._patroni is not None:
             self._patroni.wait(PATIENCE)
+
+    def restart(self) -> None:
+        """Kill all processes, and start again."""
+        self.kill()
+        self.start()
 
     @property
     def _patroni_pid(self) -> int | None:
@@ -163,11 +182,6 @@ class Patroni:
 
         wait_until(is_complete, "the cluster is complete")
 
-    def switch_over(self, primary: Node) -> None:
-        """Let the synchronous standby take the place of the primary, and wait until it has."""
-        status, body = primary.request("POST", "/switchover", {"leader": primary.name})
-        assert status == 200, body
-
 
 _RUNNING = {"running", "streaming"}
 
@@ -175,6 +189,13 @@ _RUNNING = {"running", "streaming"}
 def _url(*ports: int) -> str:
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return f"postgresql://postgres:{_PASSWORD}@{hosts}/postgres"
+
+
+def patroni_version() -> tuple[int, ...]:
+    """Return the version of the installed Patroni."""
+    command = [_find("patroni") or "patroni", "--version"]
+    output = subprocess.run(command, env=_ENVIRONMENT, check=True, stdout=subprocess.PIPE).stdout
+    return tuple(int(part) for part in re.findall(r"\d+", output.decode()))
 
 
 @contextmanager
@@ -282,8 +303,7 @@ def _start(program: str, *arguments: str | Path, folder: Path) -> subprocess.Pop
         return subprocess.Popen(
             [command, *arguments],
             cwd=folder,
-            # Patroni runs on the system's Python, which is to find its own packages only.
-            env={"PATH": _PATH, "LANG": "C.UTF-8"},
+            env=_ENVIRONMENT,
             user=unprivileged_user(),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from galaxy_express.ops.audit import audit_database
 from tests.backends import PostgreSQLBackend
@@ -14,44 +15,34 @@ from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
 from tests.servers.running import Installation, Server
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
-from tests.torture.patroni import Node, Patroni, patroni_cluster
+from tests.torture.patroni import Node, patroni_cluster, patroni_version
 
 CLIENTS = 4  # of each instance
 BATCH = 100  # requests that an instance answers as it should before the test goes on
 LIMIT = 2.0  # seconds from the announcement of a primary to the next decision
 
 
-def kill(cluster: Patroni, primary: Node) -> float:
-    """Kill the primary. Return when another one was announced."""
-    primary.kill()
-    return _wait_for_another(cluster, primary)
+class Attack(NamedTuple):
+    """Something that happens to a primary, so that another node becomes the primary.
+
+    :param name: in words.
+    :param begin: lets it happen.
+    :param end: lets the node come back, if it doesn't by itself.
+    """
+
+    name: str
+    begin: Callable[[Node], None]
+    end: Callable[[Node], None] | None
 
 
-def switch_over(cluster: Patroni, primary: Node) -> float:
-    """Do what an operator does before maintenance. Return when another primary was announced."""
-    with ThreadPoolExecutor() as threads:
-        switched = threads.submit(cluster.switch_over, primary)
-        announced = _wait_for_another(cluster, primary)
-        switched.result()
-    return announced
-
-
-def freeze(cluster: Patroni, primary: Node) -> float:
-    """Freeze the primary. Return when another one was announced."""
-    primary.freeze()
-    return _wait_for_another(cluster, primary)
-
-
-def _wait_for_another(cluster: Patroni, primary: Node) -> float:
-    cluster.wait_for_primary([node for node in cluster.nodes if node is not primary])
-    return time.monotonic()
-
-
-ATTACKS: dict[Callable[[Patroni, Node], float], str] = {
-    kill: "`SIGKILL` of the primary and its Patroni",
-    switch_over: "switchover by Patroni's REST API",
-    freeze: "`SIGSTOP` of the primary and its Patroni, killed later",
-}
+ATTACKS = [
+    Attack("`SIGKILL` of the primary and its Patroni", Node.kill, Node.start),
+    Attack("switchover by Patroni's REST API", Node.switch_over, None),
+    Attack("`SIGSTOP` of the primary and its Patroni, killed later", Node.freeze, Node.restart),
+]
+# An older leader that wakes up overrules its successor, and loses what that one has answered.
+THAW = Attack("`SIGSTOP` of the primary and its Patroni, `SIGCONT` later", Node.freeze, Node.thaw)
+THAW_SINCE = (3, 1)
 
 
 @dataclass
@@ -103,18 +94,24 @@ def test_failover(tmp_path: Path, amount: Amount, report: Report) -> None:
                 installation.create_schema()
             instances[way] = running.enter_context(installation.gunicorn())
         exchanges: list[Exchange] = []
-        for attack, name in ATTACKS.items():
+        for attack in ATTACKS + [THAW] * (patroni_version() >= THAW_SINCE):
             times = {way: Times() for way in instances}
             before = len(exchanges)
             for number in range(amount.failovers):
                 primary = cluster.primary
-                with _loads(instances, f"{attack.__name__}-{number}") as loads:
+                others = [node for node in cluster.nodes if node is not primary]
+                with (
+                    ThreadPoolExecutor() as threads,
+                    _loads(instances, f"{attack.begin.__name__}-{number}") as loads,
+                ):
                     begun = time.monotonic()
-                    announced = attack(cluster, primary)
+                    beginning = threads.submit(attack.begin, primary)
+                    cluster.wait_for_primary(others)
+                    announced = time.monotonic()
+                    beginning.result()
                     _wait_for_all(loads)
-                    if attack is not switch_over:
-                        primary.kill()
-                        primary.start()
+                    if attack.end is not None:
+                        attack.end(primary)
                     cluster.wait_until_complete()
                 for way, load in loads.items():
                     times[way].note(load.exchanges, begun, announced)
@@ -124,14 +121,14 @@ def test_failover(tmp_path: Path, amount: Amount, report: Report) -> None:
             done = exchanges[before:]
             refused = sum(exchange.is_unavailable for exchange in done)
             report(
-                f"{name}, under the load of {CLIENTS} clients of each of two instances",
+                f"{attack.name}, under the load of {CLIENTS} clients of each of two instances",
                 f"{amount.failovers} times",
                 f"{len(done):,} requests, {refused:,} of them answered `503` and sent again;"
                 " answers lost or changed: 0; packages decided twice: 0; counters equal rows; "
                 + "; ".join(f"{way}: {seen}" for way, seen in times.items()),
             )
             for way, seen in times.items():
-                assert max(seen.delays) < LIMIT, f"{name}, {way}: {seen}"
+                assert max(seen.delays) < LIMIT, f"{attack.name}, {way}: {seen}"
 
 
 def _install(folder: Path, database: PostgreSQLBackend, url: str) -> Installation:
