@@ -192,10 +192,14 @@ def _url(*ports: int) -> str:
 
 
 def patroni_version() -> tuple[int, ...]:
-    """Return the version of the installed Patroni."""
-    command = [_find("patroni") or "patroni", "--version"]
-    output = subprocess.run(command, env=_ENVIRONMENT, check=True, stdout=subprocess.PIPE).stdout
-    return tuple(int(part) for part in re.findall(r"\d+", output.decode()))
+    """Return the version of Patroni, which is empty if it isn't installed."""
+    command = _find("patroni")
+    if command is None:
+        return ()
+    run = subprocess.run(
+        [command, "--version"], env=_ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return tuple(int(part) for part in re.findall(r"\d+", run.stdout))
 
 
 @contextmanager
