@@ -12,6 +12,9 @@ from tests.backends import SQLiteBackend
 from tests.servers.running import Installation
 from tests.torture.amount import LONG, SHORT, Amount
 
+# So that its assertions show the compared values.
+pytest.register_assert_rewrite("tests.servers.load")
+
 #: Adds a line to the report: the attack, its amount, and its result.
 Report = Callable[[str, str, str], None]
 
