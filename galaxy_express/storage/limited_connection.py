@@ -32,12 +32,14 @@ class LimitedConnection(connection):
 
     :ivar limit: how many seconds a wait may take; ``None`` means no limit.
     :ivar born: when it was opened, by the monotonic clock.
+    :ivar takes_writes: whether its server took writes then.
     """
 
     def __init__(self, dsn: str, limit: float) -> None:
         self.limit: float | None = limit
         super().__init__(dsn)
         self.born = time.monotonic()
+        self.takes_writes = False
 
     def is_silent(self) -> bool:
         """Return whether the server has sent nothing: unasked, it only announces that it ends the

@@ -29,7 +29,7 @@ from galaxy_express.storage.database import (
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
 from galaxy_express.storage.postgresql_statements import STATEMENTS
-from galaxy_express.storage.servers import Servers
+from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
 from galaxy_express.storage.url import describe_postgresql, postgresql_parameters
 
@@ -280,12 +280,17 @@ class PostgreSQLDatabase(Database):
 
     def _connect(self, to_write: bool) -> LimitedConnection:
         try:
-            return self._servers.connect(to_write)
+            connection = self._servers.connect(to_write)
         except psycopg2.OperationalError:
             self._on_timeout("connect")
             raise
+        if to_write:
+            # Reads follow, lest they miss what is written now: older connections may lead to a
+            # standby that took the place of a primary.
+            self._useless_before = max(self._useless_before, connection.born)
+        return connection
 
-    def _prepare(self, connection: LimitedConnection) -> bool:
+    def _prepare(self, connection: LimitedConnection) -> None:
         connection.autocommit = True
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
@@ -297,11 +302,13 @@ class PostgreSQLDatabase(Database):
                 " with ENCODING 'UTF8'"
             )
         connection.limit = self._limit
-        return not is_standby and read_only == "off"
+        connection.takes_writes = not is_standby and read_only == "off"
 
     def _is_current(self, connection: LimitedConnection) -> bool:
+        # What leads to a standby, for want of a primary, is soon replaced.
+        age = self._age if connection.takes_writes else min(self._age, SEARCH_INTERVAL)
         return (
-            connection.born > max(self._useless_before, monotonic() - self._age)
+            connection.born >= max(self._useless_before, monotonic() - age)
             and not connection.closed
             and connection.is_silent()
         )

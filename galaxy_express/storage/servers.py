@@ -14,8 +14,8 @@ from psycopg2.extensions import make_dsn
 
 from galaxy_express.storage.limited_connection import LimitedConnection, in_event_loop
 
-# For how long a server that takes no writes is good enough, after a search for another.
-_SEARCH_INTERVAL = 5.0
+#: For how many seconds a server that takes no writes is good enough, after a search for another.
+SEARCH_INTERVAL = 5.0
 # How much of the time to connect may be spent on each further server, once there is one that takes
 # no writes: it may have been promoted by then.
 _SEARCH_SHARE = 0.2
@@ -55,21 +55,21 @@ class Servers:
 
     :param parameters: those of libpq.
     :param limit: how many seconds connecting may take, over all servers.
-    :param prepare: sets up a new connection, and returns whether its server takes writes.
+    :param prepare: sets up a new connection, and notes whether its server takes writes.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, Any],
         limit: float,
-        prepare: Callable[[LimitedConnection], bool],
+        prepare: Callable[[LimitedConnection], None],
     ) -> None:
         self._parameters = dict(parameters)
         self._hosts = split_hosts(parameters)
         self._limit = limit
         self._prepare = prepare
         self._last: Host | None = None
-        self._searched = -_SEARCH_INTERVAL
+        self._searched = -SEARCH_INTERVAL
 
     def connect(self, to_write: bool) -> LimitedConnection:
         """Open a connection.
@@ -78,18 +78,18 @@ class Servers:
             ago found none.
         :raises psycopg2.OperationalError: if no server answered in time.
         """
-        may_search = to_write or time.monotonic() - self._searched >= _SEARCH_INTERVAL
+        may_search = to_write or time.monotonic() - self._searched >= SEARCH_INTERVAL
         fallback: LimitedConnection | None = None
         errors: list[psycopg2.OperationalError] = []
         for address, limit in self._addresses(errors):
             if fallback is not None:
                 limit = min(limit, self._limit * _SEARCH_SHARE)
             try:
-                connection, takes_writes = self._open(address, limit)
+                connection = self._open(address, limit)
             except psycopg2.OperationalError as error:
                 errors.append(error)
                 continue
-            if takes_writes or not may_search:
+            if connection.takes_writes or not may_search:
                 if fallback is not None:
                     fallback.close()
                 self._last = address
@@ -103,16 +103,17 @@ class Servers:
             return fallback
         raise psycopg2.OperationalError("; ".join(map(str, errors)))
 
-    def _open(self, address: Host, limit: float) -> tuple[LimitedConnection, bool]:
+    def _open(self, address: Host, limit: float) -> LimitedConnection:
         deadline = time.monotonic() + limit
         target = {name: value for name, value in address._asdict().items() if value}
         connection = LimitedConnection(make_dsn(**(self._parameters | target)), limit)
         try:
             connection.limit = max(0.0, deadline - time.monotonic())
-            return connection, self._prepare(connection)
+            self._prepare(connection)
         except BaseException:
             connection.close()
             raise
+        return connection
 
     def _addresses(self, errors: list[psycopg2.OperationalError]) -> Iterator[tuple[Host, float]]:
         """The addresses to try, each with the seconds that it may take: an equal share of what is

@@ -120,6 +120,42 @@ def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: O
         assert [in_words(outcome) for outcome in decide(desk, parcel("a"))] == ["delivered again"]
 
 
+def test_reads_leave_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """Reads that a standby answered for want of a primary go to the new one: at once where
+    something is written, and otherwise soon."""
+    create_schema({"database.url": own_cluster.url})
+    with (
+        own_cluster.standby() as stale,
+        own_cluster.standby() as promoted,
+        forwarding(own_cluster.port) as forwarder,
+    ):
+        writer, reader = (open_at(forwarder.port, stale.port, promoted.port) for _ in range(2))
+        desk = DeliveryDesk(writer, PACKAGE_TYPES)
+        decide(desk, parcel("a"))
+        wait_until(lambda: _has(stale, "a") and _has(promoted, "a"), "the standbys have a package")
+
+        forwarder.mute_everything()
+        wait_until(lambda: _fails(desk, "read-only"), "a standby takes its place")
+        assert _reads(writer, "a")
+        assert _reads(reader, "a")
+        promoted.promote()
+        wait_until(lambda: _is_decided(desk, "b"), "packages are decided again", within=5)
+        assert _reads(writer, "b")
+        wait_until(lambda: _reads(reader, "b"), "others read it, too", within=15)
+
+
+def _reads(database: Database, package_id: str) -> bool:
+    with database.read_connection() as connection:
+        return queries.find_decision(connection, package_id) is not None
+
+
+def _fails(desk: DeliveryDesk, reason: str) -> bool:
+    try:
+        return not decide(desk, parcel("b"))
+    except DatabaseUnavailable as error:
+        return reason in str(error)
+
+
 def _has(server: Cluster, package_id: str) -> bool:
     backend = PostgreSQLBackend(server.url, "postgres")
     return bool(backend.rows(f"SELECT 1 FROM packages WHERE package_id = '{package_id}'"))  # noqa: S608

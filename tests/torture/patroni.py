@@ -84,12 +84,14 @@ class Node:
     def freeze(self) -> None:
         """Stop all processes, as if the machine stood still. Connections stay open."""
         # Parents first, so that there are no new children afterwards.
-        waiting = [pid for pid in (self._patroni_pid, self._postmaster) if pid is not None]
-        while waiting:
-            pid = waiting.pop()
-            if _signal(pid, signal.SIGSTOP):
-                self._frozen.add(pid)
-                waiting += _children(pid)
+        self._freeze(self._patroni_pid)
+        self._freeze(self._postmaster)
+
+    def _freeze(self, pid: int | None) -> None:
+        if pid is not None and _signal(pid, signal.SIGSTOP):
+            self._frozen.add(pid)
+            for child in _children(pid):
+                self._freeze(child)
 
     def thaw(self) -> None:
         """Let what was frozen go on."""
@@ -122,7 +124,7 @@ class Node:
             pid = int((data / "postmaster.pid").read_text().split("\n")[0])
             # The file stays behind after a kill.
             return pid if Path(f"/proc/{pid}/cwd").samefile(data) else None
-        except FileNotFoundError:
+        except (OSError, ValueError):  # it isn't there yet, or no longer
             return None
 
 
