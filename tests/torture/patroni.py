@@ -182,7 +182,7 @@ class Patroni:
             states = {member["state"] for member in members}
             return roles == ["leader", "replica", "sync_standby"] and states <= _RUNNING
 
-        wait_until(is_complete, "the cluster is complete")
+        wait_until(is_complete, "the cluster is complete", within=2 * PATIENCE)
 
 
 _RUNNING = {"running", "streaming"}
