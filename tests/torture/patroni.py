@@ -18,6 +18,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import psycopg2
+
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail
 from tests.servers.postgresql import find_binaries, hand_over, unprivileged_user
@@ -64,6 +66,19 @@ class Node:
             return self.request("GET", "/primary")[0] == 200
         except (OSError, http.client.HTTPException):
             return False
+
+    def takes_writes(self) -> bool:
+        """Return whether PostgreSQL is the primary. Patroni says so a moment before: as soon as it
+        has the lock of the leader, it promotes."""
+        try:
+            return self.database.rows("SELECT pg_is_in_recovery()") == [(False,)]
+        except psycopg2.OperationalError:
+            return False
+
+    @property
+    def database(self) -> PostgreSQLBackend:
+        """The database on this node."""
+        return PostgreSQLBackend(_url(self.port), "postgres")
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Send a request to Patroni, and return the status and the body of the answer."""
@@ -156,7 +171,7 @@ class Patroni:
     @property
     def database(self) -> PostgreSQLBackend:
         """The database, on the server that is the primary now."""
-        return PostgreSQLBackend(_url(self.primary.port), "postgres")
+        return self.primary.database
 
     def wait_for_primary(self, nodes: list[Node]) -> Node:
         """Wait until one of these nodes says that it is the primary."""
