@@ -48,6 +48,10 @@ class CommitTimedOut(TimedOut):
         self.backend = backend
 
 
+class OnStandby(psycopg2.OperationalError):
+    """A transaction that writes was begun on a standby."""
+
+
 class PostgreSQLConnection(Connection):
     """A connection to PostgreSQL.
 
@@ -114,8 +118,12 @@ class PostgreSQLConnection(Connection):
     def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
         # Its settings are its own, so that they hold behind a pooler, too. It is one round trip.
-        ((backend,),) = self.select(self._begin_statements(lock_timeout))
+        ((backend, is_standby),) = self.select(self._begin_statements(lock_timeout))
         try:
+            # Not even a decision that was made before is answered there: a standby may have what its
+            # primary never confirmed, and what the next primary will not have.
+            if is_standby:
+                raise OnStandby("the database is read-only: its server is a standby")
             yield
         except BaseException:
             self._roll_back()
@@ -275,7 +283,7 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="LOCAL", lock_timeout=timeout)
         return (
             f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings} {self._set_idle_timeout}"
-            " SELECT pg_backend_pid()"
+            " SELECT pg_backend_pid(), pg_is_in_recovery()"
         )
 
     def _connect(self, to_write: bool) -> LimitedConnection:
@@ -399,7 +407,7 @@ class PostgreSQLDatabase(Database):
         if isinstance(error, TimedOut):
             is_commit = isinstance(error, CommitTimedOut)
             self._on_timeout("commit" if is_commit else "statement")
-        if isinstance(error, TimedOut) or error.pgcode == _READ_ONLY:
+        if isinstance(error, (TimedOut, OnStandby)) or error.pgcode == _READ_ONLY:
             # The server may be gone, or a standby by now: nothing is to be read from it.
             self._useless_before = monotonic()
         if error.pgcode in _MAY_BE_RUN_AGAIN:

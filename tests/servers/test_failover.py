@@ -120,6 +120,17 @@ def test_standby_takes_the_place_of_its_primary(own_cluster: Cluster, open_at: O
         assert [in_words(outcome) for outcome in decide(desk, parcel("a"))] == ["delivered again"]
 
 
+def test_no_decision_is_confirmed_by_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """A package that is sent again is not answered by a standby: the next primary may not have
+    what this one has."""
+    create_schema({"database.url": own_cluster.url})
+    decide(DeliveryDesk(open_at(own_cluster.port), PACKAGE_TYPES), parcel("a"))
+    with own_cluster.standby() as standby:
+        desk = DeliveryDesk(open_at(standby.port), PACKAGE_TYPES)
+        with pytest.raises(DatabaseUnavailable, match="standby"):
+            decide(desk, parcel("a"))
+
+
 def test_reads_leave_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
     """Reads that a standby answered for want of a primary go to the new one: at once where
     something is written, and otherwise soon."""
