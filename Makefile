@@ -75,7 +75,7 @@ bench-profile: install-dev ## Measure the cost of each part of a send (OPTIONS=-
 demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
 	$(BIN)/python -m galaxy_express.ops.demo http://$(BIND) $(OPTIONS)
 
-torture: install-dev ## Attack the service for ten minutes: kills, faults, floods (OPTIONS=--help).
+torture: install-dev ## Attack the service for half an hour: kills, faults, floods (OPTIONS=--help).
 	$(BIN)/python -m pytest tests/torture --torture --timeout=0 --override-ini=faulthandler_timeout=0 $(OPTIONS)
 
 shell: install ## Open a Python shell with the models and a database connection.

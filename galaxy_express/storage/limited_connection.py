@@ -32,12 +32,14 @@ class LimitedConnection(connection):
 
     :ivar limit: how many seconds a wait may take; ``None`` means no limit.
     :ivar opened_at: when it was opened, by the monotonic clock.
+    :ivar is_writable: whether its server accepted writes when it was opened.
     """
 
     def __init__(self, dsn: str, limit: float) -> None:
         self.limit: float | None = limit
         super().__init__(dsn)
         self.opened_at = time.monotonic()
+        self.is_writable = False
 
     def has_no_data(self) -> bool:
         """Return whether no unsolicited data is waiting: it would announce that the server closes

@@ -29,7 +29,7 @@ from galaxy_express.storage.database import (
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
 from galaxy_express.storage.postgresql_statements import STATEMENTS
-from galaxy_express.storage.servers import Servers
+from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
 from galaxy_express.storage.url import describe_postgresql, postgresql_parameters
 
@@ -46,6 +46,10 @@ class CommitTimedOut(TimedOut):
     def __init__(self, error: TimedOut, backend: int) -> None:
         super().__init__(f"COMMIT: {error}")
         self.backend = backend
+
+
+class OnStandby(psycopg2.OperationalError):
+    """A write transaction was started on a standby."""
 
 
 class PostgreSQLConnection(Connection):
@@ -114,8 +118,12 @@ class PostgreSQLConnection(Connection):
     def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
         # The settings are local to the transaction, so that they work behind a pooler.
-        ((backend,),) = self.select(self._begin_statements(lock_timeout))
+        ((backend, is_standby),) = self.select(self._begin_statements(lock_timeout))
         try:
+            # Don't even replay earlier decisions: a standby may have some that its primary never
+            # confirmed, and that the next primary won't have.
+            if is_standby:
+                raise OnStandby("the database is read-only: its server is a standby")
             yield
         except BaseException:
             self._roll_back()
@@ -275,17 +283,22 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="LOCAL", lock_timeout=timeout)
         return (
             f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings} {self._set_idle_timeout}"
-            " SELECT pg_backend_pid()"
+            " SELECT pg_backend_pid(), pg_is_in_recovery()"
         )
 
     def _connect(self, to_write: bool) -> LimitedConnection:
         try:
-            return self._servers.connect(to_write)
+            connection = self._servers.connect(to_write)
         except psycopg2.OperationalError:
             self._on_timeout("connect")
             raise
+        if to_write:
+            # Replace the connections for reading: older ones may lead to a standby, which would lag
+            # behind this one.
+            self._broken_before = max(self._broken_before, connection.opened_at)
+        return connection
 
-    def _prepare(self, connection: LimitedConnection) -> bool:
+    def _prepare(self, connection: LimitedConnection) -> None:
         connection.autocommit = True
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
@@ -297,11 +310,13 @@ class PostgreSQLDatabase(Database):
                 " with ENCODING 'UTF8'"
             )
         connection.limit = self._limit
-        return not is_standby and read_only == "off"
+        connection.is_writable = not is_standby and read_only == "off"
 
     def _is_current(self, connection: LimitedConnection) -> bool:
+        # Connections to a standby are replaced soon, since there may be a new primary.
+        age = self._age if connection.is_writable else min(self._age, SEARCH_INTERVAL)
         return (
-            connection.opened_at > max(self._broken_before, monotonic() - self._age)
+            connection.opened_at >= max(self._broken_before, monotonic() - age)
             and not connection.closed
             and connection.has_no_data()
         )
@@ -394,7 +409,7 @@ class PostgreSQLDatabase(Database):
         if isinstance(error, TimedOut):
             is_commit = isinstance(error, CommitTimedOut)
             self._on_timeout("commit" if is_commit else "statement")
-        if isinstance(error, TimedOut) or error.pgcode == _READ_ONLY:
+        if isinstance(error, (TimedOut, OnStandby)) or error.pgcode == _READ_ONLY:
             # The server may be down, or a standby by now: don't read from it any more.
             self._broken_before = monotonic()
         if error.pgcode in _RETRYABLE:

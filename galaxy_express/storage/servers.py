@@ -14,8 +14,9 @@ from psycopg2.extensions import make_dsn
 
 from galaxy_express.storage.limited_connection import LimitedConnection, in_event_loop
 
-# After a search for a writable server, how long a read-only one is accepted without a new search.
-_SEARCH_INTERVAL = 5.0
+#: After a search for a writable server, how many seconds a read-only one is accepted without a new
+#: search.
+SEARCH_INTERVAL = 5.0
 # Once a read-only server was found, the share of the connect timeout that may be spent on each
 # further server.
 _SEARCH_SHARE = 0.2
@@ -56,21 +57,21 @@ class Servers:
 
     :param parameters: parameters of libpq.
     :param limit: how many seconds connecting may take, for all servers together.
-    :param prepare: sets up a new connection, and returns whether its server is writable.
+    :param prepare: sets up a new connection, and sets ``is_writable``.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, Any],
         limit: float,
-        prepare: Callable[[LimitedConnection], bool],
+        prepare: Callable[[LimitedConnection], None],
     ) -> None:
         self._parameters = dict(parameters)
         self._hosts = split_hosts(parameters)
         self._limit = limit
         self._prepare = prepare
         self._last: Host | None = None
-        self._searched = -_SEARCH_INTERVAL
+        self._searched = -SEARCH_INTERVAL
 
     def connect(self, to_write: bool) -> LimitedConnection:
         """Open a connection.
@@ -79,18 +80,18 @@ class Servers:
             none.
         :raises psycopg2.OperationalError: if no server responded in time.
         """
-        may_search = to_write or time.monotonic() - self._searched >= _SEARCH_INTERVAL
+        may_search = to_write or time.monotonic() - self._searched >= SEARCH_INTERVAL
         fallback: LimitedConnection | None = None
         errors: list[psycopg2.OperationalError] = []
         for address, limit in self._addresses(errors):
             if fallback is not None:
                 limit = min(limit, self._limit * _SEARCH_SHARE)
             try:
-                connection, is_writable = self._open(address, limit)
+                connection = self._open(address, limit)
             except psycopg2.OperationalError as error:
                 errors.append(error)
                 continue
-            if is_writable or not may_search:
+            if connection.is_writable or not may_search:
                 if fallback is not None:
                     fallback.close()
                 self._last = address
@@ -104,16 +105,17 @@ class Servers:
             return fallback
         raise psycopg2.OperationalError("; ".join(map(str, errors)))
 
-    def _open(self, address: Host, limit: float) -> tuple[LimitedConnection, bool]:
+    def _open(self, address: Host, limit: float) -> LimitedConnection:
         deadline = time.monotonic() + limit
         target = {name: value for name, value in address._asdict().items() if value}
         connection = LimitedConnection(make_dsn(**(self._parameters | target)), limit)
         try:
             connection.limit = max(0.0, deadline - time.monotonic())
-            return connection, self._prepare(connection)
+            self._prepare(connection)
         except BaseException:
             connection.close()
             raise
+        return connection
 
     def _addresses(self, errors: list[psycopg2.OperationalError]) -> Iterator[tuple[Host, float]]:
         """Yield the addresses to try, each with its timeout in seconds: an equal share of the

@@ -50,12 +50,14 @@ class Exchange:
     :param answer: ``None`` if there was none.
     :param tries: how often it was sent.
     :param seconds: how long it took, over all tries.
+    :param ended: when it ended, by the monotonic clock.
     """
 
     job: Job
     answer: Answer | None
     tries: int = 1
     seconds: float = 0.0
+    ended: float = 0.0
 
     @property
     def is_successful(self) -> bool:
@@ -208,7 +210,8 @@ class Load:
             except Unanswered as unanswered:
                 # A new connection is never idle, so there is at most one retry.
                 may_try = unanswered.may_be_idle and not self._leave_when_closed
-        return Exchange(job, answer, tries, time.monotonic() - start)
+        end = time.monotonic()
+        return Exchange(job, answer, tries, end - start, end)
 
     def wait_for(self, number: int, matching: Callable[[Exchange], bool] | None = None) -> None:
         """Wait for this many more matching exchanges (by default, successful ones)."""

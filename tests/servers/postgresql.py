@@ -14,7 +14,8 @@ from tests.servers.running import PATIENCE, free_port
 
 def find_binaries() -> Path | None:
     """Return the folder of ``initdb`` and ``pg_ctl``, or ``None`` if PostgreSQL can't run here."""
-    if os.geteuid() == 0 and _USER not in (user.pw_name for user in pwd.getpwall()):
+    user = unprivileged_user()
+    if user is not None and user not in (known.pw_name for known in pwd.getpwall()):
         return None
     found = shutil.which("initdb")
     # Debian installs them outside the PATH, in a folder per version.
@@ -22,8 +23,17 @@ def find_binaries() -> Path | None:
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
-# PostgreSQL refuses to run as root. Its packages create this user.
-_USER = "postgres"
+def unprivileged_user() -> str | None:
+    """Return the user that PostgreSQL's packages create, if this process is root's: as root, it
+    refuses to run. Otherwise return ``None``, for the user of this process."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def hand_over(folder: Path) -> None:
+    """Give a folder to the user that runs PostgreSQL."""
+    user = unprivileged_user()
+    if user is not None:
+        shutil.chown(folder, user)
 
 
 class Cluster:
@@ -61,8 +71,7 @@ class Cluster:
     def standby(self) -> Iterator["Cluster"]:
         """A running standby of this server, which is removed at the end."""
         with tempfile.TemporaryDirectory(prefix="galaxy_express_standby_") as folder:
-            if os.geteuid() == 0:
-                shutil.chown(folder, _USER)
+            hand_over(Path(folder))
             follower = Cluster(self._binaries, Path(folder), self)
             follower.start()
             try:
@@ -100,7 +109,7 @@ class Cluster:
         subprocess.run(
             [self._binaries / command, f"--pgdata={self._data}", *arguments],
             cwd=self._folder,
-            user=_USER if os.geteuid() == 0 else None,
+            user=unprivileged_user(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             check=True,
@@ -113,8 +122,7 @@ def cluster(binaries: Path) -> Iterator[Cluster]:
     """A running server, which is stopped and removed at the end."""
     # Not in pytest's folder, which other users can't enter.
     with tempfile.TemporaryDirectory(prefix="galaxy_express_postgresql_") as folder:
-        if os.geteuid() == 0:
-            shutil.chown(folder, _USER)
+        hand_over(Path(folder))
         new = Cluster(binaries, Path(folder))
         new.start()
         try:

@@ -122,6 +122,52 @@ def test_standby_replaces_its_primary(own_cluster: Cluster, open_at: OpenAt) -> 
         ]
 
 
+def test_no_decision_is_confirmed_by_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """A standby doesn't replay decisions, since the next primary may not have them."""
+    create_schema({"database.url": own_cluster.url})
+    decide(DeliveryDesk(open_at(own_cluster.port), PACKAGE_TYPES), make_package("a"))
+    with own_cluster.standby() as standby:
+        desk = DeliveryDesk(open_at(standby.port), PACKAGE_TYPES)
+        with pytest.raises(DatabaseUnavailable, match="standby"):
+            decide(desk, make_package("a"))
+
+
+def test_reads_leave_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """Reads leave a standby when there is a new primary: immediately after a write, otherwise
+    within seconds."""
+    create_schema({"database.url": own_cluster.url})
+    with (
+        own_cluster.standby() as stale,
+        own_cluster.standby() as promoted,
+        forwarding(own_cluster.port) as forwarder,
+    ):
+        writer, reader = (open_at(forwarder.port, stale.port, promoted.port) for _ in range(2))
+        desk = DeliveryDesk(writer, PACKAGE_TYPES)
+        decide(desk, make_package("a"))
+        wait_until(lambda: _has(stale, "a") and _has(promoted, "a"), "the standbys have a package")
+
+        forwarder.mute_everything()
+        wait_until(lambda: _fails(desk, "read-only"), "a standby takes its place")
+        assert _reads(writer, "a")
+        assert _reads(reader, "a")
+        promoted.promote()
+        wait_until(lambda: _is_decided(desk, "b"), "packages are decided again", within=5)
+        assert _reads(writer, "b")
+        wait_until(lambda: _reads(reader, "b"), "others read it, too", within=15)
+
+
+def _reads(database: Database, package_id: str) -> bool:
+    with database.read_connection() as connection:
+        return queries.find_decision(connection, package_id) is not None
+
+
+def _fails(desk: DeliveryDesk, reason: str) -> bool:
+    try:
+        return not decide(desk, make_package("b"))
+    except DatabaseUnavailable as error:
+        return reason in str(error)
+
+
 def _has(server: Cluster, package_id: str) -> bool:
     backend = PostgreSQLBackend(server.url, "postgres")
     return bool(backend.rows(f"SELECT 1 FROM packages WHERE package_id = '{package_id}'"))  # noqa: S608

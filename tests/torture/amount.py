@@ -10,6 +10,7 @@ class Amount:
     :param kills: how often a worker, and then the whole server, is killed.
     :param ends: how often servers are stopped or reloaded.
     :param faults: how often each disk or database fault occurs.
+    :param failovers: how often a cluster loses its primary, in each way.
     :param seconds: the duration of load tests.
     :param inputs: the number of garbage inputs.
     :param connections: the number of idle connections.
@@ -21,6 +22,7 @@ class Amount:
     kills: int
     ends: int
     faults: int
+    failovers: int
     seconds: float
     inputs: int
     connections: int
@@ -33,6 +35,7 @@ SHORT = Amount(
     kills=1,
     ends=1,
     faults=1,
+    failovers=1,
     seconds=1.5,
     inputs=300,
     connections=2_500,
@@ -44,6 +47,7 @@ LONG = Amount(
     kills=30,
     ends=15,
     faults=5,
+    failovers=10,
     seconds=15,
     inputs=20_000,
     connections=10_000,

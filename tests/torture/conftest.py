@@ -12,6 +12,9 @@ from tests.backends import SQLiteBackend
 from tests.servers.running import Installation
 from tests.torture.amount import LONG, SHORT, Amount
 
+# So that its assertions show the compared values.
+pytest.register_assert_rewrite("tests.servers.load")
+
 #: Adds a line to the report: the attack, its amount, and its result.
 Report = Callable[[str, str, str], None]
 
@@ -23,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of ``make torture``."""
     group = parser.getgroup("torture", "tests/torture: attacks on the running service")
     group.addoption(
-        "--torture", action="store_true", help="attack for about ten minutes, and print a report"
+        "--torture", action="store_true", help="attack for about half an hour, and print a report"
     )
     group.addoption("--seed", type=int, help="the seed of all random choices")
     for field in fields(Amount):

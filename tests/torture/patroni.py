@@ -1,0 +1,361 @@
+"""Three PostgreSQL servers that Patroni looks after, with etcd and HAProxy, on the loopback
+interface.
+
+The configurations are those of ``docs/high-availability``.
+"""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import psycopg2
+
+from tests.backends import PostgreSQLBackend
+from tests.conftest import skip_or_fail
+from tests.servers.postgresql import find_binaries, hand_over, unprivileged_user
+from tests.servers.running import PATIENCE, ROOT, free_port, is_listening, wait_until
+
+TEMPLATES = ROOT / "docs" / "high-availability"
+
+# Seconds that a leader may be silent. Short, for short tests; Patroni 3.1 and later raise it to 20.
+_TTL = 8
+_PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches
+_PROGRAMS = {"patroni": "patroni", "etcd": "etcd-server", "haproxy": "haproxy"}  # Debian's packages
+_PATH = f"{os.environ['PATH']}:/usr/sbin"
+# Patroni runs on the system's Python, which is to find its own packages only.
+_ENVIRONMENT = {"PATH": _PATH, "LANG": "C.UTF-8"}
+
+
+class Node:
+    """A PostgreSQL server and the Patroni that looks after it.
+
+    :param name: its name in the cluster.
+    :param folder: an empty folder, owned by the user that runs the server.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.port = free_port()
+        self.api_port = free_port()
+        self._patroni: subprocess.Popen[bytes] | None = None
+        self._frozen: set[int] = set()
+
+    @property
+    def log(self) -> str:
+        """What Patroni and PostgreSQL have written."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start Patroni, which starts PostgreSQL."""
+        self._patroni = _start("patroni", self.folder / "patroni.yml", folder=self.folder)
+
+    def is_primary(self) -> bool:
+        """Return whether Patroni says that it is the primary."""
+        try:
+            return self.request("GET", "/primary")[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def takes_writes(self) -> bool:
+        """Return whether PostgreSQL is the primary. Patroni says so a moment before: as soon as it
+        has the lock of the leader, it promotes."""
+        try:
+            return self.database.rows("SELECT pg_is_in_recovery()") == [(False,)]
+        except psycopg2.OperationalError:
+            return False
+
+    @property
+    def database(self) -> PostgreSQLBackend:
+        """The database on this node."""
+        return PostgreSQLBackend(_url(self.port), "postgres")
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Send a request to Patroni, and return the status and the body of the answer."""
+        timeout = 1.0 if method == "GET" else PATIENCE
+        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=timeout)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def switch_over(self) -> None:
+        """Let a standby take the place of this primary, and wait until it has."""
+        status, body = self.request("POST", "/switchover", {"leader": self.name})
+        assert status == 200, body
+
+    def freeze(self) -> None:
+        """Stop all processes, as if the machine stood still. Connections stay open."""
+        # Parents first, so that there are no new children afterwards.
+        self._freeze(self._patroni_pid)
+        self._freeze(self._postmaster)
+
+    def _freeze(self, pid: int | None) -> None:
+        if pid is not None and _signal(pid, signal.SIGSTOP):
+            self._frozen.add(pid)
+            for child in _children(pid):
+                self._freeze(child)
+
+    def thaw(self) -> None:
+        """Let what was frozen go on."""
+        for pid in self._frozen:
+            _signal(pid, signal.SIGCONT)
+        self._frozen.clear()
+
+    def kill(self) -> None:
+        """Kill all processes, frozen ones too."""
+        self.freeze()
+        for pid in self._frozen:
+            _signal(pid, signal.SIGKILL)
+        self._frozen.clear()
+        if self._patroni is not None:
+            self._patroni.wait(PATIENCE)
+
+    def restart(self) -> None:
+        """Kill all processes, and start again."""
+        self.kill()
+        self.start()
+
+    @property
+    def _patroni_pid(self) -> int | None:
+        return self._patroni.pid if self._patroni and self._patroni.poll() is None else None
+
+    @property
+    def _postmaster(self) -> int | None:
+        data = self.folder / "data"
+        try:
+            pid = int((data / "postmaster.pid").read_text().split("\n")[0])
+            # The file stays behind after a kill.
+            return pid if Path(f"/proc/{pid}/cwd").samefile(data) else None
+        except (OSError, ValueError):  # it isn't there yet, or no longer
+            return None
+
+
+class Patroni:
+    """A cluster of three nodes.
+
+    :ivar port: HAProxy's, which leads to the primary.
+    """
+
+    def __init__(self, nodes: list[Node], port: int) -> None:
+        self.nodes = nodes
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """The URL that names every node."""
+        return _url(*(node.port for node in self.nodes))
+
+    @property
+    def proxied_url(self) -> str:
+        """The URL of the primary through HAProxy."""
+        return _url(self.port)
+
+    @property
+    def primary(self) -> Node:
+        """The node that is the primary, after waiting for one."""
+        return self.wait_for_primary(self.nodes)
+
+    @property
+    def database(self) -> PostgreSQLBackend:
+        """The database, on the server that is the primary now."""
+        return self.primary.database
+
+    def wait_for_primary(self, nodes: list[Node]) -> Node:
+        """Wait until one of these nodes says that it is the primary."""
+        found: list[Node] = []
+
+        def is_there() -> bool:
+            found.extend(node for node in nodes if node.is_primary())
+            return bool(found)
+
+        wait_until(is_there, "there is a primary")
+        return found[0]
+
+    def wait_until_complete(self) -> None:
+        """Wait until all nodes run, and one of them is a synchronous standby."""
+
+        def is_complete() -> bool:
+            try:
+                _, body = self.primary.request("GET", "/cluster")
+            except (OSError, http.client.HTTPException):
+                return False
+            members: list[dict[str, Any]] = json.loads(body)["members"]
+            roles = sorted(member["role"] for member in members)
+            states = {member["state"] for member in members}
+            return roles == ["leader", "replica", "sync_standby"] and states <= _RUNNING
+
+        wait_until(is_complete, "the cluster is complete", within=2 * PATIENCE)
+
+
+_RUNNING = {"running", "streaming"}
+
+
+def _url(*ports: int) -> str:
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    return f"postgresql://postgres:{_PASSWORD}@{hosts}/postgres"
+
+
+def patroni_version() -> tuple[int, ...]:
+    """Return the version of Patroni, which is empty if it isn't installed."""
+    command = _find("patroni")
+    if command is None:
+        return ()
+    run = subprocess.run(
+        [command, "--version"], env=_ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return tuple(int(part) for part in re.findall(r"\d+", run.stdout))
+
+
+@contextmanager
+def patroni_cluster() -> Iterator[Patroni]:
+    """A cluster that is complete. It is killed and removed at the end."""
+    binaries = find_binaries()
+    missing = [package for name, package in _PROGRAMS.items() if _find(name) is None]
+    if binaries is None:
+        missing.append("postgresql")
+    if missing:
+        skip_or_fail(f"not installed (as Debian calls them): {', '.join(missing)}")
+    assert binaries is not None
+    with ExitStack() as stack:
+        # Not in pytest's folder, which other users can't enter.
+        temporary = tempfile.TemporaryDirectory(prefix="galaxy_express_patroni_")
+        folder = Path(stack.enter_context(temporary))
+        hand_over(folder)
+        nodes = [Node(name, _make_folder(folder / name)) for name in "abc"]
+        etcd = stack.enter_context(_etcd(_make_folder(folder / "etcd")))
+        for node in nodes:
+            _configure(node, etcd, binaries)
+            stack.callback(node.kill)
+            node.start()
+        port = stack.enter_context(_haproxy(_make_folder(folder / "haproxy"), nodes))
+        cluster = Patroni(nodes, port)
+        try:
+            cluster.wait_until_complete()
+        except AssertionError:
+            print(*(node.log for node in nodes), sep="\n")
+            raise
+        yield cluster
+
+
+def _configure(node: Node, etcd: str, binaries: Path) -> None:
+    _fill_in(
+        "patroni.yml",
+        node.folder,
+        name=node.name,
+        etcd=etcd,
+        api=f"127.0.0.1:{node.api_port}",
+        address=f"127.0.0.1:{node.port}",
+        network="127.0.0.1/32",
+        binaries=str(binaries),
+        folder=str(node.folder),
+        password=_PASSWORD,
+        ttl=str(_TTL),
+        watchdog='"off"',
+    )
+
+
+@contextmanager
+def _etcd(folder: Path) -> Iterator[str]:
+    port, peers = free_port(), f"http://127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port}"
+    options = {
+        "name": "etcd",
+        "data-dir": folder / "data",
+        "listen-client-urls": f"http://{address}",
+        "advertise-client-urls": f"http://{address}",
+        "listen-peer-urls": peers,
+        "initial-advertise-peer-urls": peers,
+        "initial-cluster": f"etcd={peers}",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    with _running("etcd", *arguments, folder=folder, port=port):
+        yield address
+
+
+@contextmanager
+def _haproxy(folder: Path, nodes: list[Node]) -> Iterator[int]:
+    port = free_port()
+    values = {"address": f"127.0.0.1:{port}"}
+    for node in nodes:
+        values |= {
+            node.name: f"127.0.0.1:{node.port}",
+            f"{node.name}_api_host": "127.0.0.1",
+            f"{node.name}_api_port": str(node.api_port),
+        }
+    configuration = _fill_in("haproxy.cfg", folder, **values)
+    with _running("haproxy", "-db", "-f", configuration, folder=folder, port=port):
+        yield port
+
+
+def _fill_in(name: str, folder: Path, /, **values: str) -> Path:
+    path = folder / name
+    path.write_text(Template((TEMPLATES / name).read_text()).substitute(values))
+    return path
+
+
+@contextmanager
+def _running(program: str, *arguments: str | Path, folder: Path, port: int) -> Iterator[None]:
+    process = _start(program, *arguments, folder=folder)
+    try:
+        wait_until(lambda: is_listening(port), f"{program} listens")
+        yield
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def _start(program: str, *arguments: str | Path, folder: Path) -> subprocess.Popen[bytes]:
+    command = _find(program)
+    assert command is not None
+    with open(folder / "log", "ab") as log:
+        return subprocess.Popen(
+            [command, *arguments],
+            cwd=folder,
+            env=_ENVIRONMENT,
+            user=unprivileged_user(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _find(program: str) -> str | None:
+    return shutil.which(program, path=_PATH)
+
+
+def _make_folder(folder: Path) -> Path:
+    folder.mkdir()
+    hand_over(folder)
+    return folder
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _children(pid: int) -> list[int]:
+    children = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children += [int(child) for child in path.read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+    return children
