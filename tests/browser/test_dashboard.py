@@ -14,8 +14,8 @@ from selenium.webdriver.common.keys import Keys
 
 from galaxy_express import __version__
 from tests.browser.window import Dashboard, Window
+from tests.servers.http_client import package
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import package
 
 
 @pytest.fixture

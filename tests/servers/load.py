@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from tests.backends import Backend
+from tests.servers.http_client import Answer, Connection, Unanswered, package
 from tests.servers.running import PATIENCE, Server, wait_until
-from tests.servers.speaking import Answer, Connection, Unanswered, package
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RECIPIENTS = 7

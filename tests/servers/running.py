@@ -14,7 +14,7 @@ from types import TracebackType
 
 from galaxy_express.models import create_schema
 from tests.backends import Backend
-from tests.servers.speaking import Answer, Connection, Unanswered
+from tests.servers.http_client import Answer, Connection, Unanswered
 
 ROOT = Path(__file__).parents[2]
 #: The folder of the commands. Run them with the interpreter: their shebang lines break if the

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.backends import Backend
+from tests.servers.http_client import package
 from tests.servers.load import Job, Load, numbered_package, send_batch
 from tests.servers.load import send as send_one
 from tests.servers.running import PATIENCE, ROOT, Installation, Server, wait_until
-from tests.servers.speaking import package
 
 TEXT = (ROOT / "docs" / "feed.md").read_text()
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.http_client import exchange, head, package
 from tests.servers.running import Installation, Server
-from tests.servers.speaking import exchange, head, package
 
 # Bytes that are either a body or the next request, depending on how the head is parsed.
 HIDDEN_BODY = b'{"package_id": "hidden"}'

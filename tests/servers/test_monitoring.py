@@ -13,8 +13,8 @@ import yaml
 
 from tests.backends import SQLiteBackend
 from tests.conftest import skip_or_fail
+from tests.servers.http_client import package
 from tests.servers.running import PATIENCE, ROOT, Installation, free_port
-from tests.servers.speaking import package
 from tests.servers.test_metrics import Scrape, update
 
 MONITORING = ROOT / "docs/monitoring"

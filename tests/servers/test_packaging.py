@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.backends import SQLiteBackend
+from tests.servers.http_client import exchange, head, package
 from tests.servers.running import PATIENCE, ROOT, Installation, Server, free_port
-from tests.servers.speaking import exchange, head, package
 
 DISTRIBUTION = "galaxy_express"
 

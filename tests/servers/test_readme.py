@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.http_client import package
 from tests.servers.running import PATIENCE, ROOT, Installation
-from tests.servers.speaking import package
 
 README = (ROOT / "README.md").read_text()
 

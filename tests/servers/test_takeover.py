@@ -10,8 +10,8 @@ from signal import SIGKILL, SIGTERM, SIGUSR2
 
 import pytest
 
+from tests.servers.http_client import package
 from tests.servers.running import Installation, Server, free_port, is_listening, wait_until
-from tests.servers.speaking import package
 from tests.servers.test_metrics import Scrape, mapped_folders, metrics_port
 
 # A worker logs this when it has started.

@@ -7,9 +7,9 @@ from statistics import median, quantiles
 
 from galaxy_express.ops.audit import audit_database
 from galaxy_express.storage.sqlite import LOG_BYTES
+from tests.servers.http_client import head
 from tests.servers.load import numbered_package
 from tests.servers.running import Installation, wait_until
-from tests.servers.speaking import head
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.hammer import hammer
