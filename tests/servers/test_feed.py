@@ -19,7 +19,7 @@ from tests.backends import Backend
 from tests.servers.http_client import package
 from tests.servers.load import Job, Load, numbered_package, send_batch
 from tests.servers.load import send as send_one
-from tests.servers.running import PATIENCE, ROOT, Installation, Server, wait_until
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, Server, wait_until
 
 TEXT = (ROOT / "docs" / "feed.md").read_text()
 
@@ -65,7 +65,7 @@ def test_killed_python_consumer(installation: Installation, tmp_path: Path) -> N
             run = subprocess.run(
                 [sys.executable, "-c", KILLED_AT, str(number), path.name],
                 cwd=tmp_path,
-                timeout=PATIENCE,
+                timeout=WAIT_SECONDS,
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -102,7 +102,7 @@ def _stored(folder: Path) -> list[str]:
 
 
 def _wait_for(folder: Path, number: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_SECONDS
     while len(_stored(folder)) < number:
         assert time.monotonic() < deadline, "the consumer didn't store all decisions"
         time.sleep(0.05)
@@ -145,7 +145,7 @@ class Follower:
         """Kill the consumer at an arbitrary point."""
         if self._process:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(WAIT_SECONDS)
 
     @property
     def seen(self) -> list[str]:

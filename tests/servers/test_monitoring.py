@@ -14,7 +14,7 @@ import yaml
 from tests.backends import SQLiteBackend
 from tests.conftest import skip_or_fail
 from tests.servers.http_client import package
-from tests.servers.running import PATIENCE, ROOT, Installation, free_port
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, free_port
 from tests.servers.test_metrics import Scrape, update
 
 MONITORING = ROOT / "docs/monitoring"
@@ -201,7 +201,7 @@ def promtool(*arguments: str | Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=WAIT_SECONDS,
     )
     assert done.returncode == 0, done.stdout
 
