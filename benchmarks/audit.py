@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, create_engine, text
 from sqlalchemy.pool import NullPool
 
 # Seconds for the requests that were in progress when wrk disconnected.
-PATIENCE = 30.0
+WAIT_SECONDS = 30.0
 
 _SELECT = text("SELECT package_id, status FROM packages WHERE package_id IN :ids").bindparams(
     bindparam("ids", expanding=True)
@@ -78,7 +78,7 @@ class Ledger:
     def _state_and_count(self) -> tuple[Totals, Totals]:
         # Totals only grow. If they are the same before and after, nothing was recorded
         # during the count.
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_SECONDS
         after = self._state()
         while time.monotonic() < deadline:
             before = after

@@ -52,7 +52,7 @@ def on_starting(server: Any) -> None:
         name
         for name, value in globals().items()
         if name.islower() and name[0] != "_" and name not in server.cfg.settings
-        # Except imported names.
+        # Imported names aren't settings.
         if not isinstance(value, ModuleType) and getattr(value, "__module__", __name__) == __name__
     ]
     if unknown:
@@ -67,17 +67,17 @@ def _listen_for_prometheus(server: Any) -> None:
     except (OSError, ValueError) as error:
         if "GUNICORN_PID" not in os.environ:
             sys.exit(str(error))
-        # The master that this one takes over from (SIGUSR2) didn't pass its metrics on.
+        # The old master, which this one replaces (SIGUSR2), didn't pass its metrics on.
         server.log.warning("%s. This server has no metrics.", error)
     else:
         metrics_exporter.make_folder()
 
 
 def pre_exec(server: Any) -> None:
-    """Let the master that takes over from this one (SIGUSR2) go on with its metrics."""
+    """Pass the metrics to the new master that replaces this one (SIGUSR2)."""
     server.cfg.env_orig.update(metrics_exporter.hand_over())
-    # gunicorn would run its own __main__.py after `python -m gunicorn`, and import its package
-    # `http` instead of Python's, which is in another folder.
+    # After `python -m gunicorn`, gunicorn would run its __main__.py as a script. Then its package
+    # `http` would shadow the one in the standard library.
     server.START_CTX["args"] = sys.orig_argv
 
 

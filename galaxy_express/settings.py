@@ -1,7 +1,7 @@
-"""The settings of the application, read strictly.
+"""The settings of the application, with strict validation.
 
-A setting that is wrong, misspelt, out of range or without effect raises, with its name; if there
-are several, all of them are named.
+Settings that are unknown, invalid, out of range or without effect raise an error that names all of
+them.
 """
 
 import os
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 Parser = Callable[[str], object]
 
-# Databases count timeouts in milliseconds, in 32 bits.
+# Databases store timeouts as 32-bit numbers of milliseconds.
 LONGEST = timedelta(days=24)
 
 
 class InvalidSettings(ConfigurationError):
-    """Settings that are wrong. Its text has a line for each.
+    """Invalid settings. The message has one line per setting.
 
-    :param errors: one for each setting. ``key`` and ``error`` are those of the first.
+    :param errors: one error per setting. ``key`` and ``error`` are those of the first.
     """
 
     def __init__(self, errors: Sequence[ConfigurationError]) -> None:
@@ -42,7 +42,7 @@ class InvalidSettings(ConfigurationError):
 
 
 def positive_integer(text: str) -> int:
-    """A whole number of at least one.
+    """Parse an integer of at least one.
 
     :raises ValueError: for anything else.
     """
@@ -56,9 +56,9 @@ def positive_integer(text: str) -> int:
 
 
 def duration(text: str) -> timedelta:
-    """A length of time, such as "5 seconds" or "200 milliseconds".
+    """Parse a duration such as "5 seconds" or "200 milliseconds".
 
-    :raises ValueError: for anything else, and unless it is more than zero and at most 24 days.
+    :raises ValueError: if it is malformed, not positive, or longer than 24 days.
     """
     value = long_duration(text)
     if value > LONGEST:
@@ -67,9 +67,9 @@ def duration(text: str) -> timedelta:
 
 
 def long_duration(text: str) -> timedelta:
-    """A length of time that nothing waits for, such as "365 days".
+    """Parse a duration of any length, such as "365 days". It can't be used as a timeout.
 
-    :raises ValueError: for anything else, and unless it is more than zero.
+    :raises ValueError: if it is malformed or not positive.
     """
     try:
         value = config.Timespan(text)
@@ -83,7 +83,7 @@ def long_duration(text: str) -> timedelta:
 
 
 def seconds_or_more(text: str) -> timedelta:
-    """A length of time such as "1 minute", of at least a second.
+    """Parse a duration of at least one second, such as "1 minute".
 
     :raises ValueError: for anything else.
     """
@@ -94,9 +94,9 @@ def seconds_or_more(text: str) -> timedelta:
 
 
 def path_prefix(text: str) -> str:
-    """The beginning of a URL's path, such as "/express".
+    """Parse the prefix of a URL path, such as "/express", without a slash at the end.
 
-    :raises ValueError: for anything else, and for a slash at the end.
+    :raises ValueError: for anything else.
     """
     if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", text):
         raise ValueError(f"must be a path such as /express, without a / at its end, not {text!r}")
@@ -108,7 +108,7 @@ def path_prefix(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseSettings:
-    """``database.*``: where everything is stored, and how long to wait for it."""
+    """``database.*``: the location of the database, timeouts, and limits."""
 
     url: str = field(metadata={"parse": config.String})
     lock_timeout: timedelta = field(default=timedelta(seconds=5), metadata={"parse": duration})
@@ -133,23 +133,23 @@ class DeskSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PreferencesSettings:
-    """``preferences.*``: which updates are accepted."""
+    """``preferences.*``: limits for preference updates."""
 
     max_ahead: timedelta | None = field(default=None, metadata={"parse": long_duration})
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpSettings:
-    """``http.*``: how clients reach the service."""
+    """``http.*``: the public URL of the service."""
 
     path_prefix: str = field(default="", metadata={"parse": path_prefix})
 
 
 def read_section(app_config: RawConfig, section: str, settings: type[T]) -> T:
-    """Read the keys ``<section>.<name>``.
+    """Read the settings ``<section>.<name>``.
 
-    :param settings: a dataclass; the metadata of each field has its parser.
-    :raises InvalidSettings: for values that are missing or wrong, and for keys that don't exist.
+    :param settings: a dataclass; the metadata of each field contains its parser.
+    :raises InvalidSettings: for missing or invalid values, and for unknown names.
     """
     own = {key: value for key, value in app_config.items() if key.partition(".")[0] == section}
     spec = {f"{section}.{name}": parse for name, parse in _parsers(settings).items()}
@@ -181,7 +181,7 @@ def _find_wrong(raw_config: RawConfig, spec: Mapping[str, Parser]) -> Iterator[C
 def _raise_all(errors: Iterable[ConfigurationError]) -> None:
     found: dict[str, ConfigurationError] = {}
     for error in errors:
-        found.setdefault(error.key, error)  # one for each setting
+        found.setdefault(error.key, error)  # one error per setting
     if found:
         raise InvalidSettings(list(found.values()))
 
@@ -197,15 +197,15 @@ def _unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
     return ConfigurationError(key, "no such setting")
 
 
-# The whole
+# All settings
 
 
 def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None:
-    """Check every setting of the application, Baseplate's included.
+    """Check all settings of the application, including Baseplate's.
 
     :param app_config: the ``[app:main]`` section of a configuration file.
-    :param parsers: the parsers of settings that are known in more detail elsewhere.
-    :raises InvalidSettings: for those that are wrong.
+    :param parsers: stricter parsers for some settings; they replace the ones in this module.
+    :raises InvalidSettings: if any are invalid.
     """
     by_endpoint = {key: _limit for key in app_config if key.startswith(_BY_ENDPOINT)}
     dsn = os.environ.get("SENTRY_DSN", "")
@@ -220,10 +220,10 @@ def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None
 
 
 def check_endpoints(app_config: RawConfig, endpoints: Iterable[str]) -> None:
-    """Check that the endpoints which have a timeout of their own exist.
+    """Check that the endpoints in ``server_timeout.by_endpoint`` exist.
 
     :param endpoints: the names of all routes.
-    :raises InvalidSettings: for names that no route has.
+    :raises InvalidSettings: for names without a route.
     """
     own = {key: value for key, value in app_config.items() if key.startswith(_BY_ENDPOINT)}
     _raise_all(_find_wrong(own, {_BY_ENDPOINT + name: _optional(_limit) for name in endpoints}))
@@ -242,7 +242,7 @@ def check_server_settings(server_config: RawConfig) -> None:
     """Check the settings of Baseplate's server.
 
     :param server_config: the ``[server:main]`` section of a configuration file.
-    :raises InvalidSettings: for those that are wrong.
+    :raises InvalidSettings: if any are invalid.
     """
     _raise_all(_find_wrong(server_config, _SERVER))
 
@@ -280,7 +280,7 @@ def _ours() -> dict[str, Parser]:
     }
 
 
-# What Baseplate reads.
+# The settings that Baseplate reads.
 _BASEPLATE: dict[str, Parser] = {
     "factory": str,
     "baseplate.service_name": str,

@@ -1,4 +1,4 @@
-"""The server of ``baseplate-serve``: Baseplate's own, but without its delay, and stricter."""
+"""The server for ``baseplate-serve``: Baseplate's server without its delay, and stricter."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from galaxy_express.web.problems import unreadable
 
 logger = logging.getLogger(__name__)
 
-# A list of transfer codings in which `chunked` stands at the end, if at all.
+# A list of transfer codings in which `chunked` may only be the last one.
 _UNKNOWN_CODINGS = re.compile(r"(?i:((?!chunked\b)[a-z0-9_-]+[ \t]*,[ \t]*)*[a-z0-9_-]+)")
 
 

@@ -10,7 +10,7 @@ from galaxy_express.serving.bind import parse_address
 def check() -> None:
     """Check all variables.
 
-    :raises SystemExit: with a line for each that is wrong.
+    :raises SystemExit: with one line per invalid variable.
     """
     errors = []
     for read in (bind, workers, drain_seconds):
@@ -25,7 +25,7 @@ def check() -> None:
 def bind() -> str:
     """``$GALAXY_EXPRESS_BIND``: the address to listen on, or ``unix:`` and a path.
 
-    :raises SystemExit: for anything else, naming the variable.
+    :raises SystemExit: with a message that names the variable, for anything else.
     """
     address = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
     if not address.startswith("unix:"):
@@ -39,7 +39,7 @@ def bind() -> str:
 def workers() -> int:
     """``$GALAXY_EXPRESS_WORKERS``: the number of worker processes.
 
-    :raises SystemExit: naming the variable, if it is not a number from 1 to 512.
+    :raises SystemExit: with a message that names the variable, if it isn't a number from 1 to 512.
     """
     text = os.environ.get("GALAXY_EXPRESS_WORKERS", "2")
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= 512 and len(text) < 4):
@@ -48,10 +48,10 @@ def workers() -> int:
 
 
 def drain_seconds() -> float:
-    """``$GALAXY_EXPRESS_DRAIN_SECONDS``: how long an instance reports at shutdown that it isn't
-    ready, while it still accepts connections.
+    """``$GALAXY_EXPRESS_DRAIN_SECONDS``: how long an instance that is shutting down reports that it
+    isn't ready, but still accepts connections.
 
-    :raises SystemExit: naming the variable, if it is not a number of seconds.
+    :raises SystemExit: with a message that names the variable, if it isn't a number of seconds.
     """
     text = os.environ.get("GALAXY_EXPRESS_DRAIN_SECONDS", "5")
     try:

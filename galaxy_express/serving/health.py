@@ -1,6 +1,6 @@
-"""The command ``galaxy-express health``: ask the service on this machine whether it is ready.
+"""The command ``galaxy-express health``: check whether the service on this machine is ready.
 
-The image's health check runs it every few seconds, so it imports little.
+The image's health check runs it every few seconds, so it imports few modules.
 """
 
 import socket
@@ -10,37 +10,38 @@ from http.client import HTTPConnection, HTTPException
 from galaxy_express.serving import environment
 from galaxy_express.serving.bind import parse_address
 
-# Less than the image's health check may take, so that the reason is seen.
+# Less than the timeout of the image's health check, so that the reason is reported.
 TIMEOUT_SECONDS = 4
 
 
 def main() -> None:
-    """Ask where ``$GALAXY_EXPRESS_BIND`` says.
+    """Check the service at the address in ``$GALAXY_EXPRESS_BIND``.
 
     :raises SystemExit: with the reason, if the service isn't ready.
     """
     bind = environment.bind()
     try:
-        status, body = ask(bind)
+        status, body = probe(bind)
     except (OSError, HTTPException) as error:
-        sys.exit(f"No answer from {bind}: {error}")
+        sys.exit(f"No response from {bind}: {error}")
     if status != 200:
         sys.exit(f"Not ready: {body}")
     sys.stdout.write("Ready.\n")
 
 
-def ask(bind: str) -> tuple[int, str]:
-    """Ask for readiness, and return the status and the body of the answer.
+def probe(bind: str) -> tuple[int, str]:
+    """Send a readiness probe, and return the status and the body of the response.
 
     :param bind: the address that the service listens on, or ``unix:`` and a path.
-    :raises OSError: if nobody answers; or :py:exc:`http.client.HTTPException`.
+    :raises OSError: if the connection fails or times out.
+    :raises http.client.HTTPException: if the response isn't valid HTTP.
     """
     connection = HTTPConnection("localhost", timeout=TIMEOUT_SECONDS)
     connection.sock = _connect(bind)
     try:
         connection.request("GET", "/health?type=readiness")
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        response = connection.getresponse()
+        return response.status, response.read().decode()
     finally:
         connection.close()
 
@@ -51,7 +52,7 @@ def _connect(bind: str) -> socket.socket:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(bind.removeprefix("unix:").removeprefix("//"))
         return connection
-    # To connect to 0.0.0.0 or :: is to connect to this machine.
+    # Connecting to 0.0.0.0 or :: connects to this machine.
     host, port = parse_address(bind)
     return socket.create_connection((host or "0.0.0.0", port), TIMEOUT_SECONDS)  # noqa: S104
 

@@ -1,4 +1,4 @@
-"""The address at which Prometheus reads metrics, and the folder in which workers keep them.
+"""The address that metrics are exported on, and the folder in which workers store them.
 
 gunicorn's master imports this module before it forks, so it must not import what gevent patches.
 """
@@ -19,7 +19,7 @@ PORT = 6060
 BIND = "GALAXY_EXPRESS_METRICS_BIND"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
-# Variables by which a server hands its metrics over to the one that takes over from it.
+# Variables that pass the metrics of a server to the one that replaces it.
 _LISTENER = "GALAXY_EXPRESS_METRICS_LISTENER"
 _SERIES = "GALAXY_EXPRESS_METRICS_SERIES"
 
@@ -42,12 +42,12 @@ def is_enabled(config_path: str) -> bool:
 
 
 def exporter_address(service: str, environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Return the address of the metrics: ``$GALAXY_EXPRESS_METRICS_BIND``.
+    """Return the address in ``$GALAXY_EXPRESS_METRICS_BIND``: a port, or a host and a port.
 
-    It is a port, or a host and a port. By default the host is the service's, and the port 6060.
+    By default the host is that of the service, and the port is 6060.
 
     :param service: the address of the service: a host and a port, or the path of a socket.
-    :raises ValueError: for anything else, naming the variable.
+    :raises ValueError: with a message that names the variable, if it is invalid.
     """
     service_host = _host(service.rpartition(":")[0]) or "127.0.0.1"
     given = environ.get(BIND, "")
@@ -68,8 +68,8 @@ listener: socket.socket | None = None
 
 
 def listen(address: tuple[str, int]) -> None:
-    """Listen for Prometheus on a port that is not shared, or take over the listener of the server
-    that this one replaces.
+    """Listen for Prometheus on a port that is not shared, or on the socket inherited from the
+    server that this one replaces.
 
     :raises OSError: with a one-line message, if the port is in use or the host isn't local.
     """
@@ -88,17 +88,17 @@ def listen(address: tuple[str, int]) -> None:
 
 
 def hand_over() -> dict[str, str]:
-    """Return the variables with which another server takes over: it listens on the same socket, and
-    keeps its metrics in the same folder, so that sums of both are exported.
+    """Return environment variables for a server that replaces this one. It listens on the same
+    socket and stores its metrics in the same folder, so the sums over both servers are exported.
 
-    To be called in the process that becomes the other server.
+    Must be called in the process that becomes the new server.
     """
     if listener is None:
         return {}
     listener.set_inheritable(True)
     if _lock_descriptor is not None:
         os.set_inheritable(_lock_descriptor, True)
-    # There are never more than two servers, so their workers need two series of names.
+    # There are at most two servers at a time, so two prefixes keep their file names distinct.
     series = "" if os.environ.get(_SERIES) else "b"
     handed_over = {_LISTENER: str(listener.fileno()), _SERIES: series}
     with suppress(OSError):
@@ -107,23 +107,23 @@ def hand_over() -> dict[str, str]:
 
 
 def worker_id(number: int) -> str:
-    """The name of a worker in the names of its files, which no worker of another server has.
+    """Return the id of a worker, used in its file names. It is unique across servers.
 
     :param number: the worker's number in its server.
     """
     return f"{os.environ.get(_SERIES, '')}{number}"
 
 
-#: Keeps the folder locked. Workers inherit it from the master.
+#: Holds the lock on the folder. Workers inherit it from the master.
 _lock_descriptor: int | None = None
 
 
 def make_folder() -> None:
-    """Create the folder ``$PROMETHEUS_MULTIPROC_DIR``. If it isn't set, create one in memory, and
-    set it.
+    """Create the folder ``$PROMETHEUS_MULTIPROC_DIR``. If the variable isn't set, create a folder
+    in memory, and set the variable.
 
-    Folders in memory that killed servers have left behind are removed. If a folder can't be
-    created, workers run without metrics.
+    Folders in memory that killed servers left behind are removed. If no folder can be created,
+    workers run without metrics.
     """
     global _lock_descriptor
     with suppress(OSError):
@@ -138,17 +138,17 @@ def make_folder() -> None:
 
 
 def folder() -> str:
-    """The folder of the metrics.
+    """Return the folder of the metrics.
 
-    :raises OSError: if there is none, since it couldn't be made.
+    :raises OSError: if it couldn't be created.
     """
     if FOLDER not in os.environ:
-        raise OSError("there was no room for their folder")
+        raise OSError("their folder couldn't be created")
     return os.environ[FOLDER]
 
 
 def remove_folder() -> None:
-    """Remove the folder, if :py:func:`make_folder` has chosen its name."""
+    """Remove the folder if :py:func:`make_folder` chose its name."""
     path = os.environ.get(FOLDER, "")
     if os.path.basename(path).startswith(_PREFIX):
         shutil.rmtree(path, ignore_errors=True)

@@ -63,7 +63,7 @@ def _allocate(path: str, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError:
-        os.unlink(path)  # an empty file couldn't be read
+        os.unlink(path)  # an empty file would be invalid
         raise
     finally:
         os.close(descriptor)
@@ -74,8 +74,9 @@ class FileValue:
 
     _multiprocess = True
     _files: ClassVar[dict[str, _AllocatedFile]] = {}
-    # Not gevent's, which is slower: a greenlet that holds the lock never switches. Reentrant, since
-    # signal handlers may count, too. threading's would be written in Python once gevent is there.
+    # Python's own lock is faster than gevent's, and sufficient: a greenlet that holds it never
+    # switches. It is reentrant because signal handlers may count, too. threading.RLock would be
+    # the slower pure-Python version, since gevent patches threading.
     _lock = get_original("_thread", "RLock")()
     _is_reported = False
 
@@ -162,7 +163,7 @@ def export_metrics() -> None:
 
 def _export(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
     try:
-        os.makedirs(metrics_exporter.folder(), exist_ok=True)  # it may have been removed
+        os.makedirs(metrics_exporter.folder(), exist_ok=True)  # it may have been deleted
         exported: Iterable[bytes] = prometheus.export_metrics(environ, start_response)
     except OSError as error:
         start_response("503 Service Unavailable", [("Content-Type", "text/plain")])

@@ -1,11 +1,11 @@
 """Checkpoints: copy committed pages from the write-ahead log into the database file.
 
-By default SQLite checkpoints inside the commit that overflows the log, while all other commits
-wait, and the more packages there are, the longer it takes. So most of the work is done here, in
-small portions concurrently with commits, which leaves little for that checkpoint.
+By default SQLite runs a checkpoint in the commit that exceeds the size limit of the log, while all
+other commits wait, and it takes longer the more packages there are. So most of the work is done
+here, in small portions concurrently with commits, which leaves little for that checkpoint.
 
-A long read, such as a backup, keeps the log from being reused from its start, so it grows until the
-read ends. The commits after it shrink the log; without commits, it is truncated here.
+A long read, such as a backup, prevents SQLite from reusing the log from its start, so the log grows
+until the read ends. Later commits shrink it; if there are none, it is truncated here.
 """
 
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.25
 
-# After so long without commits, the log is shrunk if it is too large.
+# After this time without commits, the log is truncated if it is too large.
 IDLE_SECONDS = 5
 
 

@@ -33,13 +33,14 @@ from galaxy_express.storage.database import (
 from galaxy_express.storage.sqlite_log import lacks_pages, size_in_log
 from galaxy_express.storage.sqlite_statements import STATEMENTS
 
-#: What identifies a file, whatever its path: a device, and a number on it.
+#: Identifies a file regardless of its path: the device and the inode number.
 Identity = tuple[int, int]
 
 _NO_FILE = (0, 0)
 
-#: Appended to the path of a database that was overwritten, this names a file that keeps it from
-#: being opened. The log alone may be gone: whoever closes the database last copies it to the file.
+#: The suffix of a marker file. While it exists, the database isn't opened, because its file was
+#: overwritten. The marker is needed because the evidence, the log, may disappear: the last
+#: connection to close copies it into the database file and deletes it.
 OVERWRITTEN = "-overwritten"
 
 
@@ -47,8 +48,8 @@ class SQLiteConnection(Connection):
     """A connection to an SQLite file.
 
     :param path: the path of the file.
-    :param identity: what identified the file before it was opened.
-    :param sizes: how large each file was when a connection of this process last looked.
+    :param identity: the identity of the file before it was opened.
+    :param sizes: the last known size of each file, shared by all connections of this process.
     """
 
     statements = STATEMENTS
@@ -120,9 +121,9 @@ class SQLiteConnection(Connection):
     @contextmanager
     def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
-        # Processes take turns by a lock on a file beside the database. SQLite alone would poll,
-        # ever more slowly, while the process that has the lock takes it again. The data is still
-        # protected by SQLite's own lock.
+        # Processes queue for a lock on a separate file. SQLite's own lock is polled, at growing
+        # intervals, while the process that holds it can acquire it again. The data is still
+        # protected by SQLite's lock.
         if self._turn is None:
             self._turn = os.open(f"{self._path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(self._turn, fcntl.LOCK_EX)
@@ -135,7 +136,7 @@ class SQLiteConnection(Connection):
             raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
 
     def _begin(self) -> None:
-        # A transaction that takes the write lock later could have read what has changed by then.
+        # If the write lock were acquired later, data that was read before could have changed.
         self._cursor.execute("BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -146,22 +147,24 @@ class SQLiteConnection(Connection):
 
     def check_writable(self) -> None:
         """See :py:meth:`Connection.check_writable`."""
-        for path in (self._path, os.path.dirname(self._path)):  # the log is beside the file
+        for path in (self._path, os.path.dirname(self._path)):  # the log is in the same folder
             _check_writable(path)
 
     def is_current(self) -> bool:
-        """Return whether the path still leads to the file, and nobody has overwritten it. A process
-        can go on writing to an open file that was deleted or replaced, and everything it writes is
-        lost; in one that was overwritten, it is mixed with what is there."""
-        mark = f"{self._path}{OVERWRITTEN}"
-        # Asked for before the file is looked at, which may grow in between.
+        """Return whether the path still refers to the open file, and the file wasn't overwritten.
+
+        Writes to an open file that was deleted or replaced succeed, but are lost. Writes to a file
+        that was overwritten mix two databases.
+        """
+        marker = f"{self._path}{OVERWRITTEN}"
+        # Read before the current size, since the file may grow in between.
         known = self._sizes.get(self._identity, 0)
         identity, size = _look(self._path)
-        if identity != self._identity or os.path.exists(mark):
+        if identity != self._identity or os.path.exists(marker):
             return False
-        # VACUUM makes the file smaller, too, but then the log knows it.
+        # VACUUM also makes the file smaller, but then the log has the new size.
         if size < known <= size_in_log(self._path):
-            Path(mark).touch()
+            Path(marker).touch()
             return False
         self._sizes[identity] = size
         return True
@@ -192,7 +195,7 @@ def _with_rows(sql: str, rows: int, columns: int) -> str:
 
 
 def _look(path: str) -> tuple[Identity, int]:
-    """Return what identifies a file, and its size."""
+    """Return the identity and the size of a file."""
     try:
         stat = os.stat(path)
     except FileNotFoundError:
@@ -201,7 +204,7 @@ def _look(path: str) -> tuple[Identity, int]:
 
 
 def _state(path: str) -> tuple[int, ...]:
-    """Return what changes when a file is replaced or written to; nothing if there is none."""
+    """Return values that change when a file is replaced or written to; empty if there is none."""
     with suppress(FileNotFoundError):
         stat = os.stat(path)
         return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
@@ -215,11 +218,11 @@ def _size(path: str) -> int:
 class SQLiteDatabase(Database):
     """SQLite in a file: one machine, any number of processes.
 
-    Write-ahead logging lets reads go on during a write, ``synchronous=FULL`` syncs the
-    log at each commit, and ``BEGIN IMMEDIATE`` takes the write lock before anything is
-    read, so that what a transaction decides on cannot change under it.
+    Write-ahead logging allows reads during a write, ``synchronous=FULL`` syncs the log at each
+    commit, and ``BEGIN IMMEDIATE`` acquires the write lock before anything is read, so that the
+    data that a transaction has read can't change before it commits.
 
-    :param path: the file; made by :py:meth:`schema_transaction`, and never by opening it.
+    :param path: the file; only :py:meth:`schema_transaction` creates it.
     :param lock_timeout: how long to wait for another process's write lock.
     """
 
@@ -231,14 +234,13 @@ class SQLiteDatabase(Database):
         self._sizes: dict[Identity, int] = {}
         self._checked: object = None
         self._engine = self._make_engine("rw", lock_timeout)
-        self._impatient_engine = self._make_engine("rw", timedelta(0))
+        self._nonblocking_engine = self._make_engine("rw", timedelta(0))
         # Reads run on the event loop, which must not wait for a lock.
-        self._read_connection = PersistentConnection(partial(self._connect, self._impatient_engine))
+        connect_nonblocking = partial(self._connect, self._nonblocking_engine)
+        self._read_connection = PersistentConnection(connect_nonblocking)
         connect = partial(self._connect, self._engine)
-        # While TRUNCATE waits for readers, no one can write.
-        self._checkpoint_connection = PersistentConnection(
-            partial(self._connect, self._impatient_engine)
-        )
+        # TRUNCATE blocks all writes while it waits for readers, so it must not wait.
+        self._checkpoint_connection = PersistentConnection(connect_nonblocking)
         self._checkpoint_guard = PersistentConnection(connect)
         super().__init__(connect)
 
@@ -289,37 +291,37 @@ class SQLiteDatabase(Database):
 
     def checkpoint(self) -> None:
         """See :py:meth:`Database.checkpoint`."""
-        # When the whole log has been copied, the next commit starts it again from the beginning.
-        # If that happens at a certain moment of another process's checkpoint, SQLite before 3.51.3
-        # takes commits for copied that are not, and they are lost
+        # After the whole log has been copied, the next commit restarts it from the beginning. If
+        # that happens at a certain point of another process's checkpoint, SQLite before 3.51.3
+        # treats new commits as already copied, and loses them
         # (https://www.sqlite.org/wal.html#walresetbug). So the guard holds a read transaction
-        # meanwhile. If it reads from the log, no commit can restart the log; if it reads from the
-        # file, since everything has been copied, no checkpoint may write there.
+        # during the checkpoint. If it reads from the log, no commit can restart the log; if it
+        # reads from the file, because everything has been copied, no checkpoint can write to it.
         self._guarded_checkpoint("PASSIVE")  # blocks neither readers nor writers
 
     def shrink_log(self) -> None:
         """See :py:meth:`Database.shrink_log`."""
         if _size(f"{self._path}-wal") <= LOG_BYTES:
             return
-        # TRUNCATE empties a log that has been copied, unless somebody reads from it. It holds
-        # SQLite's locks for checkpoints and for writing from before it looks at the log until the
-        # log is empty, so the bug above can't happen: no commit restarts the log meanwhile, and
-        # this restarts it beside no other checkpoint. If a writer has the lock, SQLite makes a
-        # PASSIVE checkpoint instead, which needs the guard. A guard that reads from the log would
-        # keep it from being emptied, so everything is copied before.
+        # TRUNCATE empties a log that has been copied, unless a connection reads from it. It holds
+        # SQLite's checkpoint and write locks from before it reads the log until the log is empty,
+        # which excludes the bug above: there are no commits and no other checkpoints in this time.
+        # If a writer has the lock, SQLite runs a PASSIVE checkpoint instead, which needs the guard.
+        # A guard that reads from the log would prevent it from being emptied, so a PASSIVE
+        # checkpoint first copies everything: then the guard reads from the file.
         if self._guarded_checkpoint("PASSIVE"):
             self._guarded_checkpoint("TRUNCATE")
 
     def _guarded_checkpoint(self, mode: str) -> bool:
-        """Make a checkpoint, and return whether the whole log has been copied."""
-        guard, kept = self._checkpoint_guard, self._checkpoint_connection
-        with self._translating_errors(guard, kept):
-            reader, mover = guard.get(), kept.get()
+        """Run a checkpoint, and return whether the whole log has been copied."""
+        guard, checkpointer = self._checkpoint_guard, self._checkpoint_connection
+        with self._translating_errors(guard, checkpointer):
+            reader, writer = guard.get(), checkpointer.get()
             reader.execute("BEGIN")
             reader.select("SELECT count(*) FROM sqlite_master")
-            ((is_blocked, frames, copied),) = mover.select(f"PRAGMA wal_checkpoint({mode})")
+            ((is_blocked, frames, copied),) = writer.select(f"PRAGMA wal_checkpoint({mode})")
             reader.execute("ROLLBACK")
-            reader.is_current()  # notes the size that the file has now
+            reader.is_current()  # records the new size of the file
         return not is_blocked and frames == copied
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
@@ -364,8 +366,8 @@ class SQLiteDatabase(Database):
             event.listen(engine, "connect", _set_pragmas)
         return engine
 
-    # None of these opens the file: to close it again would give up all locks that this process has
-    # on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    # None of these checks opens the file: closing it would release all locks of this process on it
+    # (https://www.sqlite.org/howtocorrupt.html, section 2.2).
 
     def _check_not_empty(self, *_: Any) -> None:
         self._check_no_log()
@@ -381,37 +383,37 @@ class SQLiteDatabase(Database):
                 f" databases: stop the service, move all files {self._path}* away, and restore a"
                 " backup"
             )
-        # Not again for the same files: in an outage, each request may open a connection.
+        # Unchanged files aren't checked again: in an outage, each request may open a connection.
         state = _state(self._path), _state(f"{self._path}-wal")
         if state == self._checked or not os.path.exists(self._path):
             return
         if lacks_pages(self._path):
             raise OSError(
-                f"{self._path} is older than the log beside it, and they would be mixed: if it is a"
-                f" backup, remove {self._path}-wal and {self._path}-shm"
+                f"{self._path} is older than its log, and using it would mix two databases: if it"
+                f" is a restored backup, remove {self._path}-wal and {self._path}-shm"
             )
         self._checked = state
 
     def _check_no_log(self, *_: Any) -> None:
-        # SQLite deletes the log beside an empty file.
+        # SQLite deletes the log of an empty file.
         log = f"{self._path}-wal"
         if not _size(self._path) and _size(log):
             raise OSError(
-                f"{self._path} is missing or empty, but its log exists, which may hold what"
-                f" nothing else holds: put the file back, or, if it is lost for good, remove {log}"
+                f"{self._path} is missing or empty, but its log exists, and may contain the only"
+                f" copy of some data: put the file back or, if it is lost for good, remove {log}"
             )
 
     def _check_writable(self, *_: Any) -> None:
-        _check_writable(self._path)  # a connection that opens it read-only stays so
+        _check_writable(self._path)  # SQLite would silently open it read-only
 
 
 def _check_writable(path: str) -> None:
     if not os.access(path, os.W_OK):
-        raise OSError(f"{path} can't be written to")
+        raise OSError(f"{path} isn't writable")
 
 
-# What an operator has to mend, or what passes: https://www.sqlite.org/rescode.html. Extended
-# codes have their primary code in the lowest byte.
+# Errors that are temporary, or that an operator has to fix: https://www.sqlite.org/rescode.html.
+# The lowest byte of an extended code is its primary code.
 _PRIMARY_CODE = 0xFF
 _UNAVAILABLE = {
     sqlite3.SQLITE_PERM,
@@ -427,7 +429,7 @@ _UNAVAILABLE = {
     sqlite3.SQLITE_NOTADB,
 }
 # SQLite has one code for all errors in SQL. If a name that the schema defines is missing, the
-# database is not this version's; if another one is, the statement is wrong.
+# database has another version; if any other name is missing, the statement is wrong.
 _MISSING = re.compile(r"(?:no such (?:table|column): |table .* has no column named )(?:.*\.)?(\w+)")
 _OUR_NAMES = {
     name
@@ -437,14 +439,13 @@ _OUR_NAMES = {
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # or the driver begins transactions by itself
+    connection.isolation_level = None  # keeps the driver from beginning transactions
     pragmas = (
-        # Of a file that is made now. A package's id belongs anywhere in the index, so each
-        # commit logs a page of the index for nearly each package: half of the default is
-        # half of the log.
+        # Only affects new files. Package ids are scattered over the index, so a commit logs nearly
+        # one index page per package. Half of the default page size halves the log.
         "page_size=2048",
-        # A batch changes more pages than fit into the default of 2 MB; the rest would be written
-        # to the log twice.
+        # A batch changes more pages than fit into the default of 2 MB; the rest would be logged
+        # twice.
         "cache_size=-8192",
         "journal_mode=WAL",
         "synchronous=FULL",
@@ -457,6 +458,6 @@ def _set_pragmas(connection: Any, record: Any) -> None:
         connection.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // page_size}")
         # A long reader lets the log grow. When the log is restarted, its file shrinks again.
         connection.execute(f"PRAGMA journal_size_limit={LOG_BYTES}")
-    except sqlite3.Error:  # the file is damaged, say
+    except sqlite3.Error:  # for example, if the file is damaged
         connection.close()
         raise

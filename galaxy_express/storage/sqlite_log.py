@@ -1,9 +1,9 @@
-"""Whether the file of an SQLite database belongs to the log beside it.
+"""Detects whether the file of an SQLite database matches its write-ahead log.
 
-SQLite applies any log to the file that it stands beside. If a backup is copied over a database, and
-the old log is still there, that mixes two histories. It can be seen by the size: a database only
-grows, except by VACUUM, and its log has every page that was added since the log began. A file that
-is older than the beginning of the log lacks the pages that were added in between.
+SQLite applies any log that it finds next to a file. If a backup is copied over a database and the
+old log is still there, SQLite mixes two databases. The mismatch can be detected by the size: a
+database only grows, except by VACUUM, and its log contains every page that was added since the log
+began. A file that is older than the beginning of the log lacks the pages added in between.
 """
 
 import os
@@ -20,22 +20,22 @@ _LOCK_BYTE = 2**30
 
 
 def lacks_pages(path: str) -> bool:
-    """Whether a database lacks pages: they are neither in its file nor in its log.
+    """Return whether pages of a database are missing from both its file and its log.
 
-    Other processes may write to both meanwhile.
+    Other processes may write to both at the same time.
 
     :param path: the path of the file.
     """
     in_log, pages, page_bytes = _read_log(f"{path}-wal")
-    # Read after the log: a page that is copied meanwhile is in the log or in the file.
+    # Read after the log, so that pages copied in between are found in the log or in the file.
     in_file = os.path.getsize(path) // page_bytes
     missing = set(range(in_file + 1, pages + 1)) - in_log
     return bool(missing - {_LOCK_BYTE // page_bytes + 1})
 
 
 def size_in_log(path: str) -> int:
-    """The size in bytes that the file of a database gets when its log is copied to it; 0 if the log
-    is empty.
+    """Return the size in bytes of a database file after its log is copied to it; 0 if the log is
+    empty.
 
     :param path: the path of the file.
     """
@@ -52,16 +52,16 @@ def _read_log(path: str) -> tuple[set[int], int, int]:
     in_log: set[int] = set()
     uncommitted: set[int] = set()
     committed, page_bytes = 0, 1
-    # No locks are lost when it is closed: SQLite has none on the log.
+    # Closing the log releases no locks: SQLite doesn't lock it.
     with suppress(FileNotFoundError), open(path, "rb", buffering=0) as log:
         header = log.read(_HEADER_BYTES)
-        # SQLite ignores a log that doesn't begin as one.
+        # SQLite ignores a log without a valid header.
         if len(header) < _HEADER_BYTES or int.from_bytes(header[:4], "big") not in _MAGIC_NUMBERS:
             return in_log, committed, page_bytes
         page_bytes = int.from_bytes(header[8:12], "big")
         for offset in count(_HEADER_BYTES, _FRAME_HEADER_BYTES + page_bytes):
             frame = os.pread(log.fileno(), _FRAME_HEADER_BYTES, offset)
-            # Frames that are older than the log's last restart have other salts.
+            # Frames from before the log's last restart have different salts.
             if len(frame) < _FRAME_HEADER_BYTES or frame[8:16] != header[16:24]:
                 break
             page, pages = struct.unpack(">II", frame[:8])

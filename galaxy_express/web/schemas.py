@@ -109,7 +109,7 @@ class _UpdateBody(_Body):
 
 
 class _Form:
-    """A model, and what validating needs of it, which takes time to look up."""
+    """A model, and cached attributes of it that validation needs."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model

@@ -46,7 +46,7 @@ def window(driver: WebDriver) -> Iterator[Window]:
     window.resize(1280, 900)
     window.prefer(color_scheme="light", reduced_motion="no-preference")
     window.open("about:blank")
-    window.complaints()  # discards the messages of the test before
+    window.console_messages()  # discards the messages of the previous test
     yield window
     window.open("about:blank")
 

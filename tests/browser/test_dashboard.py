@@ -14,8 +14,8 @@ from selenium.webdriver.common.keys import Keys
 
 from galaxy_express import __version__
 from tests.browser.window import Dashboard, Window
+from tests.servers.http_client import package
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import package
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def count(installation: Installation, rejected: int, **types: int) -> None:
 
 
 def test_empty_dashboard(dashboard: Dashboard) -> None:
-    """An empty dashboard has zeros, a row for each type, and a hint how to send packages."""
+    """An empty dashboard has zeros, a row for each type, and a hint on how to send packages."""
     dashboard.wait_for_totals("0", "0", "0")
     assert "make demo" in dashboard.text("#empty")
     assert dashboard.rows == {"marketing": ["0", "0", "—"], "personal": ["0", "0", "—"]}
     dashboard.wait_for_text("#chart-summary", "No packages in five minutes.")
     dashboard.wait_for_text("#latest-none", "No packages were decided yet.")
-    assert dashboard.complaints() == []
+    assert dashboard.console_messages() == []
     command = dashboard.text("#empty-curl")
     subprocess.run(["bash", "-c", f"{command} --silent --fail"], capture_output=True, check=True)
     dashboard.wait_for_totals("1", "0", "0")
@@ -107,7 +107,7 @@ def test_figures_are_updated(dashboard: Dashboard) -> None:
         # Only called in this iteration of the loop.
         wait_until(lambda: is_drawn(dashboard, kind), f"{kind} is drawn")  # noqa: B023
     assert "busiest moment" in dashboard.text("#chart-summary")
-    assert dashboard.complaints() == []
+    assert dashboard.console_messages() == []
 
 
 HEIGHT = "return document.querySelector(arguments[0]).getBBox().height"
@@ -168,7 +168,7 @@ def test_sending_a_package(dashboard: Dashboard) -> None:
     assert "Location: /packages/a%2Fb%20%27c%27%20%22d%22%20%F0%9F%9A%80" in answer
     assert json.loads(answer.partition("\n\n")[2])["sender_id"] == "nibbler"
     dashboard.wait_for_totals("1", "0", "0")
-    assert dashboard.complaints() == []
+    assert dashboard.console_messages() == []
 
 
 def test_one_package_is_not_a_high_rate(dashboard: Dashboard) -> None:
@@ -245,8 +245,8 @@ def test_only_changed_preferences_are_sent(dashboard: Dashboard) -> None:
     }
 
 
-def test_preferences_follow_those_that_are_stored(dashboard: Dashboard) -> None:
-    """An open form shows what others have stored meanwhile, and the history with it."""
+def test_form_follows_the_stored_preferences(dashboard: Dashboard) -> None:
+    """An open form shows updates by other clients, also in the history."""
     dashboard.look_up("leela", "Nothing is stored")
     put_preferences(dashboard.server, "2026-03-01T12:00:00Z", marketing=False)
     dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
@@ -260,8 +260,8 @@ def test_preferences_follow_those_that_are_stored(dashboard: Dashboard) -> None:
     assert dashboard.text("#prefer .outcome") == ""
 
 
-def test_a_choice_is_kept_when_the_stored_preferences_change(dashboard: Dashboard) -> None:
-    """What the operator has begun to change stays as it is; all else shows what is stored."""
+def test_choice_is_kept_when_the_stored_preferences_change(dashboard: Dashboard) -> None:
+    """Preferences that the user has changed in the form are kept; the others are updated."""
     dashboard.look_up("leela", "Nothing is stored")
     dashboard.click("#prefer input[name=personal_preference][value=false]")
     dashboard.fill("#prefer-timestamp", "2142-03-01T12:00:00Z")
@@ -277,7 +277,7 @@ def test_a_choice_is_kept_when_the_stored_preferences_change(dashboard: Dashboar
     assert "marketing" not in request
 
 
-def test_the_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
+def test_history_of_preferences_is_shown(dashboard: Dashboard) -> None:
     """The updates of a recipient are listed, newest first, and more on demand."""
     for minute in range(12):
         put_preferences(dashboard.server, f"2026-03-01T12:{minute:02}:00Z", marketing=minute == 5)
@@ -319,8 +319,8 @@ def test_listing_packages_of_a_recipient(dashboard: Dashboard) -> None:
     assert dashboard.texts("#list-packages .link") == []
 
 
-def test_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
-    """New decisions appear on top without reloading, each once, and old ones leave."""
+def test_latest_decisions_are_updated(dashboard: Dashboard) -> None:
+    """New decisions appear at the top without reloading, each once, and old ones disappear."""
     for number in range(3):
         send(dashboard.server, package_id=f"p-{number}")
     wait_until(lambda: dashboard.texts("#latest .link") == ["p-2", "p-1", "p-0"], "three are shown")
@@ -331,14 +331,14 @@ def test_latest_decisions_are_shown_as_they_come(dashboard: Dashboard) -> None:
 
 
 def send_batch(server: Server, *package_ids: str) -> None:
-    """Send packages in one request, as someone else would."""
+    """Send packages in one request, like another client."""
     body = [package(package_id=package_id) for package_id in package_ids]
     assert server.request("POST", "/packages/batch", body).status == 200
 
 
 def test_no_decision_is_missed_between_two_polls(dashboard: Dashboard) -> None:
-    """However many decisions come between two polls, each is listed once: the newest at once, the
-    others on demand."""
+    """However many decisions are made between two polls, each is listed once: the newest
+    immediately, the others on demand."""
     ids = [f"p-{number}" for number in range(5)]
     send_batch(dashboard.server, *ids)
     wait_until(lambda: dashboard.texts("#latest .link") == ids[::-1], "the first are shown")
@@ -356,9 +356,9 @@ def test_no_decision_is_missed_between_two_polls(dashboard: Dashboard) -> None:
     wait_until(lambda: dashboard.texts("#latest .link") == ids[::-1], "all are shown")
 
 
-def test_the_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
-    """The page keeps a thousand decisions, so that it can stay open forever. While the list is
-    paused, it counts to a thousand."""
+def test_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
+    """The page keeps the newest thousand decisions, and counts up to a thousand new ones while the
+    list is paused."""
     send_batch(dashboard.server, "first")
     wait_until(lambda: dashboard.texts("#latest .link") == ["first"], "the first is shown")
     ids = [f"p-{number}" for number in range(1000)]
@@ -372,8 +372,8 @@ def test_the_list_of_decisions_is_bounded(dashboard: Dashboard) -> None:
     dashboard.wait_for_text("#latest-paused", "Decided since: 1000 or more.")
 
 
-def test_the_latest_decisions_can_be_paused(dashboard: Dashboard) -> None:
-    """While the list is paused it stays as it is, and says how many decisions were made since."""
+def test_latest_decisions_can_be_paused(dashboard: Dashboard) -> None:
+    """A paused list doesn't change, and shows how many decisions were made since."""
     assert not dashboard.find("#latest-pause").is_displayed()
     send(dashboard.server, package_id="a")
     wait_until(lambda: dashboard.texts("#latest .link") == ["a"], "the first is shown")
@@ -388,7 +388,7 @@ def test_the_latest_decisions_can_be_paused(dashboard: Dashboard) -> None:
     assert dashboard.text("#latest-paused") == ""
 
 
-def test_the_version_is_shown(dashboard: Dashboard) -> None:
+def test_version_is_shown(dashboard: Dashboard) -> None:
     """The page shows the version of the service."""
     dashboard.wait_for_text("#version", f"Version {__version__}")
 
@@ -560,7 +560,7 @@ def test_service_outage(window: Window, installation: Installation) -> None:
         dashboard = Dashboard(window, server)
         send(server)
         dashboard.wait_for_totals("1", "0", "0")
-        assert dashboard.complaints() == []
+        assert dashboard.console_messages() == []
 
         server.signal(signal.SIGTERM)
         dashboard.wait_for_text("#state", "Not in service: the service is shutting down")
@@ -582,7 +582,9 @@ def test_service_outage(window: Window, installation: Installation) -> None:
         dashboard.submit("send", "Delivered.")
     # The browser itself logs each request that fails or is answered with 503.
     expected = ("ERR_CONNECTION", "/health - Failed to load resource: the server responded with a")
-    assert [each for each in dashboard.complaints() if not any(e in each for e in expected)] == []
+    assert [
+        each for each in dashboard.console_messages() if not any(e in each for e in expected)
+    ] == []
 
 
 def test_database_outage(window: Window, installation: Installation) -> None:
@@ -641,7 +643,7 @@ def test_registered_type_is_shown(window: Window, installation: Installation) ->
         dashboard.choose("#send-package_type", "gift")
         dashboard.submit("send", "Dropped")
         wait_until(lambda: dashboard.rows["gift"] == ["0", "1", "0.0 %"], "the gift is counted")
-        assert dashboard.complaints() == []
+        assert dashboard.console_messages() == []
 
 
 def test_keyboard_navigation(dashboard: Dashboard) -> None:

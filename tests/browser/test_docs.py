@@ -36,9 +36,9 @@ def test_every_operation_can_be_tried(docs: Window) -> None:
     }
     for name, status in OPERATIONS.items():
         assert execute(docs, f"#operations-{name}") == status
-    complaints = docs.complaints()
-    assert [complaint for complaint in complaints if "404" not in complaint] == []
-    assert len(complaints) == 1
+    messages = docs.console_messages()
+    assert [message for message in messages if "404" not in message] == []
+    assert len(messages) == 1
 
 
 def execute(docs: Window, operation: str) -> str:
@@ -72,7 +72,7 @@ def test_no_external_resources(docs: Window, server: Server) -> None:
     here = (f"http://localhost:{server.port}/", "data:")
     assert f"http://localhost:{server.port}/static/swagger-ui-bundle.js" in names
     assert [name for name in names if not name.startswith(here)] == []
-    assert docs.complaints() == []
+    assert docs.console_messages() == []
 
 
 def test_dark_mode_follows_the_system(docs: Window) -> None:

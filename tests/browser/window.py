@@ -1,4 +1,4 @@
-"""The browser window and the dashboard, as a user sees and operates them."""
+"""The browser window and the dashboard, from a user's point of view."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Window:
             },
         )
 
-    def complaints(self) -> list[str]:
+    def console_messages(self) -> list[str]:
         """The messages that the browser wrote to its console since the last call."""
         # Selenium's method has no type annotations.
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
@@ -90,7 +90,7 @@ class Window:
 
     def wait_for_text(self, selector: str, text: str) -> None:
         """Wait until an element contains a text."""
-        wait_until(lambda: text in self.text(selector), f"{selector} says {text!r}")
+        wait_until(lambda: text in self.text(selector), f"{selector} contains {text!r}")
 
     def fill(self, selector: str, text: str) -> None:
         """Replace the text of a field."""
@@ -148,7 +148,7 @@ class Dashboard(Window):
         wait_until(self.find("#prefer button").is_enabled, "the stored preferences are shown")
 
     def look_up(self, recipient_id: str, stored: str) -> None:
-        """Enter a recipient in the preferences form, and wait for what is stored."""
+        """Enter a recipient in the preferences form, and wait for the stored preferences."""
         self.fill("#prefer-recipient_id", recipient_id)
         self.wait_for_text("#prefer-recipient_id-hint", stored)
 

@@ -181,7 +181,7 @@ def test_misspelt_setting(key: str, meant: str) -> None:
 
 @pytest.mark.parametrize("key", ["zapp", "zapp.brannigan", "desk", "desk.timeout.long"])
 def test_unknown_setting(key: str) -> None:
-    """A setting without a similar one is an error, too."""
+    """An unknown setting that resembles no known one is an error, too."""
     assert "no such setting" in error_of(key)
 
 
@@ -192,8 +192,8 @@ def test_invalid_sentry_dsn_in_the_environment(monkeypatch: pytest.MonkeyPatch) 
         make_wsgi_app(DATABASE)
 
 
-def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each setting that is wrong has a line of its own, whatever is wrong with it."""
+def test_all_invalid_settings_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has one line per invalid setting, of whatever kind."""
     monkeypatch.setenv("SENTRY_DSN", "foo")
     settings = {
         "database.url": "mysql://localhost/galaxy",
@@ -209,8 +209,8 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert sorted(line.partition(":")[0] for line in lines) == sorted([*settings, "SENTRY_DSN"])
 
 
-def test_all_wrong_endpoints_are_named_at_once() -> None:
-    """Endpoints that don't exist are named together, too."""
+def test_all_unknown_endpoints_are_reported_together() -> None:
+    """The error has one line per endpoint that doesn't exist."""
     keys = [f"server_timeout.by_endpoint./{name}" for name in ("zapp", "kif")]
     with pytest.raises(ConfigurationError) as raised:
         make_wsgi_app(DATABASE | dict.fromkeys(keys, "1 second"))

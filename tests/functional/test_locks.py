@@ -51,7 +51,7 @@ def resending(app: TestApp, *package_ids: str) -> Iterator[list[int]]:
     try:
         yield statuses
         gevent.joinall(clients, timeout=10, raise_error=True)
-        assert all(client.ready() for client in clients), "some are never decided"
+        assert all(client.ready() for client in clients), "some were never decided"
     finally:
         gevent.killall(clients)
 

@@ -84,7 +84,7 @@ def test_checkpoint_while_the_file_is_missing(
 def run_during_checkpoint(database: Database, action: Callable[[], object]) -> None:
     """Run a checkpoint, and an action after it has started but before it reads the log."""
     assert isinstance(database, SQLiteDatabase)
-    # No other way leads between its statements.
+    # There is no public way to run code between its statements.
     connection = database._checkpoint_connection.get()._raw  # noqa: SLF001
     connection.set_trace_callback(lambda _: action())
     database.checkpoint()
@@ -182,14 +182,14 @@ def failures() -> float:
     return REGISTRY.get_sample_value("galaxy_express_checkpoint_failures_total") or 0
 
 
-# The log beside a long reader
+# The log during a long read
 
 LIMIT = 64 * 1024
 
 
 @pytest.fixture
 def small_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit of the log that is soon exceeded."""
+    """A small size limit for the log."""
     monkeypatch.setattr("galaxy_express.storage.sqlite.LOG_BYTES", LIMIT)
 
 
@@ -201,7 +201,7 @@ def log(sqlite: SQLiteBackend) -> Path:
 
 @contextmanager
 def long_reader(database: Database) -> Iterator[None]:
-    """A read that is held while ten large groups of packages are committed."""
+    """A read transaction that stays open while ten large groups of packages are committed."""
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     with database.snapshot() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM packages").scalar_one()
@@ -211,10 +211,10 @@ def long_reader(database: Database) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_log")
-def test_commits_shrink_a_log_that_a_long_reader_let_grow(
+def test_commits_after_a_long_read_shrink_the_log(
     database: Database, desk: DeliveryDesk, log: Path
 ) -> None:
-    """After a long read, the next commits bring the log back below its limit."""
+    """After a long read, the next commits shrink the log to its limit."""
     with long_reader(database):
         assert log.stat().st_size > 4 * LIMIT
     database.checkpoint()
@@ -223,10 +223,10 @@ def test_commits_shrink_a_log_that_a_long_reader_let_grow(
 
 
 @pytest.mark.usefixtures("small_log")
-def test_a_log_that_a_long_reader_let_grow_is_emptied(
+def test_log_is_emptied_after_a_long_read(
     sqlite: SQLiteBackend, database: Database, log: Path
 ) -> None:
-    """Without commits, the log is emptied when the read has ended, and not before."""
+    """Without commits, an oversized log is emptied after the read has ended, but not before."""
     with long_reader(database):
         size = log.stat().st_size
         database.shrink_log()
@@ -237,10 +237,8 @@ def test_a_log_that_a_long_reader_let_grow_is_emptied(
 
 
 @pytest.mark.usefixtures("small_log")
-def test_a_log_of_ordinary_size_is_left_alone(
-    database: Database, desk: DeliveryDesk, log: Path
-) -> None:
-    """A log below its limit stays, since the next commits need it again."""
+def test_log_within_its_limit_is_kept(database: Database, desk: DeliveryDesk, log: Path) -> None:
+    """A log below its limit isn't emptied, since the next commits reuse it."""
     send(desk, package())
     size = log.stat().st_size
     database.shrink_log()
@@ -248,10 +246,10 @@ def test_a_log_of_ordinary_size_is_left_alone(
 
 
 @pytest.mark.usefixtures("small_log")
-def test_the_log_is_emptied_while_nothing_is_committed(
+def test_idle_service_empties_the_log(
     monkeypatch: pytest.MonkeyPatch, database: Database, log: Path
 ) -> None:
-    """A service that has been idle for a while empties its log by itself."""
+    """The log is emptied automatically after some time without commits."""
     monkeypatch.setattr("galaxy_express.storage.checkpoints.IDLE_SECONDS", 0.05)
     with long_reader(database):
         pass
@@ -260,11 +258,11 @@ def test_the_log_is_emptied_while_nothing_is_committed(
 
 
 @pytest.mark.usefixtures("small_log")
-def test_a_log_is_not_emptied_beside_a_writer(
+def test_log_is_not_emptied_during_a_write(
     sqlite: SQLiteBackend, open_database: OpenDatabase, log: Path
 ) -> None:
-    """While another process writes, the log stays, and nobody waits, whatever the time that writes
-    wait."""
+    """While another process writes, the log isn't emptied, and the attempt returns immediately,
+    whatever the lock timeout of writes."""
     database = open_database({"database.lock_timeout": "1 minute"})
     create_schema(sqlite.config)
     with long_reader(database):
@@ -282,11 +280,11 @@ def test_a_log_is_not_emptied_beside_a_writer(
 
 
 @pytest.mark.usefixtures("small_log")
-def test_a_commit_just_before_the_log_is_emptied(
+def test_commit_just_before_the_log_is_emptied(
     sqlite: SQLiteBackend, database: Database, make_desk: MakeDesk, log: Path
 ) -> None:
-    """Another process commits to the beginning of the log when it is about to be emptied: the log
-    stays, and the commit is not lost."""
+    """If another process commits just before the log is emptied, the log is kept and the commit
+    isn't lost."""
     desk = make_desk()
     with long_reader(database):
         pass

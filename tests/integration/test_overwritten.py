@@ -1,4 +1,4 @@
-"""A file of SQLite that is not that of the log beside it is noticed, and not used."""
+"""SQLite files that don't match their log, or were overwritten, are detected and not used."""
 
 import subprocess
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, SQLiteBackend
 from tests.integration.values import package, send
 
-#: Sends so many packages that nobody has sent before.
+#: Sends a number of new packages.
 Grow = Callable[[int], None]
 
 
 @pytest.fixture
 def backend(sqlite: SQLiteBackend) -> Backend:
-    """SQLite alone."""
+    """SQLite only."""
     return sqlite
 
 
@@ -39,7 +39,7 @@ def grow(desk: DeliveryDesk) -> Grow:
 
 @pytest.fixture
 def backup(sqlite: SQLiteBackend, grow: Grow) -> SQLiteBackend:
-    """A backup of the database when it has 50 packages."""
+    """A backup of the database with 50 packages."""
     grow(50)
     path = sqlite.path.with_name("backup.db")
     sqlite.rows(f"VACUUM INTO '{path}'")
@@ -47,12 +47,12 @@ def backup(sqlite: SQLiteBackend, grow: Grow) -> SQLiteBackend:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Overwrite a file in place, in another process: to close it gives up this process's locks."""
+    """Overwrite a file in place. Another process does it, since closing it releases our locks."""
     subprocess.run(["cp", str(source), str(target)], check=True)
 
 
 def crashed(sqlite: SQLiteBackend) -> SQLiteBackend:
-    """The database as it is after the power has failed: its file, and its log."""
+    """A copy of the database as after a power failure: its file and its log."""
     folder = sqlite.path.parent / "crashed"
     folder.mkdir(exist_ok=True)
     for path in sqlite.path, log_of(sqlite):
@@ -67,38 +67,37 @@ def log_of(sqlite: SQLiteBackend) -> Path:
 
 
 def read_totals(database: Database) -> int:
-    """How many packages have been delivered."""
+    """The number of delivered packages."""
     with database.read_connection() as connection:
         return sum(queries.read_totals(connection).values())
 
 
-def test_a_backup_beside_the_old_log(
+def test_backup_next_to_old_log_is_rejected(
     sqlite: SQLiteBackend, database: Database, grow: Grow, backup: SQLiteBackend
 ) -> None:
-    """A backup that was copied over the file of a crashed database isn't mixed with its log. When
-    the log is removed, it is used."""
+    """A backup that was copied over a crashed database is rejected until the log is removed."""
     grow(500)
     database.checkpoint()
-    grow(1)  # the log begins again
+    grow(1)  # restarts the log
     restored = crashed(sqlite)
     copy(backup.path, restored.path)
     before = restored.path.read_bytes(), log_of(restored).read_bytes()
     with closing(database_from_config(restored.config)) as other:
-        with pytest.raises(DatabaseUnavailable, match=r"older than the log .* remove .*db-wal"):
+        with pytest.raises(DatabaseUnavailable, match=r"older than its log, .* remove .*db-wal"):
             read_totals(other)
-        with pytest.raises(DatabaseUnavailable, match="older than the log"), other.transaction():
+        with pytest.raises(DatabaseUnavailable, match="older than its log"), other.transaction():
             pass
-        with pytest.raises(DatabaseUnavailable, match="older than the log"), other.snapshot():
+        with pytest.raises(DatabaseUnavailable, match="older than its log"), other.snapshot():
             pass
-        with pytest.raises(SystemExit, match="older than the log"):
+        with pytest.raises(SystemExit, match="older than its log"):
             create_schema(restored.config)
         assert (restored.path.read_bytes(), log_of(restored).read_bytes()) == before
         log_of(restored).unlink()
         assert read_totals(other) == 50
 
 
-def test_a_crashed_database_is_used(sqlite: SQLiteBackend, database: Database, grow: Grow) -> None:
-    """The file and the log that a crash leaves belong together, however much has been copied."""
+def test_crashed_database_is_used(sqlite: SQLiteBackend, database: Database, grow: Grow) -> None:
+    """After a crash, the file and its log are used, however much of the log was copied."""
     total = 0
     for step in range(12):
         grow(20)
@@ -109,11 +108,11 @@ def test_a_crashed_database_is_used(sqlite: SQLiteBackend, database: Database, g
             assert read_totals(other) == total
 
 
-def test_a_file_that_is_overwritten_in_use(
+def test_file_overwritten_during_use_is_rejected(
     sqlite: SQLiteBackend, database: Database, grow: Grow, backup: SQLiteBackend
 ) -> None:
-    """A backup that is copied over the file of a running service is noticed by each connection, and
-    the database isn't used until it has been restored."""
+    """If a backup is copied over the file of a running service, all connections reject it until the
+    database is restored."""
     grow(500)
     database.checkpoint()
     copy(backup.path, sqlite.path)
@@ -134,22 +133,22 @@ def test_a_file_that_is_overwritten_in_use(
     assert read_totals(database) == 51
 
 
-def test_a_file_that_is_overwritten_by_nonsense(
+def test_file_overwritten_by_garbage_is_rejected(
     sqlite: SQLiteBackend, database: Database, grow: Grow, tmp_path: Path
 ) -> None:
-    """A file that is no database is noticed, too."""
+    """A file that was overwritten by something other than a database is rejected."""
     grow(50)
     database.checkpoint()
     assert read_totals(database) == 50
-    nonsense = tmp_path / "nonsense"
-    nonsense.write_bytes(b"nonsense")
-    copy(nonsense, sqlite.path)
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"garbage")
+    copy(garbage, sqlite.path)
     with pytest.raises(DatabaseUnavailable, match="was overwritten"):
         read_totals(database)
 
 
-def test_a_vacuum_in_use(sqlite: SQLiteBackend, database: Database, grow: Grow) -> None:
-    """A file that VACUUM has made smaller is used on."""
+def test_vacuum_during_use(sqlite: SQLiteBackend, database: Database, grow: Grow) -> None:
+    """A file that VACUUM made smaller stays in use."""
     grow(500)
     database.checkpoint()
     size = sqlite.path.stat().st_size

@@ -197,15 +197,15 @@ def test_reads_do_not_wait_for_locks(
 ) -> None:
     """A read of a locked file fails immediately, whatever the lock timeout of writes: reads run on
     the event loop."""
-    patient = open_database({"database.lock_timeout": "1 minute"})
+    reader = open_database({"database.lock_timeout": "1 minute"})
     with sqlite.cursor() as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN IMMEDIATE")
         other.execute("DELETE FROM packages")
         other.execute("COMMIT")
         started = time.monotonic()
-        with pytest.raises(DatabaseUnavailable, match="locked"), patient.read_connection() as read:
+        with pytest.raises(DatabaseUnavailable, match="locked"), reader.read_connection() as read:
             queries.read_totals(read)
         assert time.monotonic() < started + 30
-    with patient.read_connection() as read:
+    with reader.read_connection() as read:
         assert queries.read_totals(read) == {}

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from tests.backends import Backend
-from tests.servers.running import PATIENCE, Server, wait_until
-from tests.servers.speaking import Answer, Connection, Unanswered, package
+from tests.servers.http_client import Answer, Connection, Unanswered, package
+from tests.servers.running import WAIT_SECONDS, Server, wait_until
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RECIPIENTS = 7
@@ -226,7 +226,7 @@ class Load:
     def wait(self) -> None:
         """Wait until all clients have finished their jobs or left."""
         for client in self._clients:
-            client.result(PATIENCE)
+            client.result(WAIT_SECONDS)
 
     def stop(self) -> None:
         """Start no further jobs, and wait for those in progress."""

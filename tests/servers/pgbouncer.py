@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from tests.conftest import skip_or_fail
-from tests.servers.running import PATIENCE, free_port, is_listening, wait_until
+from tests.servers.running import WAIT_SECONDS, free_port, is_listening, wait_until
 
 
 @contextmanager
@@ -53,4 +53,4 @@ def pgbouncer(server: URL, mode: str) -> Iterator[URL]:
             yield server.set(host="127.0.0.1", port=port)
         finally:
             process.terminate()
-            process.wait(PATIENCE)
+            process.wait(WAIT_SECONDS)

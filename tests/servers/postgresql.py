@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers.running import PATIENCE, free_port
+from tests.servers.running import WAIT_SECONDS, free_port
 
 
 def find_binaries() -> Path | None:
@@ -113,7 +113,7 @@ class Cluster:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             check=True,
-            timeout=PATIENCE,
+            timeout=WAIT_SECONDS,
         )
 
 

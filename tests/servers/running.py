@@ -14,15 +14,15 @@ from types import TracebackType
 
 from galaxy_express.models import create_schema
 from tests.backends import Backend
-from tests.servers.speaking import Answer, Connection, Unanswered
+from tests.servers.http_client import Answer, Connection, Unanswered
 
 ROOT = Path(__file__).parents[2]
 #: The folder of the commands. Run them with the interpreter: their shebang lines break if the
 #: path of the environment has a space.
 COMMANDS = Path(sys.executable).parent
 
-# Seconds. Generous, since the machine may be busy.
-PATIENCE = 60.0
+# How long tests wait for anything; long, since the machine may be busy.
+WAIT_SECONDS = 60.0
 
 
 def free_port() -> int:
@@ -50,7 +50,7 @@ def is_listening(port: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], bool], what: str, within: float = WAIT_SECONDS) -> None:
     """Wait until a condition holds.
 
     :param what: the condition in words, for the failure message.
@@ -152,7 +152,7 @@ class Server:
         """Send a signal to the main process only."""
         os.kill(self.pid, number)
 
-    def wait(self, within: float = PATIENCE) -> int:
+    def wait(self, within: float = WAIT_SECONDS) -> int:
         """Wait for the process to exit, and return its exit code."""
         assert self._process is not None
         return self._process.wait(within)
@@ -230,7 +230,7 @@ class Installation:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
+            timeout=WAIT_SECONDS,
         ).stdout
 
     def baseplate_serve(self, socket_path: Path | None = None) -> Server:

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
+from tests.servers.http_client import package
 from tests.servers.running import COMMANDS, ROOT, Installation
-from tests.servers.speaking import package
 
 
 def test_service_conforms_to_its_description(installation: Installation) -> None:

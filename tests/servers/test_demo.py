@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.backends import SQLiteBackend
-from tests.servers.running import PATIENCE, ROOT, Installation, Server, free_port, wait_until
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, Server, free_port, wait_until
 
 MODULE = "galaxy_express.ops.demo"
 
@@ -174,7 +174,7 @@ def test_interrupt_ends_the_demo_with_the_totals(running: Server) -> None:
         )
         process.send_signal(signal.SIGINT)
         try:
-            printed, _ = process.communicate(timeout=PATIENCE)
+            printed, _ = process.communicate(timeout=WAIT_SECONDS)
         finally:
             process.kill()
     assert process.returncode == 0

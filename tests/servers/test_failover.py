@@ -20,9 +20,9 @@ from tests.integration.values import describe
 from tests.integration.values import package as make_package
 from tests.integration.values import send as decide
 from tests.servers.forwarder import forwarding, silent_port
+from tests.servers.http_client import package
 from tests.servers.postgresql import Cluster, cluster, find_binaries
 from tests.servers.running import Installation, wait_until
-from tests.servers.speaking import package
 
 HASTY = {
     "database.statement_timeout": "500 milliseconds",

@@ -1,4 +1,4 @@
-"""The consumers of docs/feed.md, killed while they follow the feed."""
+"""The consumers in docs/feed.md, killed while they follow the feed."""
 
 import re
 import shutil
@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.backends import Backend
+from tests.servers.http_client import package
 from tests.servers.load import Job, Load, numbered_package, send_batch
 from tests.servers.load import send as send_one
-from tests.servers.running import PATIENCE, ROOT, Installation, Server, wait_until
-from tests.servers.speaking import package
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, Server, wait_until
 
 TEXT = (ROOT / "docs" / "feed.md").read_text()
 
@@ -41,7 +41,7 @@ exec(code)
 
 
 def consumer(language: str, server: Server) -> str:
-    """The consumer in a language, pointed at a server."""
+    """The code of the consumer in a language, with the address of a server."""
     (code,) = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     return str(code).replace("localhost:9090", f"127.0.0.1:{server.port}")
 
@@ -65,7 +65,7 @@ def test_killed_python_consumer(installation: Installation, tmp_path: Path) -> N
             run = subprocess.run(
                 [sys.executable, "-c", KILLED_AT, str(number), path.name],
                 cwd=tmp_path,
-                timeout=PATIENCE,
+                timeout=WAIT_SECONDS,
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -102,16 +102,16 @@ def _stored(folder: Path) -> list[str]:
 
 
 def _wait_for(folder: Path, number: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_SECONDS
     while len(_stored(folder)) < number:
-        assert time.monotonic() < deadline, "the consumer stored nothing"
+        assert time.monotonic() < deadline, "the consumer didn't store all decisions"
         time.sleep(0.05)
 
 
 class Follower:
     """The Python consumer. Each time it starts, it follows the next instance.
 
-    :param folder: where it keeps what it has seen.
+    :param folder: the folder for its database.
     """
 
     def __init__(self, folder: Path, *instances: Server) -> None:
@@ -122,34 +122,34 @@ class Follower:
         self._seen_before = 0
 
     def __enter__(self) -> "Follower":
-        self.go_on()
+        self.ensure_running()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def go_on(self) -> None:
-        """Start the consumer, unless it is running. It fails when its instance is killed."""
+    def ensure_running(self) -> None:
+        """Start the consumer unless it is running. It exits when its instance is killed."""
         if self._process and self._process.poll() is None:
             return
         self._seen_before = len(self.seen)
         code = consumer("python", next(self._instances)).replace("sleep(1)", "sleep(0.01)")
         with open(self._folder / "errors", "a+") as errors:
             errors.seek(0)
-            assert "IntegrityError" not in errors.read(), "it has seen a package twice"
+            assert "IntegrityError" not in errors.read(), "it processed a package twice"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code], cwd=self._folder, stderr=errors
             )
 
     def kill(self) -> None:
-        """Kill the consumer, wherever it is."""
+        """Kill the consumer at an arbitrary point."""
         if self._process:
             self._process.kill()
-            self._process.wait(PATIENCE)
+            self._process.wait(WAIT_SECONDS)
 
     @property
     def seen(self) -> list[str]:
-        """The ids of the packages that it has seen, in order."""
+        """The ids of the packages that it has processed, in order."""
         with closing(sqlite3.connect(self._folder / "consumer.db")) as store:
             if not store.execute(
                 "SELECT 1 FROM sqlite_master WHERE name = 'deliveries'"
@@ -159,13 +159,13 @@ class Follower:
             return [row[0] for row in rows]
 
     def has_seen_more(self) -> bool:
-        """Return whether it has seen anything since it started."""
-        self.go_on()
+        """Return whether it has processed any packages since it started."""
+        self.ensure_running()
         return len(self.seen) > self._seen_before
 
     def has_seen(self, package_id: str) -> bool:
-        """Return whether it has seen a package."""
-        self.go_on()
+        """Return whether it has processed a package."""
+        self.ensure_running()
         return package_id in self.seen
 
 
@@ -182,9 +182,9 @@ def _batches(client: int) -> Iterator[Job]:
         yield send_batch([numbered_package(name, number) for name in names for number in numbers])
 
 
-def test_instances_and_followers_that_are_killed(backend: Backend, tmp_path: Path) -> None:
-    """Two followers see every decision once, in the same order, while two instances decide, and all
-    four are killed."""
+def test_killed_instances_and_followers(backend: Backend, tmp_path: Path) -> None:
+    """Two followers of two instances process every decision once and in the same order, although
+    all four processes are killed."""
     installation = Installation(tmp_path, backend)
     installation.create_schema()
     one, two = instances = [installation.gunicorn(workers=1) for _ in range(2)]
@@ -195,19 +195,19 @@ def test_instances_and_followers_that_are_killed(backend: Backend, tmp_path: Pat
             load.add_client(instances[client % 2].port, jobs)
         for instance in instances:
             for follower in followers:
-                wait_until(follower.has_seen_more, "the follower sees more")
+                wait_until(follower.has_seen_more, "the follower has processed more")
                 follower.kill()
-                follower.go_on()
+                follower.ensure_running()
             instance.kill()
-            load.wait_for(20)  # by the other one
+            load.wait_for(20)  # handled by the other instance
             instance.start()
             instance.wait_until_alive()
         load.wait_for(20)
         load.stop()
         assert any(exchange.answer is None for exchange in load.exchanges)
-        # Nobody declined anything, so the consumers record all that is decided.
+        # No recipient declined a type, so the consumers record all decisions.
         rows = backend.rows("SELECT package_id FROM packages ORDER BY sequence")
         decided = [package_id for (package_id,) in rows]
         for follower in followers:
-            wait_until(partial(follower.has_seen, decided[-1]), "the last decision is seen")
+            wait_until(partial(follower.has_seen, decided[-1]), "the last decision is processed")
             assert follower.seen == decided

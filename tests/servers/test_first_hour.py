@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.running import COMMANDS, PATIENCE, ROOT, free_port
+from tests.servers.running import COMMANDS, ROOT, WAIT_SECONDS, free_port
 
 # Relative, since make can't handle a path with a space.
 VENV = os.path.relpath(sys.prefix, ROOT)
@@ -40,7 +40,7 @@ def make(folder: Path, *arguments: str, path: str = os.environ["PATH"]) -> tuple
         start_new_session=True,
     )
     try:
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -131,7 +131,7 @@ def test_environment_with_a_removed_python_is_recreated(tmp_path: Path) -> None:
     python.unlink()
     (venv / "requirements.txt").touch()
     assert make(tmp_path, *command, f"PYTHON={sys.executable}")[::2] == (0, "")
-    subprocess.run([venv / "bin" / "python", "-c", "pass"], check=True, timeout=PATIENCE)
+    subprocess.run([venv / "bin" / "python", "-c", "pass"], check=True, timeout=WAIT_SECONDS)
     assert not (venv / "requirements.txt").exists(), "the requirements would not be reinstalled"
 
 
@@ -177,7 +177,7 @@ def test_no_usable_database(tmp_path: Path, url: str | None, error: str) -> None
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=WAIT_SECONDS,
     )
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr

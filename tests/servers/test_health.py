@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.servers.running import ROOT, Installation, free_port
 
 
-def ask(installation: Installation, bind: str) -> subprocess.CompletedProcess[str]:
-    """Ask the service that listens on an address whether it is ready."""
+def probe(installation: Installation, bind: str) -> subprocess.CompletedProcess[str]:
+    """Run the command for a service that listens on an address."""
     return subprocess.run(
         [sys.executable, "-m", "galaxy_express.ops.command", "health"],
         cwd=installation.folder,
@@ -22,8 +22,8 @@ def ask(installation: Installation, bind: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_a_service_that_is_ready(installation: Installation) -> None:
-    """The service is asked where it listens: on any address, and on a Unix socket."""
+def test_ready_service(installation: Installation) -> None:
+    """The command finds the service on any kind of address, including Unix sockets."""
     path = installation.folder / "galaxy.sock"
     port = free_port()
     listening = {
@@ -37,8 +37,8 @@ def test_a_service_that_is_ready(installation: Installation) -> None:
     server.port = port
     with server:
         for bind in chain.from_iterable(listening.values()):
-            asked = ask(installation, bind)
-            assert (asked.returncode, asked.stdout, asked.stderr) == (0, "Ready.\n", "")
+            result = probe(installation, bind)
+            assert (result.returncode, result.stdout, result.stderr) == (0, "Ready.\n", "")
 
 
 def has_ipv6() -> bool:
@@ -50,32 +50,32 @@ def has_ipv6() -> bool:
         return False
 
 
-def test_a_service_that_is_not_ready(installation: Installation) -> None:
-    """The reason of the service is passed on."""
+def test_unready_service(installation: Installation) -> None:
+    """If the service isn't ready, the command fails with the reason."""
     with installation.gunicorn(workers=1) as server, installation.database.unavailable():
-        asked = ask(installation, f"127.0.0.1:{server.port}")
-        assert asked.returncode == 1
-        assert asked.stderr.startswith("Not ready: {")
-        assert "make migratedb" in asked.stderr
+        result = probe(installation, f"127.0.0.1:{server.port}")
+        assert result.returncode == 1
+        assert result.stderr.startswith("Not ready: {")
+        assert "make migratedb" in result.stderr
 
 
-def test_a_service_that_does_not_run(installation: Installation) -> None:
-    """Where nobody listens, the error is one line that names the address."""
+def test_stopped_service(installation: Installation) -> None:
+    """If the service isn't running, the command fails with one line that names the address."""
     for bind in (f"127.0.0.1:{free_port()}", "unix:nothing.sock"):
-        asked = ask(installation, bind)
-        assert asked.returncode == 1
-        assert asked.stderr.startswith(f"No answer from {bind}: ")
-        assert asked.stderr.count("\n") == 1
+        result = probe(installation, bind)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"No response from {bind}: ")
+        assert result.stderr.count("\n") == 1
 
 
-def test_a_wrong_address(installation: Installation) -> None:
-    """What is no address is an error that names the variable."""
-    asked = ask(installation, "9090")
-    assert asked.returncode == 1
-    assert asked.stderr.startswith("GALAXY_EXPRESS_BIND: ")
+def test_invalid_address(installation: Installation) -> None:
+    """An invalid address is an error that names the variable."""
+    result = probe(installation, "9090")
+    assert result.returncode == 1
+    assert result.stderr.startswith("GALAXY_EXPRESS_BIND: ")
 
 
-def test_the_image_asks_with_it() -> None:
-    """The health check of the image is this command, by the name of its module."""
+def test_health_check_of_the_image() -> None:
+    """The health check of the image runs the module of this command."""
     module = "galaxy_express.serving.health"
     assert f'CMD ["python", "-m", "{module}"]' in Path(ROOT, "Dockerfile").read_text()

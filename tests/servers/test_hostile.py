@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.http_client import exchange, head, package
 from tests.servers.running import Installation, Server
-from tests.servers.speaking import exchange, head, package
 
 # Bytes that are either a body or the next request, depending on how the head is parsed.
 HIDDEN_BODY = b'{"package_id": "hidden"}'
@@ -42,7 +42,7 @@ def test_body_over_the_limit_in_chunks(server: Server, path: str, connection: st
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 405), ("GET", 200)])
 def test_unexpected_body(server: Server, method: str, status: int) -> None:
-    """An unread body isn't taken for a request, and the client can read the response."""
+    """An unread body isn't parsed as a request, and the client can read the response."""
     start = head(f"{method} /statistics HTTP/1.1", "Content-Length: 1000000")
     (answer,) = exchange(server.port, [start, HIDDEN.ljust(1_000_000)])
     assert answer.status == status
@@ -81,8 +81,8 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize("shape", AMBIGUOUS)
 def test_ambiguous_framing(server: Server, shape: str) -> None:
-    """A request with ambiguous framing is rejected, and the bytes after it aren't taken for
-    another."""
+    """A request with ambiguous framing is rejected, and the bytes after it aren't parsed as another
+    request."""
     headers, body = AMBIGUOUS[shape]
     start = head("POST /packages HTTP/1.1", *headers)
     # In one piece, so that a server that rejects the head needn't reset the connection.
@@ -93,7 +93,7 @@ def test_ambiguous_framing(server: Server, shape: str) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked", "identity"])
 def test_unknown_transfer_coding(server: Server, coding: str) -> None:
-    """A body in an unknown coding is rejected, and not taken for another request."""
+    """A body in an unknown coding is rejected, and isn't parsed as another request."""
     start = head("POST /packages HTTP/1.1", f"Transfer-Encoding: {coding}")
     (answer,) = exchange(server.port, [start + HIDDEN])
     assert answer.status == 501

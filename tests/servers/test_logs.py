@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.servers.http_client import Answer, exchange, head, package
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import Answer, exchange, head, package
 
 
 def ask(server: Server, request_line: str, *headers: str, body: bytes = b"") -> Answer:

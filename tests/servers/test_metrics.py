@@ -17,8 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from galaxy_express.package_types import PACKAGE_TYPES
+from tests.servers.http_client import TIMEOUT, Unanswered, exchange, head, package
 from tests.servers.running import ROOT, Installation, Server, free_port, wait_until
-from tests.servers.speaking import TIMEOUT, Unanswered, exchange, head, package
 from tests.servers.test_first_hour import VENV, skip_unless_set_up
 
 Labels = tuple[tuple[str, str], ...]

@@ -13,8 +13,8 @@ import yaml
 
 from tests.backends import SQLiteBackend
 from tests.conftest import skip_or_fail
-from tests.servers.running import PATIENCE, ROOT, Installation, free_port
-from tests.servers.speaking import package
+from tests.servers.http_client import package
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, free_port
 from tests.servers.test_metrics import Scrape, update
 
 MONITORING = ROOT / "docs/monitoring"
@@ -59,8 +59,7 @@ def install(folder: Path) -> Installation:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    """The labels of all exported series, by name, after successful, rejected and failing
-    requests."""
+    """The labels of all exported series, by name, after accepted, rejected and failed requests."""
     installation = install(tmp_path_factory.mktemp("monitoring"))
     with installation.gunicorn(workers=1) as server:
         assert server.request("POST", "/packages", package()).status == 201
@@ -202,12 +201,12 @@ def promtool(*arguments: str | Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=WAIT_SECONDS,
     )
     assert done.returncode == 0, done.stdout
 
 
-def test_prometheus_accepts_the_configuration() -> None:
+def test_prometheus_configuration_is_valid() -> None:
     """The example configuration and the alerts that it refers to are valid."""
     promtool("check", "config", MONITORING / "prometheus.yml")
     promtool("check", "rules", "--lint=all", "--lint-fatal", MONITORING / "alerts.yml")
@@ -248,14 +247,14 @@ OUTAGE = {
 @pytest.mark.parametrize(
     ("is_unavailable", "alerts"),
     [(False, set()), (True, OUTAGE)],
-    ids=["in use", "without PostgreSQL"],
+    ids=["healthy", "without PostgreSQL"],
 )
 def test_alerts_of_a_real_server(tmp_path: Path, is_unavailable: bool, alerts: set[str]) -> None:
     """A healthy server fires no alert; one without its database fires those for an outage."""
     installation = install(tmp_path)
     if is_unavailable:
-        nowhere = f"postgresql://zap@127.0.0.1:{free_port()}/zap"
-        installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = nowhere
+        unreachable = f"postgresql://zap@127.0.0.1:{free_port()}/zap"
+        installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = unreachable
     scrapes = []
     with installation.gunicorn(workers=1) as server:
         for _ in range(2):
@@ -264,7 +263,7 @@ def test_alerts_of_a_real_server(tmp_path: Path, is_unavailable: bool, alerts: s
             server.request("POST", "/packages", {})
             server.request("GET", "/health")
             scrapes.append(Scrape(installation))
-    # On a slow machine that one may fire, too.
+    # GalaxyExpressSlowCommits may also fire on a slow machine.
     firing = 'ALERTS{alertstate="firing", alertname!="GalaxyExpressSlowCommits"}'
     expected = {
         "expr": f"group by (alertname) ({firing})",

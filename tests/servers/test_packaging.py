@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.backends import SQLiteBackend
-from tests.servers.running import PATIENCE, ROOT, Installation, Server, free_port
-from tests.servers.speaking import exchange, head, package
+from tests.servers.http_client import exchange, head, package
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, Server, free_port
 
 DISTRIBUTION = "galaxy_express"
 
@@ -32,7 +32,7 @@ def run(
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=2 * WAIT_SECONDS,
     ).stdout
 
 

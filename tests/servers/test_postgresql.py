@@ -10,6 +10,7 @@ import pytest
 
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import skip_or_fail
+from tests.servers.http_client import package
 from tests.servers.load import (
     Exchange,
     Job,
@@ -25,7 +26,6 @@ from tests.servers.load import (
 )
 from tests.servers.postgresql import Cluster, cluster, find_binaries
 from tests.servers.running import Installation, wait_until
-from tests.servers.speaking import package
 
 # Seconds. A request mostly waits for a connection and a statement, each with a timeout of 5 by
 # default.

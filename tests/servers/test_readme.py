@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers.running import PATIENCE, ROOT, Installation
-from tests.servers.speaking import package
+from tests.servers.http_client import package
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation
 
 README = (ROOT / "README.md").read_text()
 
@@ -62,7 +62,7 @@ def test_walk_through(installation: Installation, name: str) -> None:
                     check=True,
                     capture_output=True,
                     text=True,
-                    timeout=PATIENCE,
+                    timeout=WAIT_SECONDS,
                 ).stdout
                 printed = printed.rstrip("\n") + "\n"
                 assert re.fullmatch(pattern(expected), printed), (
@@ -83,7 +83,7 @@ def test_adding_a_package_type(installation: Installation) -> None:
     copy = installation.folder / "checkout"
     shutil.copytree(ROOT / "galaxy_express", copy / "galaxy_express")
     subprocess.run(
-        ["git", "apply", "-"], cwd=copy, input=diff, check=True, text=True, timeout=PATIENCE
+        ["git", "apply", "-"], cwd=copy, input=diff, check=True, text=True, timeout=WAIT_SECONDS
     )
     installation.environment["PYTHONPATH"] = str(copy)
     with installation.gunicorn(workers=1) as server:

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.servers.http_client import TIMEOUT, Connection, exchange, head, package
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import TIMEOUT, Connection, exchange, head, package
 
 
 def test_every_endpoint_answers(server: Server) -> None:

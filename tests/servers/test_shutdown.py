@@ -8,9 +8,9 @@ from itertools import count
 
 import pytest
 
+from tests.servers.http_client import TIMEOUT, Connection, head, package
 from tests.servers.load import Load, audit, mixed_jobs, send
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import TIMEOUT, Connection, head, package
 
 CLIENTS = 8
 

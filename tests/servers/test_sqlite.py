@@ -6,9 +6,9 @@ from itertools import islice
 
 import pytest
 
+from tests.servers.http_client import package
 from tests.servers.load import Load, audit, mixed_jobs
 from tests.servers.running import Installation, wait_until
-from tests.servers.speaking import package
 
 
 def test_workers_share_a_file(installation: Installation) -> None:

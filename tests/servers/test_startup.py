@@ -1,4 +1,4 @@
-"""Error messages for anything missing or wrong at startup."""
+"""Error messages for missing or invalid settings and databases at startup."""
 
 import re
 from pathlib import Path
@@ -16,10 +16,10 @@ from tests.servers.running import Installation, Server, wait_until
         ("database.lock_timeout", "soon"),
         ("database.url", "$GALAXY_EXPRESS_DATABSE_URL"),
     ],
-    ids=["wrong value", "unset variable"],
+    ids=["invalid value", "unset variable"],
 )
 def test_invalid_setting(installation: Installation, name: str, key: str, value: str) -> None:
-    """An invalid setting ends the start, and the log names it."""
+    """An invalid setting makes startup fail, and the log names it."""
     installation.configure(key, value)
     server = installation.server(name)
     server.start()
@@ -51,8 +51,8 @@ def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
         )
         assert re.search(rf"The database sqlite:///\S*galaxy_express.db {error}", server.log)
         assert not server.is_healthy("readiness")
-        refusal = server.request("GET", "/statistics")
-        assert (refusal.status, refusal.is_problem) == (503, True)
+        answer = server.request("GET", "/statistics")
+        assert (answer.status, answer.is_problem) == (503, True)
         assert database.path.exists() == is_there
 
         installation.create_schema()
@@ -79,15 +79,15 @@ def test_invalid_variable_stops_the_start(
         assert "Traceback" not in log
 
 
-def test_all_wrong_variables_are_named_at_once(installation: Installation) -> None:
-    """gunicorn exits with a line for each variable that is wrong."""
-    wrong = {
+def test_all_invalid_variables_are_reported_together(installation: Installation) -> None:
+    """gunicorn exits with one line per invalid variable."""
+    invalid = {
         "GALAXY_EXPRESS_BIND": "9090",
         "GALAXY_EXPRESS_WORKERS": "two",
         "GALAXY_EXPRESS_DRAIN_SECONDS": "5s",
     }
-    log = _log_of_failed_start(installation.gunicorn(), **wrong)
-    assert [line.partition(":")[0] for line in log.splitlines()] == list(wrong)
+    log = _log_of_failed_start(installation.gunicorn(), **invalid)
+    assert [line.partition(":")[0] for line in log.splitlines()] == list(invalid)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_all_wrong_variables_are_named_at_once(installation: Installation) -> No
         (["--certfile", "configs/production.ini"], "certfile"),
     ],
 )
-def test_unusable_settings_of_gunicorn(
+def test_unsupported_settings_of_gunicorn(
     installation: Installation, options: list[str], setting: str
 ) -> None:
     """A gunicorn setting that the worker doesn't support is rejected with a one-line message."""

@@ -1,4 +1,4 @@
-"""A new gunicorn master takes over from the one that runs (SIGUSR2)."""
+"""Replacing a running gunicorn master with a new one (SIGUSR2)."""
 
 import os
 import socket
@@ -10,17 +10,17 @@ from signal import SIGKILL, SIGTERM, SIGUSR2
 
 import pytest
 
+from tests.servers.http_client import package
 from tests.servers.running import Installation, Server, free_port, is_listening, wait_until
-from tests.servers.speaking import package
 from tests.servers.test_metrics import Scrape, mapped_folders, metrics_port
 
-# In the log, when a worker has started.
+# A worker logs this when it has started.
 STARTED = "Galaxy Express on "
 
 
 @pytest.fixture
 def measured(installation: Installation) -> Installation:
-    """The service with metrics, on a port of its own and in memory."""
+    """The service with metrics, on a free port and in a folder in memory."""
     installation.configure("metrics.enabled", "true")
     installation.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
     return installation
@@ -28,7 +28,7 @@ def measured(installation: Installation) -> Installation:
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    """The server, alive; in the end all of its masters are gone."""
+    """Run a server; on exit, kill all of its masters."""
     with server:
         group = server.pid
         try:
@@ -39,7 +39,7 @@ def running(server: Server) -> Iterator[Server]:
 
 
 def children(pid: int) -> set[int]:
-    """The process ids of a process's children; of none if there is no such process."""
+    """The ids of a process's children; empty if there is no such process."""
     try:
         listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def children(pid: int) -> set[int]:
 
 
 def replace(server: Server, master: int) -> int:
-    """Start a new master beside one that runs, wait for its worker, and return its process id."""
+    """Start a new master, wait for its worker, and return the process id of the master."""
     started = server.log.count(STARTED)
     os.kill(master, SIGUSR2)
     wait_until(lambda: server.log.count(STARTED) > started, "the new worker has started")
@@ -56,14 +56,14 @@ def replace(server: Server, master: int) -> int:
     return successor
 
 
-def end(master: int) -> None:
-    """End a master, with its workers."""
+def stop(master: int) -> None:
+    """Stop a master and its workers."""
     os.kill(master, SIGTERM)
-    wait_until(lambda: not is_running(master), f"the master {master} has ended")
+    wait_until(lambda: not is_running(master), f"the master {master} has stopped")
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs."""
+    """Whether a process is running."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -72,25 +72,25 @@ def is_running(pid: int) -> bool:
 
 
 def is_promoted(server: Server, master: int) -> bool:
-    """Whether a new master has noticed that the old one is gone."""
+    """Whether a new master has detected that the old one has stopped."""
     lines = server.log.splitlines()
     return any("Master has been promoted" in line and f": {master}," in line for line in lines)
 
 
 def send(server: Server, number: int) -> None:
-    """Send packages, each on a connection of its own."""
+    """Send packages, each on a new connection."""
     for _ in range(number):
         assert server.request("POST", "/packages", package()).status == 201
 
 
 def counted(installation: Installation) -> set[float]:
-    """How many sends were counted, as several scrapes have it."""
+    """The numbers of sends in several scrapes: one element if all scrapes agree."""
     return {Scrape(installation).total("galaxy_express_sends_total") for _ in range(10)}
 
 
-def test_metrics_go_on_in_a_new_master(measured: Installation) -> None:
-    """The new master counts on where the old one ends, and meanwhile the sums of both are exported;
-    so does its own successor. The last one removes the folder."""
+def test_metrics_continue_in_a_new_master(measured: Installation) -> None:
+    """While two masters run, the sums of their metrics are exported; a new master continues the
+    counts of the old one, and the last one removes the folder."""
     with running(measured.gunicorn(workers=1)) as server:
         (folder,) = mapped_folders(server)
         master = server.pid
@@ -99,35 +99,35 @@ def test_metrics_go_on_in_a_new_master(measured: Installation) -> None:
             successor = replace(server, master)
             send(server, 19)
             assert counted(measured) == {sent - 1}
-            end(master)
+            stop(master)
             send(server, 1)
             assert counted(measured) == {sent}
-            wait_until(partial(is_promoted, server, successor), "it may have a successor, too")
+            wait_until(partial(is_promoted, server, successor), "it can be replaced, too")
             master = successor
-        end(master)
+        stop(master)
         assert not folder.exists()
         assert not is_listening(metrics_port(measured))
 
 
-def test_metrics_go_on_in_the_old_master(measured: Installation) -> None:
-    """If the new master is ended instead, the old one keeps the metrics of both."""
+def test_metrics_continue_in_the_old_master(measured: Installation) -> None:
+    """If the new master is stopped instead, the old one keeps the metrics of both."""
     with running(measured.gunicorn(workers=1)) as server:
         successor = replace(server, server.pid)
         send(server, 20)
-        end(successor)
+        stop(successor)
         send(server, 1)
         assert counted(measured) == {21}
 
 
-def test_a_new_master_that_inherits_no_metrics(measured: Installation) -> None:
-    """If the old master has no metrics to hand over, and the port is taken, the new one serves
-    without and says so."""
+def test_new_master_without_inherited_metrics(measured: Installation) -> None:
+    """If the old master has no metrics and the port is in use, the new one runs without metrics and
+    logs it."""
     measured.configure("metrics.enabled", "false")
     port = metrics_port(measured)
     with running(measured.gunicorn(workers=1)) as server, socket.create_server(("127.0.0.1", port)):
         measured.configure("metrics.enabled", "true")
         replace(server, server.pid)
-        end(server.pid)
+        stop(server.pid)
         send(server, 1)
         assert f"Metrics can't be exported on port {port}" in server.log
         assert "This server has no metrics." in server.log

@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 
 from tests.backends import SQLiteBackend
+from tests.servers.http_client import TIMEOUT, Answer, exchange, head, read_answers
 from tests.servers.running import Installation, Server, free_port
-from tests.servers.speaking import TIMEOUT, Answer, exchange, head, read_answers
 
 # Seconds: the timeout of sends and of reads of the statistics.
 SERVER_TIMEOUT = 0.4

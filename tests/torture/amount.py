@@ -1,11 +1,11 @@
-"""The amount of each attack."""
+"""How much of each fault or load the torture tests apply."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Amount:
-    """The amount of each attack.
+    """How much of each fault or load the torture tests apply.
 
     :param kills: how often a worker, and then the whole server, is killed.
     :param ends: how often servers are stopped or reloaded.
@@ -14,7 +14,7 @@ class Amount:
     :param seconds: the duration of load tests.
     :param inputs: the number of garbage inputs.
     :param connections: the number of idle connections.
-    :param workers: the workers beside a long read.
+    :param workers: the number of workers that write during a long read.
     :param read_minutes: the duration of a long read.
     :param soak_minutes: the duration of the soak test, under everyday load.
     """

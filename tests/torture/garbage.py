@@ -3,7 +3,7 @@
 import json
 import random
 
-from tests.servers.speaking import head, package
+from tests.servers.http_client import head, package
 
 # Fragments that confuse parsers, inserted anywhere.
 _STUMBLING_BLOCKS = [

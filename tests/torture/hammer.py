@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tests.servers.speaking import TIMEOUT
+from tests.servers.http_client import TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import psycopg2
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail
 from tests.servers.postgresql import find_binaries, hand_over, unprivileged_user
-from tests.servers.running import PATIENCE, ROOT, free_port, is_listening, wait_until
+from tests.servers.running import ROOT, WAIT_SECONDS, free_port, is_listening, wait_until
 
 TEMPLATES = ROOT / "docs" / "high-availability"
 
@@ -82,7 +82,7 @@ class Node:
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Send a request to Patroni, and return the status and the body of the answer."""
-        timeout = 1.0 if method == "GET" else PATIENCE
+        timeout = 1.0 if method == "GET" else WAIT_SECONDS
         connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=timeout)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
@@ -121,7 +121,7 @@ class Node:
             _signal(pid, signal.SIGKILL)
         self._frozen.clear()
         if self._patroni is not None:
-            self._patroni.wait(PATIENCE)
+            self._patroni.wait(WAIT_SECONDS)
 
     def restart(self) -> None:
         """Kill all processes, and start again."""
@@ -197,7 +197,7 @@ class Patroni:
             states = {member["state"] for member in members}
             return roles == ["leader", "replica", "sync_standby"] and states <= _RUNNING
 
-        wait_until(is_complete, "the cluster is complete", within=2 * PATIENCE)
+        wait_until(is_complete, "the cluster is complete", within=2 * WAIT_SECONDS)
 
 
 _RUNNING = {"running", "streaming"}
@@ -314,7 +314,7 @@ def _running(program: str, *arguments: str | Path, folder: Path, port: int) -> I
         yield
     finally:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(WAIT_SECONDS)
 
 
 def _start(program: str, *arguments: str | Path, folder: Path) -> subprocess.Popen[bytes]:

@@ -11,9 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from tests.conftest import skip_or_fail
+from tests.servers.http_client import package
 from tests.servers.load import Load, send
-from tests.servers.running import PATIENCE, Installation, Server
-from tests.servers.speaking import package
+from tests.servers.running import WAIT_SECONDS, Installation, Server
 from tests.torture.conftest import Report
 
 ANSWERS = 100
@@ -70,7 +70,7 @@ def _trace(server: Server, folder: Path) -> Iterator[Path]:
             yield trace
         finally:
             tracer.send_signal(signal.SIGINT)
-            tracer.wait(PATIENCE)
+            tracer.wait(WAIT_SECONDS)
 
 
 def _count_answered_packages(trace: str) -> int:

@@ -9,9 +9,9 @@ import pytest
 
 from galaxy_express.ops.audit import audit_database
 from tests.backends import SQLiteBackend
+from tests.servers.http_client import Answer, package
 from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import Answer, package
 from tests.torture import faults
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report

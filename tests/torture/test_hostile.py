@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from galaxy_express.ops.audit import audit_database
+from tests.servers.http_client import TIMEOUT
 from tests.servers.running import Installation
-from tests.servers.speaking import TIMEOUT
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.garbage import make_garbage

@@ -1,4 +1,4 @@
-"""A long read beside steady writes: the log grows meanwhile, and is emptied afterwards."""
+"""A long read with concurrent writes: the log grows during it, and is emptied afterwards."""
 
 import json
 import time
@@ -7,9 +7,9 @@ from statistics import median, quantiles
 
 from galaxy_express.ops.audit import audit_database
 from galaxy_express.storage.sqlite import LOG_BYTES
+from tests.servers.http_client import head
 from tests.servers.load import numbered_package
 from tests.servers.running import Installation, wait_until
-from tests.servers.speaking import head
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.hammer import hammer
@@ -21,7 +21,7 @@ MEGABYTE = 10**6
 
 
 def test_long_read(installation: Installation, amount: Amount, report: Report) -> None:
-    """The log grows as long as a read lasts. When nothing is written afterwards, it is emptied."""
+    """The log grows during a long read, and is emptied after it, even without further writes."""
     log = installation.folder / "galaxy_express.db-wal"
     numbers = count()
 
@@ -50,7 +50,7 @@ def test_long_read(installation: Installation, amount: Amount, report: Report) -
     audit_database(installation.database.config)
     centiles = quantiles(seconds, n=100)
     report(
-        f"a read held beside batches of {BATCH}, {amount.workers} workers",
+        f"a long read with concurrent batches of {BATCH}, {amount.workers} workers",
         f"{(ended - begun) / 60:.1f} minutes, {next(numbers):,} packages",
         f"the log grew to {size / MEGABYTE:,.0f} MB, and was empty {emptied - ended:.0f} s after"
         f" the read; p50 {median(seconds) * 1000:.0f} ms, p99 {centiles[98] * 1000:.0f} ms",

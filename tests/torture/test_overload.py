@@ -3,8 +3,8 @@
 import json
 from statistics import median
 
+from tests.servers.http_client import head, package
 from tests.servers.running import Installation
-from tests.servers.speaking import head, package
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.hammer import Hit, hammer

@@ -10,9 +10,9 @@ from itertools import count
 from threading import Event
 
 from galaxy_express.ops.audit import audit_database
+from tests.servers.http_client import exchange, head, package
 from tests.servers.load import Load, audit, mixed_jobs, send
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import exchange, head, package
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 

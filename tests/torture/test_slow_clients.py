@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from tests.servers.http_client import TIMEOUT, head, package
 from tests.servers.load import Load, mixed_jobs
 from tests.servers.running import Installation, Server, wait_until
-from tests.servers.speaking import TIMEOUT, head, package
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.resources import allow_many_files, connections, open_files, resident_megabytes

@@ -11,9 +11,9 @@ from statistics import mean, median, quantiles
 import pytest
 
 from galaxy_express.ops.audit import audit_database
+from tests.servers.http_client import head
 from tests.servers.load import numbered_package, update
 from tests.servers.running import Installation, Server
-from tests.servers.speaking import head
 from tests.torture.amount import Amount
 from tests.torture.conftest import Report
 from tests.torture.hammer import Hit, hammer

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from galaxy_express.ops.audit import audit_database
+from tests.servers.http_client import package
 from tests.servers.running import Installation
-from tests.servers.speaking import package
 from tests.torture.conftest import Report
 
 CLIENTS = 8

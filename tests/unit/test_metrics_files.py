@@ -130,7 +130,7 @@ def test_damaged_file(folder: Path) -> None:
 
 
 def test_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no folder could be made, values are counted in memory."""
+    """If no folder could be created, values are counted in memory."""
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
     value = counter("a")
     value.inc(1)

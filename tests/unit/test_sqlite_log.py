@@ -1,4 +1,4 @@
-"""The pages that an SQLite database lacks."""
+"""Detecting missing pages of an SQLite database."""
 
 import struct
 from pathlib import Path
@@ -14,8 +14,9 @@ SALTS, OLD_SALTS = b"new salt", b"old salt"
 def write(folder: Path, pages_in_file: int, *frames: tuple[int, int], old: int = 0) -> str:
     """Write a database and its log, and return the path.
 
-    :param frames: the number of a page, and if it ends a transaction the size of the database.
-    :param old: how many of the frames are older than the log's last restart.
+    :param frames: for each frame the number of its page, and the size of the database in pages if
+        it is the last of a transaction, or else 0.
+    :param old: how many of the last frames are from before the log's last restart.
     """
     database = folder / "galaxy_express.db"
     with open(database, "wb") as file:
@@ -28,25 +29,25 @@ def write(folder: Path, pages_in_file: int, *frames: tuple[int, int], old: int =
     return str(database)
 
 
-def test_pages_are_in_the_file_or_in_the_log(tmp_path: Path) -> None:
-    """Nothing is missing if each page is in one of them."""
+def test_complete_database(tmp_path: Path) -> None:
+    """No page is missing if each is in the file or in the log."""
     assert not lacks_pages(write(tmp_path, 2, (1, 0), (4, 0), (3, 4)))
 
 
-def test_a_page_is_in_neither(tmp_path: Path) -> None:
-    """A page that was added before the log began is missing in an older file."""
+def test_missing_page(tmp_path: Path) -> None:
+    """A page that is neither in the file nor in the log is missing."""
     assert lacks_pages(write(tmp_path, 2, (1, 0), (4, 4)))
 
 
-def test_what_was_not_committed_does_not_count(tmp_path: Path) -> None:
-    """Frames after the last commit, and those of before the log's last restart, are ignored."""
+def test_uncommitted_and_old_frames_are_ignored(tmp_path: Path) -> None:
+    """Frames after the last commit or from before the log's last restart are ignored."""
     assert not lacks_pages(write(tmp_path, 2, (3, 3), (5, 0)))
     assert not lacks_pages(write(tmp_path, 2, (3, 3), (5, 5), old=1))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short", bytes(4096)])
 def test_no_log(tmp_path: Path, content: bytes | None) -> None:
-    """Where there is no log, or one that doesn't begin as one, nothing is missing."""
+    """No page is missing if there is no log, or one without a valid header."""
     path = Path(write(tmp_path, 2))
     log = path.with_name("galaxy_express.db-wal")
     log.unlink()
@@ -55,14 +56,14 @@ def test_no_log(tmp_path: Path, content: bytes | None) -> None:
     assert not lacks_pages(str(path))
 
 
-def test_the_size_in_the_log(tmp_path: Path) -> None:
-    """The log says how large the database is after its last commit."""
+def test_size_in_log(tmp_path: Path) -> None:
+    """The log contains the size of the database after its last commit."""
     assert size_in_log(write(tmp_path, 2, (3, 3), (1, 0), (4, 4), (5, 0))) == 4 * PAGE_BYTES
     assert size_in_log(write(tmp_path, 2)) == 0
 
 
-def test_the_page_of_the_locks(tmp_path: Path) -> None:
-    """The page at one gigabyte is never written, and not missing."""
+def test_lock_page_is_never_missing(tmp_path: Path) -> None:
+    """SQLite never writes the page at one gibibyte, so it doesn't count as missing."""
     page = 2**30 // PAGE_BYTES + 1
     assert not lacks_pages(write(tmp_path, page - 1, (page + 1, page + 1)))
     assert lacks_pages(write(tmp_path, page - 2, (page + 1, page + 1)))

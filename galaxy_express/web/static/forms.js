@@ -30,7 +30,7 @@ class RequestForm {
   /**
    * id: the id of the form element.
    * parameters: the names of the fields that go into the path.
-   * target: makes the path from the values.
+   * target: builds the path from the values.
    */
   constructor(id, method, parameters, target) {
     this.form = find(id);
@@ -96,7 +96,7 @@ class RequestForm {
     return { path: this.target(data), body: JSON.stringify(body, null, 2) };
   }
 
-  /** Whether the request names a boolean field that has this value. */
+  /** Whether the request includes a boolean field with this value. */
   includes() {
     return true;
   }
@@ -194,7 +194,7 @@ class PreferencesForm extends RequestForm {
     this.preview();
   }
 
-  /** Read what is stored, and show it if it has changed. */
+  /** Load the stored preferences, and show them if they have changed. */
   async load() {
     const id = this.recipient.value;
     const { stored } = this;
@@ -204,7 +204,7 @@ class PreferencesForm extends RequestForm {
     if (answer?.response.ok) {
       const preferences = answer.body;
       if (Object.keys(preferences).every((name) => preferences[name] === stored?.[name])) return;
-      if (stored) this.tell(""); // what it says of the current preferences is out of date
+      if (stored) this.tell(""); // the outcome of the last update is out of date
       this.showStored(preferences, this.chosen());
     } else if (answer && answer.response.status < 500) {
       this.unreadable = true;
@@ -214,12 +214,12 @@ class PreferencesForm extends RequestForm {
     }
   }
 
-  /** The names of the preferences for which another value than the stored one is chosen. */
+  /** The names of the preferences that differ from the stored ones. */
   chosen() {
     return Object.keys(JSON.parse(this.request().body)).filter((name) => name !== "timestamp");
   }
 
-  /** Show what is stored, except for the named preferences. */
+  /** Show the stored preferences, except for the named ones. */
   showStored(preferences, except = []) {
     this.stored = preferences;
     this.enable(true);
@@ -238,7 +238,7 @@ class PreferencesForm extends RequestForm {
     this.history.load(`${preferencesOf(this.recipient.value)}/history`);
   }
 
-  /** Whether the request names a preference: only if it changes. */
+  /** Whether the request includes a preference: only if it changes. */
   includes(name, value) {
     return value !== String(this.stored[name]);
   }

@@ -3,15 +3,15 @@
 import { ask, decisionInWords, find, make, say, tell, time } from "./common.js";
 
 const PAGE = 10; // rows that a list shows at first, and adds on demand
-const LATEST_PAGE = 100; // latest decisions that are read at once, and shown on demand
+const LATEST_PAGE = 100; // latest decisions per request, and added on demand
 const LATEST_KEPT = 1000; // latest decisions that can be shown
 
 /** A list in descending order, with a button for more. */
 export class PagedList {
   /**
-   * element: has a list and a button in it.
-   * name: the name of the rows in an answer.
-   * show: makes the item for a row.
+   * element: contains a list and a button.
+   * name: the name of the rows in a response.
+   * show: creates the item for a row.
    */
   constructor(element, name, show) {
     this.element = element;
@@ -144,17 +144,17 @@ find("list").addEventListener("submit", async (event) => {
 
 const latest = {
   known: null, // the newest decisions, without a gap
-  listed: [], // those that the list shows: what was known when it was paused
-  visible: PAGE, // how many of them
+  listed: [], // the decisions in the list: while paused, those known at that time
+  visible: PAGE, // how many of them are shown
   paused: false,
 };
 
 /**
- * Show the decisions that came since the last call; returns the newest of all.
+ * Show the decisions made since the last call; returns the newest decision.
  *
  * The feed can only be followed from its beginning. So decisions are read newest first, page by
- * page, until a page ends with one that is known. That leaves out those that commit after more than
- * a page of later ones (on PostgreSQL); the totals have them.
+ * page, until a page ends with a known one. This misses decisions that are committed after more
+ * than a page of later ones (possible on PostgreSQL); the totals include them.
  */
 export async function showLatest() {
   const read = [];
@@ -183,7 +183,7 @@ function listLatest() {
   const { listed } = latest;
   const list = find("latest");
   const items = new Map([...list.children].map((item) => [item.dataset.package, item]));
-  // Items that are still shown are not moved, so that one of them keeps the focus.
+  // Items that are still shown are not moved, so that the focus is kept.
   listed.slice(0, visible).forEach((decision, place) => {
     const item = items.get(decision.package_id) ?? decisionItem(decision);
     const there = list.children[place] ?? null;

@@ -7,7 +7,7 @@ const WINDOW = 300; // seconds that the chart shows
 const RECENT = 10; // seconds over which the current rate is measured; a shorter time would make it flicker
 const PAST_PAGES = 5; // pages of earlier packages that are read for the chart
 
-// Seen where the top of the page is not: in the tab of the browser.
+// Prefixes of the page title, so that the browser's tab shows the state.
 const TITLES = { ready: "", unavailable: "Not in service: ", unreachable: "Unreachable: " };
 const KINDS = ["delivered", "dropped", "rejected"];
 
@@ -210,7 +210,7 @@ export function noteNewest(decidedAt) {
   state.newest = decidedAt;
 }
 
-/** When the newest package was decided, as far as known. */
+/** Describe when the newest package was decided, if known. */
 function newest() {
   if (state.newest) return `The last package was decided on ${inSeconds(state.newest)}.`;
   const { delivered, dropped } = state.opened;
