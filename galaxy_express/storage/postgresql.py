@@ -120,8 +120,8 @@ class PostgreSQLConnection(Connection):
         # Its settings are its own, so that they hold behind a pooler, too. It is one round trip.
         ((backend, is_standby),) = self.select(self._begin_statements(lock_timeout))
         try:
-            # Not even a decision that was made before is answered there: a standby may have what its
-            # primary never confirmed, and what the next primary will not have.
+            # Not even a decision that was made before is answered there: a standby may have what
+            # its primary never confirmed, and what the next primary will not have.
             if is_standby:
                 raise OnStandby("the database is read-only: its server is a standby")
             yield
