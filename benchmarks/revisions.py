@@ -89,8 +89,9 @@ def checked_out(name: str, folder: Path) -> Iterator[Revision]:
 
 def unmet_requirements(requirements: str) -> list[str]:
     """The requirements in a file that the environment of this program doesn't meet."""
-    lines = (line.strip() for line in requirements.splitlines())
-    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    # What follows a backslash is an option, such as a hash.
+    lines = (line.partition("\\")[0].strip() for line in requirements.splitlines())
+    parsed = [Requirement(line) for line in lines if line and line[0] not in "#-"]
     return [str(requirement) for requirement in parsed if not _is_met(requirement)]
 
 

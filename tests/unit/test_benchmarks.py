@@ -145,6 +145,11 @@ def test_unmet_requirements() -> None:
     assert unmet_requirements(requirements) == ["pyramid==0.1", "no-such-package==1.0"]
 
 
+def test_requirements_with_hashes() -> None:
+    """The requirements of this revision, which have hashes, are met."""
+    assert unmet_requirements((ROOT / "requirements.txt").read_text()) == []
+
+
 @pytest.mark.skipif(not shutil.which("git"), reason="git isn't installed")
 def test_unknown_revision(tmp_path: Path) -> None:
     """An unknown git revision ends the program with a one-line message."""
