@@ -126,11 +126,12 @@ def test_environment_with_a_removed_python_is_recreated(tmp_path: Path) -> None:
     """If the environment's Python was removed, by a system upgrade for example, it is recreated."""
     python, venv = tmp_path / "python3.11", tmp_path / "venv"
     command = [f"{venv}/bin/python", f"VENV={venv}"]
-    python.symlink_to(sys.executable)
+    installed = os.path.realpath(sys.executable)  # the path of the checkout may have a space
+    python.symlink_to(installed)
     assert make(tmp_path, *command, f"PYTHON={python}")[::2] == (0, "")
     python.unlink()
     (venv / "requirements.txt").touch()
-    assert make(tmp_path, *command, f"PYTHON={sys.executable}")[::2] == (0, "")
+    assert make(tmp_path, *command, f"PYTHON={installed}")[::2] == (0, "")
     subprocess.run([venv / "bin" / "python", "-c", "pass"], check=True, timeout=WAIT_SECONDS)
     assert not (venv / "requirements.txt").exists(), "the requirements would not be reinstalled"
 
