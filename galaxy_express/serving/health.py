@@ -54,7 +54,7 @@ def _connect(bind: str) -> socket.socket:
         return connection
     # Connecting to 0.0.0.0 or :: connects to this machine.
     host, port = parse_address(bind)
-    return socket.create_connection((host or "0.0.0.0", port), TIMEOUT_SECONDS)  # noqa: S104
+    return socket.create_connection((host or "0.0.0.0", port), TIMEOUT_SECONDS)  # noqa: S104 - to connect
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class JSONFormatter(JsonFormatter):
     """JSON lines: objects with Baseplate's fields and the time (UTC)."""
 
     def __init__(self) -> None:
+        # The base class has no types for its parameters.
         super().__init__(  # type: ignore[no-untyped-call]
             "%(levelname)s %(message)s %(funcName)s %(lineno)d %(module)s %(name)s %(pathname)s"
             " %(process)d %(processName)s %(thread)d %(threadName)s",
