@@ -66,7 +66,9 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
         extra={"settings": _without_secrets(app_config, database)},
     )
     _report_schema(database)
-    return configurator.make_wsgi_app()
+    app = configurator.make_wsgi_app()
+    app.baseplate = baseplate  # where Baseplate's server looks for it
+    return app
 
 
 def close_application(app: Router) -> None:

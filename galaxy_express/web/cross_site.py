@@ -4,26 +4,36 @@ The rule is that of Go's ``http.CrossOriginProtection``. Clients that aren't bro
 neither ``Sec-Fetch-Site`` nor ``Origin``.
 """
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from pyramid.config import Configurator
-from pyramid.events import ContextFound
 from pyramid.request import Request
+from pyramid.response import Response
 
+from galaxy_express.web import instrumentation
+from galaxy_express.web.instrumentation import View
+from galaxy_express.web.problems import client_error
 from galaxy_express.web.rejections import CrossSiteRequest
 
 _WRITING_METHODS = {"POST", "PUT", "PATCH"}
 
 
 def includeme(config: Configurator) -> None:
-    """Check every write request, before its view is looked up."""
-    config.add_subscriber(_check, ContextFound)
+    """Check every write request, before its view is called."""
+    config.add_view_deriver(_protect, "same_site_view", under=instrumentation.DERIVER)
 
 
-def _check(event: ContextFound) -> None:
-    request = event.request
-    if request.method in _WRITING_METHODS and _is_cross_site(request):
-        raise CrossSiteRequest("pages of other sites must not send this request")
+def _protect(view: View, _: object) -> View:
+    def protected(context: Any, request: Request) -> Response:
+        if request.environ["REQUEST_METHOD"] in _WRITING_METHODS and _is_cross_site(request):
+            # Not raised, since the view for unknown paths, too, is protected: it handles an
+            # exception already.
+            error = CrossSiteRequest("pages of other sites must not send this request")
+            return client_error(error, request)
+        return view(context, request)
+
+    return protected
 
 
 def _is_cross_site(request: Request) -> bool:

@@ -8,10 +8,11 @@ metrics, and caches the lookups.
 import re
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from baseplate import Span, SpanObserver
+from baseplate import Baseplate, Span, SpanObserver
 from baseplate.frameworks.pyramid import (
     ACTIVE_REQUESTS,
     REQUEST_LATENCY,
@@ -19,26 +20,38 @@ from baseplate.frameworks.pyramid import (
     REQUESTS_TOTAL,
     RESPONSE_SIZE,
     BaseplateConfigurator,
+    BaseplateRequest,
     RequestFactory,
     SpanFinishingAppIterWrapper,
 )
 from baseplate.lib.prometheus_metrics import getHTTPSuccessLabel
 from prometheus_client import Counter, Histogram
 from pyramid.config import Configurator
-from pyramid.events import ApplicationCreated, ContextFound
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.router import Router
 from pyramid.tweens import EXCVIEW
+from pyramid.viewderivers import INGRESS
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 #: The dotted name of the tween, for tweens that are placed over or under it.
 TWEEN = "galaxy_express.web.instrumentation.tween_factory"
 
+#: The name of the view deriver, for derivers that are placed under it.
+DERIVER = "instrumented_view"
+
 _METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+
+View = Callable[[Any, Request], Response]
 
 
 class InstrumentedConfigurator(BaseplateConfigurator):
-    """Baseplate's integration into Pyramid, with our own tween.
+    """Baseplate's integration into Pyramid, with our own view deriver and tween.
+
+    It uses no event subscribers: if there are none, Pyramid creates no events.
 
     Trace headers and edge contexts of requests are ignored, which is also the default of
     Baseplate's integration.
@@ -48,11 +61,13 @@ class InstrumentedConfigurator(BaseplateConfigurator):
         """Set up the request factory, the server span and the metrics."""
         endpoints: dict[tuple[str, str], _Endpoint] = {}
 
-        def begin(event: ContextFound) -> None:
-            request = event.request
+        def begin(request: Request) -> None:
             route = request.matched_route
-            method = request.method if request.method in _METHODS else "UNKNOWN"
-            key = method, "404" if route is None else route.pattern
+            method = request.environ["REQUEST_METHOD"]
+            key = (
+                method if method in _METHODS else "UNKNOWN",
+                "404" if route is None else route.pattern,
+            )
             if key not in endpoints:
                 endpoints[key] = _Endpoint(*key)
             request.measurement = endpoints[key], time.perf_counter()
@@ -66,51 +81,53 @@ class InstrumentedConfigurator(BaseplateConfigurator):
                     span.set_tag("peer.ipv4", request.remote_addr)
                 span.start()
 
-        def attach(event: ApplicationCreated) -> None:
-            event.app.baseplate = self.baseplate
+        def derive(view: View, _: object) -> View:
+            def instrumented(context: Any, request: Request) -> Response:
+                if request.measurement is None:  # it isn't an exception view after another view
+                    begin(request)
+                return view(context, request)
 
-        config.set_request_factory(RequestFactory(self.baseplate))
-        config.add_subscriber(begin, ContextFound)
-        config.add_subscriber(attach, ApplicationCreated)
+            return instrumented
+
+        config.set_request_factory(_RequestFactory(self.baseplate))
+        config.set_execution_policy(_execute)
+        config.add_view_deriver(derive, DERIVER, under=INGRESS)
         config.add_tween(TWEEN, over=EXCVIEW)
 
 
-def tween_factory(
-    handler: Callable[[Request], Response], registry: Registry
-) -> Callable[[Request], Response]:
-    """Make a tween that finishes the server span and counts the request."""
-
-    def instrumentation_tween(request: Request) -> Response:
-        request.measurement = None
-        try:
-            response = handler(request)
-        except BaseException:
-            if request.span is not None:
-                request.span.finish(exc_info=sys.exc_info())
-            if request.measurement is not None:
-                _count_failure(request)
-            raise
-        if request.span is not None:
-            _finish_span(request.span, response)
-        if request.measurement is not None:
-            _count_response(request, response)
-        return response
-
-    return instrumentation_tween
+class _Request(BaseplateRequest):
+    #: What is measured: the endpoint, and the time when the view was called.
+    measurement: "tuple[_Endpoint, float] | None" = None
+    #: The timeout observer would look for it among the clients, and handle an exception.
+    deadline_budget = None
+    # Baseplate's own method does nothing else, and says that it only exists for type checks.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]  # positional-only parameters
 
 
-def _has_tag_reader(span: Span) -> bool:
-    return any(type(o).on_set_tag is not SpanObserver.on_set_tag for o in span.observers)
+class _RequestFactory(RequestFactory):
+    def __init__(self, baseplate: Baseplate) -> None:
+        super().__init__(baseplate)
+        # As in the base class, which can't be told which class to instantiate.
+        self._clients = baseplate._context_config  # noqa: SLF001
+
+    def __call__(self, environ: dict[str, Any]) -> BaseplateRequest:
+        return _Request(environ, context_config=self._clients)
 
 
-def _finish_span(span: Span, response: Response) -> None:
-    if _has_tag_reader(span):
-        span.set_tag("http.response_length", response.content_length)
-        span.set_tag("http.status_code", response.status_code)
-    # Open until the response is sent, so that the timeout also applies to slow readers.
-    length = response.content_length
-    response.app_iter = _SpanFinishingAppIter(span, response.app_iter)
-    response.content_length = length
+def _execute(environ: "WSGIEnvironment", router: Router) -> "WSGIApplication":
+    with router.request_context(environ) as request:
+        response: WSGIApplication = router.invoke_request(request)
+    return response if request.span is None else partial(_send, request.span, response)
+
+
+def _send(
+    span: Span,
+    response: "WSGIApplication",
+    environ: "WSGIEnvironment",
+    start_response: "StartResponse",
+) -> Iterable[bytes]:
+    # The span is open until the response is sent, so that its timeout also applies to slow readers.
+    return _SpanFinishingAppIter(span, response(environ, start_response))
 
 
 class _SpanFinishingAppIter(SpanFinishingAppIterWrapper):
@@ -120,6 +137,34 @@ class _SpanFinishingAppIter(SpanFinishingAppIterWrapper):
     def close(self) -> None:
         super().close()
         self.span.finish()
+
+
+def tween_factory(
+    handler: Callable[[Request], Response], registry: Registry
+) -> Callable[[Request], Response]:
+    """Make a tween that counts the request, and finishes the server span after an exception."""
+
+    def instrumentation_tween(request: Request) -> Response:
+        try:
+            response = handler(request)
+        except BaseException:
+            if request.span is not None:
+                request.span.finish(exc_info=sys.exc_info())
+            if request.measurement is not None:
+                _count(request, "")
+            raise
+        if request.span is not None and _has_tag_reader(request.span):
+            request.span.set_tag("http.response_length", response.content_length)
+            request.span.set_tag("http.status_code", response.status_code)
+        if request.measurement is not None:
+            _count_response(request, response)
+        return response
+
+    return instrumentation_tween
+
+
+def _has_tag_reader(span: Span) -> bool:
+    return any(type(o).on_set_tag is not SpanObserver.on_set_tag for o in span.observers)
 
 
 class _Outcome(NamedTuple):
@@ -158,10 +203,6 @@ class _Endpoint:
         return self._outcomes[code]
 
 
-def _count_failure(request: Request) -> None:
-    _count(request, "")
-
-
 def _count_response(request: Request, response: Response) -> None:
     outcome = _count(request, response.status_code)
     if response.content_length is not None:
@@ -174,6 +215,6 @@ def _count(request: Request, code: int | str) -> _Outcome:
     endpoint.active.dec()
     outcome.requests.inc()
     outcome.latency.observe(time.perf_counter() - started)
-    if request.content_length is not None:
+    if "CONTENT_LENGTH" in request.environ and request.content_length is not None:
         outcome.request_size.observe(request.content_length)
     return outcome

@@ -201,7 +201,8 @@ def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
     return view
 
 
-def _client_error(error: ClientError, request: Request) -> Response:
+def client_error(error: ClientError, request: Request) -> Response:
+    """Return the response to a request that is rejected."""
     headers = [("Accept-Encoding", "identity")] if isinstance(error, UnsupportedEncoding) else []
     return problem_response(rejection_problem(error), *headers)
 
@@ -210,7 +211,7 @@ def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
     # Only ids in a path can contain such bytes, and they are invalid ids.
     path = request.environ["PATH_INFO"]
     if path.startswith("/recipients/") and path.endswith(("/preferences", "/preferences/history")):
-        return _client_error(ValidationFailed("the recipient_id of the path is invalid"), request)
+        return client_error(ValidationFailed("the recipient_id of the path is invalid"), request)
     return not_found(request)
 
 
@@ -273,6 +274,6 @@ def errors_tween_factory(
 def includeme(config: Configurator) -> None:
     """Set up the error responses, replacing Pyramid's and Baseplate's."""
     config.add_notfound_view(not_found)
-    config.add_exception_view(_client_error, context=ClientError)
+    config.add_exception_view(client_error, context=ClientError)
     config.add_exception_view(_undecodable_path, context=URLDecodeError)
     config.add_tween("galaxy_express.web.problems.errors_tween_factory", over=instrumentation.TWEEN)
