@@ -36,11 +36,15 @@ _UNUSABLE = (OSError, *_DAMAGED)
 class _AllocatedFile(MmapedDict):
     """A file of values whose disk space is allocated before it is written to.
 
-    The base class grows files sparsely. Allocating them first is only possible through its private
-    names; tests/unit/test_metrics_files.py fails if they change.
+    The base class grows files sparsely, and writing a value through it takes several times as long.
+    Allocating and writing values directly are only possible through its private names;
+    tests/unit/test_metrics_files.py fails if they change.
 
+    :ivar cells: the content of the file, as floating-point numbers.
     :raises OSError: if the disk is full.
     """
+
+    cells: memoryview
 
     def __init__(self, path: str) -> None:
         _allocate(path, FILE_BYTES)
@@ -49,12 +53,28 @@ class _AllocatedFile(MmapedDict):
         except _DAMAGED:
             self._f.close()
             raise
+        self._map_cells()
+
+    def _map_cells(self) -> None:
+        self.cells = memoryview(self._m)[: self._capacity // 8 * 8].cast("d")
 
     def _init_value(self, key: str) -> None:
         longest = 4 + len(key.encode()) + 8 + 16
         if self._used + longest > self._capacity:
             os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
         super()._init_value(key)  # type: ignore[no-untyped-call]
+        self._map_cells()
+
+    def cell(self, key: str) -> int:
+        """Return the index of a value in ``cells``, after creating it if necessary."""
+        self.read_value(key)  # type: ignore[no-untyped-call]
+        position: int = self._positions[key]  # a multiple of 8
+        return position // 8
+
+    def close(self) -> None:
+        """Close the file."""
+        self.cells.release()
+        super().close()  # type: ignore[no-untyped-call]
 
 
 def _allocate(path: str, size: int) -> None:
@@ -93,12 +113,14 @@ class FileValue:
     ) -> None:
         self._value = 0.0
         self._file: _AllocatedFile | None = None
-        self._key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
+        self._cell = 0
+        key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
         kind = f"gauge_{multiprocess_mode}" if typ == "gauge" else typ
         try:
             with self._lock:
                 file = self._open(kind)
-                self._value, _timestamp = file.read_value(self._key)  # type: ignore[no-untyped-call]
+                self._cell = file.cell(key)
+                self._value = file.cells[self._cell]
                 self._file = file
         except _UNUSABLE as error:
             self._report(error)
@@ -119,17 +141,16 @@ class FileValue:
     def inc(self, amount: float) -> None:
         """Add to the value."""
         with self._lock:
-            self._write(self._value + amount)
+            self._value += amount
+            if self._file is not None:
+                self._file.cells[self._cell] = self._value
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the value."""
         with self._lock:
-            self._write(value)
-
-    def _write(self, value: float) -> None:
-        self._value = value
-        if self._file is not None:
-            self._file.write_value(self._key, value, 0.0)  # type: ignore[no-untyped-call]
+            self._value = value
+            if self._file is not None:
+                self._file.cells[self._cell] = value
 
     def get(self) -> float:
         """Return the value in this worker."""
