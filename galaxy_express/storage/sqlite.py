@@ -57,6 +57,8 @@ class SQLiteConnection(Connection):
     def __init__(self, raw: Any, path: str, identity: Identity, sizes: dict[Identity, int]) -> None:
         super().__init__(raw)
         self._path = path
+        self._folder = os.path.dirname(path)
+        self._marker = f"{path}{OVERWRITTEN}"
         self._identity = identity
         self._sizes = sizes
         self._turn: int | None = None
@@ -147,8 +149,8 @@ class SQLiteConnection(Connection):
 
     def check_writable(self) -> None:
         """See :py:meth:`Connection.check_writable`."""
-        for path in (self._path, os.path.dirname(self._path)):  # the log is in the same folder
-            _check_writable(path)
+        _check_writable(self._path)
+        _check_writable(self._folder)  # the log is in the same folder
 
     def is_current(self) -> bool:
         """Return whether the path still refers to the open file, and the file wasn't overwritten.
@@ -156,15 +158,14 @@ class SQLiteConnection(Connection):
         Writes to an open file that was deleted or replaced succeed, but are lost. Writes to a file
         that was overwritten mix two databases.
         """
-        marker = f"{self._path}{OVERWRITTEN}"
         # Read before the current size, since the file may grow in between.
         known = self._sizes.get(self._identity, 0)
         identity, size = _look(self._path)
-        if identity != self._identity or os.path.exists(marker):
+        if identity != self._identity or os.path.exists(self._marker):
             return False
         # VACUUM also makes the file smaller, but then the log has the new size.
         if size < known <= size_in_log(self._path):
-            Path(marker).touch()
+            Path(self._marker).touch()
             return False
         self._sizes[identity] = size
         return True

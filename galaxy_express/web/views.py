@@ -152,6 +152,8 @@ def includeme(config: Configurator) -> None:
     config.add_route("line_feed", "/{path:(?s:.*)\n}")
     config.add_view(not_found, route_name="line_feed")
 
+    # Pyramid tries the routes in this order.
+    config.add_resource("/health", {"GET": service.is_healthy})
     config.add_resource("/packages", {"POST": service.send_package, "GET": service.list_packages})
     config.add_resource(
         "/packages/batch",
@@ -159,6 +161,7 @@ def includeme(config: Configurator) -> None:
     )
     # An id may contain anything that can be percent-encoded, including slashes and line breaks.
     config.add_resource("/packages/{package_id:(?s:.+)}", {"GET": service.read_package})
+    config.add_resource("/statistics", {"GET": service.read_statistics})
     config.add_resource(
         "/recipients/{recipient_id:(?s:.*)}/preferences",
         {
@@ -170,8 +173,6 @@ def includeme(config: Configurator) -> None:
     config.add_resource(
         "/recipients/{recipient_id:(?s:.*)}/preferences/history", {"GET": service.list_updates}
     )
-    config.add_resource("/statistics", {"GET": service.read_statistics})
-    config.add_resource("/health", {"GET": service.is_healthy})
 
 
 # Baseplate's probes, by name and by number.
@@ -185,5 +186,8 @@ _PROBES |= {str(number): number for number in _PROBES.values()}
 
 def _health_probe(request: Request) -> int:
     # As in Baseplate, anything else is readiness.
-    query = dict(parse_qsl(request.environ.get("QUERY_STRING", ""), errors="replace"))
-    return _PROBES.get(query.get("type", "").upper(), IsHealthyProbe.READINESS)
+    query = request.environ.get("QUERY_STRING")
+    if not query:
+        return IsHealthyProbe.READINESS
+    probe = dict(parse_qsl(query, errors="replace")).get("type", "")
+    return _PROBES.get(probe.upper(), IsHealthyProbe.READINESS)
