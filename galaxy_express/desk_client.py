@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 
 from baseplate import Span
@@ -18,6 +19,7 @@ from galaxy_express.settings import DatabaseSettings, DeskSettings, read_section
 from galaxy_express.storage import queries
 from galaxy_express.storage.checkpoints import Checkpoints
 from galaxy_express.storage.database import Blocked, Connection, Database, DatabaseUnavailable
+from galaxy_express.tracing import child_span
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class DeskClient:
         :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
         :raises galaxy_express.group_commit.Overloaded: as above, or the outcome is unknown.
         """
-        with self._span.make_child(f"{self._name}.send"):
+        with child_span(self._span, f"{self._name}.send") or nullcontext():
             outcome = self._find_replay(package)
             if outcome is None:
                 (outcome,) = self._submit(SendRequest([package]))
@@ -64,7 +66,7 @@ class DeskClient:
         :param rejected: how many items of the batch were rejected, to be counted.
         :raises: the same exceptions as :py:meth:`send`.
         """
-        with self._span.make_child(f"{self._name}.send_batch"):
+        with child_span(self._span, f"{self._name}.send_batch") or nullcontext():
             outcomes = self._submit(SendRequest(packages, rejected))
             for package, outcome in zip(packages, outcomes, strict=True):
                 _count(package, outcome)
@@ -77,7 +79,7 @@ class DeskClient:
 
         :raises: the same exceptions as :py:meth:`send`.
         """
-        with self._span.make_child(f"{self._name}.reject"):
+        with child_span(self._span, f"{self._name}.reject") or nullcontext():
             self._submit(SendRequest(rejected=1))
             metrics.count_rejected(1)
 
@@ -101,7 +103,7 @@ class DeskClient:
 
         :raises: the same exceptions as :py:meth:`send`.
         """
-        with self._span.make_child(f"{self._name}.update_preferences"):
+        with child_span(self._span, f"{self._name}.update_preferences") or nullcontext():
             request = UpdateRequest(update)
             self._queue.submit(request)
             metrics.count_preference_update(request.result.applied)

@@ -44,7 +44,7 @@ class _AllocatedFile(MmapedDict):
     :raises OSError: if the disk is full.
     """
 
-    cells: memoryview
+    cells: "memoryview[float]"
 
     def __init__(self, path: str) -> None:
         _allocate(path, FILE_BYTES)

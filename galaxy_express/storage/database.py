@@ -8,12 +8,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy.engine
 from baseplate import Span
 from baseplate.clients import ContextFactory
 from sqlalchemy import exc
+
+from galaxy_express.tracing import child_span
 
 #: The values of a row, in the order of the table's columns.
 Row = tuple[Any, ...]
@@ -231,6 +234,44 @@ class PersistentConnection:
             connection.close()
 
 
+class ErrorTranslation(AbstractContextManager[None]):
+    """A block in which errors of a driver become those of this module.
+
+    A class, since a generator would cost several times as much, and every read has such a block.
+
+    :param driver_error: the base class of the driver's exceptions.
+    :param translate: returns the exception to raise instead of the driver's.
+    :param kept: the connections that are used; after an error they are reopened if necessary.
+    """
+
+    def __init__(
+        self,
+        driver_error: type[Exception],
+        translate: Callable[[Any], Exception],
+        kept: Collection[PersistentConnection],
+    ) -> None:
+        self._driver_error = driver_error
+        self._translate = translate
+        self._kept = kept
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Translate the exception that the block has raised, if there is one."""
+        if isinstance(error, (self._driver_error, exc.DBAPIError)):
+            for connection in self._kept:
+                connection.note_error(error)
+            raise self._translate(getattr(error, "orig", error)) from error
+        if isinstance(error, OSError):  # an error of a file, or a timeout
+            raise DatabaseUnavailable(str(error)) from error
+
+
 class Database(ABC):
     """A database with a schema. Each process has many readers and one writer.
 
@@ -328,17 +369,8 @@ class Database(ABC):
     def _translate(self, error: Any) -> Exception:
         """Return the exception to raise instead of the driver's."""
 
-    @contextmanager
-    def _translating_errors(self, *kept: PersistentConnection) -> Iterator[None]:
-        # After an error, persistent connections are reopened.
-        try:
-            yield
-        except (self.driver_error, exc.DBAPIError) as error:
-            for connection in kept:
-                connection.note_error(error)
-            raise self._translate(getattr(error, "orig", error)) from error
-        except OSError as error:  # an error of a file, or a timeout
-            raise DatabaseUnavailable(str(error)) from error
+    def _translating_errors(self, *kept: PersistentConnection) -> "ErrorTranslation":
+        return ErrorTranslation(self.driver_error, self._translate, kept)
 
 
 class TracedDatabase:
@@ -349,20 +381,23 @@ class TracedDatabase:
         self._name = name
         self._span = span
 
-    @contextmanager
-    def read_connection(self) -> Iterator[Connection]:
+    def read_connection(self) -> AbstractContextManager[Connection]:
         """See :py:meth:`Database.read_connection`."""
-        with (
-            self._span.make_child(f"{self._name}.read"),
-            self._database.read_connection() as connection,
-        ):
-            yield connection
+        connecting = self._database.read_connection()
+        span = child_span(self._span, f"{self._name}.read")
+        return connecting if span is None else _in_span(span, connecting)
 
     def snapshot(
         self, unlimited: bool = False
     ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.snapshot`."""
         return self._database.snapshot(unlimited)
+
+
+@contextmanager
+def _in_span(span: Span, connecting: AbstractContextManager[Connection]) -> Iterator[Connection]:
+    with span, connecting as connection:
+        yield connection
 
 
 class DatabaseContextFactory(ContextFactory):

@@ -25,6 +25,7 @@ from galaxy_express.storage.database import (
     Connection,
     Database,
     DatabaseUnavailable,
+    ErrorTranslation,
     PersistentConnection,
     Row,
     SchemaMismatch,
@@ -216,6 +217,21 @@ def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
+class _Reading(AbstractContextManager[Connection]):
+    """A block that reads on a persistent connection."""
+
+    def __init__(self, persistent: PersistentConnection, translating: ErrorTranslation) -> None:
+        self._persistent = persistent
+        self._translating = translating
+
+    def __enter__(self) -> Connection:
+        with self._translating:
+            return self._persistent.get()
+
+    def __exit__(self, *raised: Any) -> None:
+        self._translating.__exit__(*raised)
+
+
 class SQLiteDatabase(Database):
     """SQLite in a file: one machine, any number of processes.
 
@@ -257,14 +273,12 @@ class SQLiteDatabase(Database):
             raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
         return connection
 
-    @contextmanager
-    def read_connection(self) -> Iterator[Connection]:
+    def read_connection(self) -> AbstractContextManager[Connection]:
         """See :py:meth:`Database.read_connection`.
 
         The block must not yield to the event loop: the connection is shared.
         """
-        with self._translating_errors(self._read_connection):
-            yield self._read_connection.get()
+        return _Reading(self._read_connection, self._translating_errors(self._read_connection))
 
     def schema_transaction(self) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.schema_transaction`."""
