@@ -39,7 +39,7 @@ from galaxy_express.web.rejections import (
     ValidationFailed,
 )
 from galaxy_express.web.request_ids import current_request_id
-from galaxy_express.web.responses import json_response
+from galaxy_express.web.responses import JsonResponse, json_response
 
 logger = logging.getLogger(__name__)
 # Baseplate's observer reports each exception to Sentry; the log must not report it again.
@@ -142,7 +142,7 @@ def rejection_problem(error: ClientError, with_errors: bool = True) -> Problem:
     return problem(_STATUSES[type(error)], detail, errors)
 
 
-def problem_response(body: Problem, *headers: tuple[str, str]) -> Response:
+def problem_response(body: Problem, *headers: tuple[str, str]) -> JsonResponse:
     """Return a response with a problem and the request id."""
     body = Problem(**body, request_id=current_request_id())
     return json_response(body, body["status"], *headers, content_type="application/problem+json")
@@ -170,7 +170,7 @@ def unreadable(status: HTTPStatus, reason: str) -> bytes:
     return final_response(status, f"the request can't be read: {reason}")
 
 
-def not_found(request: Request) -> Response:
+def not_found(request: Request) -> JsonResponse:
     """Return 404 for an unknown path, or for an unknown package if the path is that of one."""
     path = request.environ["PATH_INFO"]
     if path.startswith("/packages/") and path != "/packages/":
@@ -178,21 +178,21 @@ def not_found(request: Request) -> Response:
     return problem_response(problem(HTTPStatus.NOT_FOUND, "there is nothing at this path"))
 
 
-def package_not_found() -> Response:
+def package_not_found() -> JsonResponse:
     """Return 404 for an unknown package."""
     return problem_response(
         problem(HTTPStatus.NOT_FOUND, "there is no package with this id", code="package_not_found")
     )
 
 
-def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
+def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], JsonResponse]:
     """Make the view for the methods that a path doesn't support.
 
     :param methods: the supported methods.
     """
     allow = ", ".join(sorted(methods))
 
-    def view(request: Request) -> Response:
+    def view(request: Request) -> JsonResponse:
         return problem_response(
             problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this path only supports {allow}"),
             ("Allow", allow),
@@ -201,13 +201,13 @@ def method_not_allowed(methods: Iterable[str]) -> Callable[[Request], Response]:
     return view
 
 
-def client_error(error: ClientError, request: Request) -> Response:
+def client_error(error: ClientError, request: Request) -> JsonResponse:
     """Return the response to a request that is rejected."""
     headers = [("Accept-Encoding", "identity")] if isinstance(error, UnsupportedEncoding) else []
     return problem_response(rejection_problem(error), *headers)
 
 
-def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
+def _undecodable_path(error: URLDecodeError, request: Request) -> JsonResponse:
     # Only ids in a path can contain such bytes, and they are invalid ids.
     path = request.environ["PATH_INFO"]
     if path.startswith("/recipients/") and path.endswith(("/preferences", "/preferences/history")):
@@ -215,7 +215,7 @@ def _undecodable_path(error: URLDecodeError, request: Request) -> Response:
     return not_found(request)
 
 
-def unavailable(detail: str, code: str = "unavailable") -> Response:
+def unavailable(detail: str, code: str = "unavailable") -> JsonResponse:
     """Return 503: the request can't be handled now, and a retry is safe."""
     return problem_response(
         problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, code=code),
@@ -223,7 +223,7 @@ def unavailable(detail: str, code: str = "unavailable") -> Response:
     )
 
 
-def _failed(detail: str, code: str) -> Response:
+def _failed(detail: str, code: str) -> JsonResponse:
     metrics.count_failed_request(code)
     return unavailable(detail, code)
 

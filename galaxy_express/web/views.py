@@ -8,7 +8,6 @@ from baseplate.server import SERVER_STATE, ServerLifecycle
 from baseplate.thrift.ttypes import IsHealthyProbe
 from pyramid.config import Configurator
 from pyramid.request import Request
-from pyramid.response import Response
 
 from galaxy_express import metrics
 from galaxy_express.delivery import Conflict, Package
@@ -20,7 +19,7 @@ from galaxy_express.web.fields import is_identifier
 from galaxy_express.web.paging import next_cursor, parse_page_query
 from galaxy_express.web.problems import not_found, package_not_found, unavailable
 from galaxy_express.web.rejections import PackageConflict, RejectedRequest
-from galaxy_express.web.responses import json_response
+from galaxy_express.web.responses import JsonResponse, json_response
 from galaxy_express.web.schemas import Schemas, check_recipient_of_path, decision_body
 
 
@@ -36,7 +35,7 @@ class GalaxyExpressService:
         self._schemas = schemas
         self._path_prefix = path_prefix
 
-    def send_package(self, request: Request) -> Response:
+    def send_package(self, request: Request) -> JsonResponse:
         """``POST /packages``: decide a package."""
         try:
             package = self._schemas.parse_package(read_body(request, MAX_BODY))
@@ -52,7 +51,7 @@ class GalaxyExpressService:
         location = f"{self._path_prefix}/packages/{quote(package.package_id, safe='')}"
         return json_response(body, HTTPStatus.CREATED, ("Location", location))
 
-    def send_batch(self, request: Request) -> Response:
+    def send_batch(self, request: Request) -> JsonResponse:
         """``POST /packages/batch``: decide up to 1,000 packages."""
         try:
             body = read_body(request, MAX_BATCH_BODY)
@@ -65,22 +64,22 @@ class GalaxyExpressService:
         outcomes = request.desk.send_batch(packages, rejected) if items else []
         return json_response(render_results(list(merge_results(items, outcomes)), len(body)))
 
-    def read_package(self, request: Request) -> Response:
+    def read_package(self, request: Request) -> JsonResponse:
         """``GET /packages/{package_id}``: the decision on a package."""
         return self._read_decision(request, request.matchdict["package_id"])
 
-    def read_package_named_batch(self, request: Request) -> Response:
+    def read_package_named_batch(self, request: Request) -> JsonResponse:
         """``GET /packages/batch``: the decision on the package with that id."""
         return self._read_decision(request, "batch")
 
-    def _read_decision(self, request: Request, package_id: str) -> Response:
+    def _read_decision(self, request: Request, package_id: str) -> JsonResponse:
         decision = None
         if is_identifier(package_id):
             with request.database.read_connection() as connection:
                 decision = queries.find_decision(connection, package_id)
         return json_response(decision_body(decision)) if decision else package_not_found()
 
-    def list_packages(self, request: Request) -> Response:
+    def list_packages(self, request: Request) -> JsonResponse:
         """``GET /packages``: a page of decisions, of one recipient or of all."""
         query = parse_page_query(request.environ.get("QUERY_STRING", ""), "packages")
         with request.database.read_connection() as connection:
@@ -88,23 +87,23 @@ class GalaxyExpressService:
         packages = [decision_body(decision) for decision in page.items]
         return json_response({"packages": packages, "next": next_cursor(query, page)})
 
-    def update_preferences(self, request: Request) -> Response:
+    def update_preferences(self, request: Request) -> JsonResponse:
         """``PUT /recipients/{recipient_id}/preferences``: update a recipient's preferences."""
         return self._update(request, self._schemas.parse_update)
 
-    def patch_preferences(self, request: Request) -> Response:
+    def patch_preferences(self, request: Request) -> JsonResponse:
         """``PATCH /recipients/{recipient_id}/preferences``: update some of the preferences."""
         return self._update(request, self._schemas.parse_partial_update)
 
     def _update(
         self, request: Request, parse: Callable[[bytes, str], PreferenceUpdate]
-    ) -> Response:
+    ) -> JsonResponse:
         recipient_id = request.matchdict["recipient_id"]
         updated = request.desk.update_preferences(parse(read_body(request, MAX_BODY), recipient_id))
         body = self._schemas.preferences_body(recipient_id, updated.preferences)
         return json_response(body | {"applied": updated.applied})
 
-    def read_preferences(self, request: Request) -> Response:
+    def read_preferences(self, request: Request) -> JsonResponse:
         """``GET /recipients/{recipient_id}/preferences``: a recipient's current preferences."""
         recipient_id = request.matchdict["recipient_id"]
         check_recipient_of_path(recipient_id)
@@ -112,7 +111,7 @@ class GalaxyExpressService:
             preferences = queries.find_preferences(connection, [recipient_id])[recipient_id]
         return json_response(self._schemas.preferences_body(recipient_id, preferences))
 
-    def list_updates(self, request: Request) -> Response:
+    def list_updates(self, request: Request) -> JsonResponse:
         """``GET /recipients/{recipient_id}/preferences/history``: a page of a recipient's
         preference updates."""
         recipient_id = request.matchdict["recipient_id"]
@@ -123,13 +122,13 @@ class GalaxyExpressService:
         updates = [self._schemas.received_update_body(received) for received in page.items]
         return json_response({"updates": updates, "next": next_cursor(query, page)})
 
-    def read_statistics(self, request: Request) -> Response:
+    def read_statistics(self, request: Request) -> JsonResponse:
         """``GET /statistics``: the totals."""
         with request.database.read_connection() as connection:
             totals = queries.read_totals(connection)
         return json_response(self._schemas.statistics_body(totals))
 
-    def is_healthy(self, request: Request) -> Response:
+    def is_healthy(self, request: Request) -> JsonResponse:
         """``GET /health``: whether the service is ready, or only whether it is alive."""
         if _health_probe(request) == IsHealthyProbe.READINESS:
             if SERVER_STATE.state is ServerLifecycle.SHUTTING_DOWN:

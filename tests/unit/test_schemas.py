@@ -451,7 +451,7 @@ def test_body_of_a_decision(status: Status, reason: str | None) -> None:
     """The body of a decision has the package, its status, the reason, and both times."""
     package = Package("pkg-1", "zap", "leela", "personal", NOON)
     decision = Decision(package, status, NOON + timedelta(seconds=1.5), NOON)
-    assert json_response(decision_body(decision)).json == {
+    assert json.loads(json_response(decision_body(decision)).body) == {
         "package_id": "pkg-1",
         "status": str(status),
         "reason": reason,
