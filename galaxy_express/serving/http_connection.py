@@ -210,10 +210,11 @@ class _Response:
         lines = [f"HTTP/1.1 {status}\r\nDate: {_date(int(time.time()))}\r\n"]
         for name, value in self._headers:
             key = name.lower()
+            if key in _HOP_BY_HOP:
+                continue
             if key == "content-length":
                 self._left = int(value)
-            if key not in _HOP_BY_HOP:
-                lines.append(f"{name}: {value}\r\n")
+            lines.append(f"{name}: {value}\r\n")
         self._keep_alive = self._may_keep_alive()
         if self._left is None and not self._has_no_body:
             if self._is_http_1_0:

@@ -21,8 +21,8 @@ def read_body(request: Request, limit: int) -> bytes:
     :raises RejectedRequest: if it is compressed, over the limit, or incomplete.
     :raises BodyTooSlow: if it doesn't arrive before the timeout of the request.
     """
-    encodings = request.headers.get("Content-Encoding", "").lower().split(",")
-    if any(encoding.strip() not in ("", "identity") for encoding in encodings):
+    encodings = request.environ.get("HTTP_CONTENT_ENCODING", "")
+    if any(name.strip().lower() not in ("", "identity") for name in encodings.split(",")):
         raise UnsupportedEncoding("the body must not be compressed or otherwise encoded")
     length = request.content_length
     if length is None or length <= limit:

@@ -26,7 +26,8 @@ def includeme(config: Configurator) -> None:
 
 def _protect(view: View, _: object) -> View:
     def protected(context: Any, request: Request) -> Response:
-        if request.environ["REQUEST_METHOD"] in _WRITING_METHODS and _is_cross_site(request):
+        environ = request.environ
+        if environ["REQUEST_METHOD"] in _WRITING_METHODS and _is_cross_site(environ):
             # Not raised, since the view for unknown paths, too, is protected: it handles an
             # exception already.
             error = CrossSiteRequest("pages of other sites must not send this request")
@@ -36,15 +37,15 @@ def _protect(view: View, _: object) -> View:
     return protected
 
 
-def _is_cross_site(request: Request) -> bool:
-    site = request.headers.get("Sec-Fetch-Site")
+def _is_cross_site(environ: dict[str, str]) -> bool:
+    site = environ.get("HTTP_SEC_FETCH_SITE")
     if site:
         return site not in ("same-origin", "none")
-    origin = request.headers.get("Origin")
+    origin = environ.get("HTTP_ORIGIN")
     if not origin:
         return False
     try:
         host = urlsplit(origin).netloc
     except ValueError:  # not a URL
         return True
-    return bool(host.lower() != request.headers.get("Host", "").lower())
+    return host.lower() != environ.get("HTTP_HOST", "").lower()
