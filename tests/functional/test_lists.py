@@ -209,7 +209,7 @@ def test_cursors_of_other_lists(app: TestApp) -> None:
 
 @pytest.mark.parametrize("position", range(22))
 def test_changed_cursor(app: TestApp, position: int) -> None:
-    """A cursor with one changed character is invalid, even if the character only has unused bits."""
+    """A cursor with one changed character is invalid, even if only unused bits changed."""
     cursor = page(app, order="asc")["next"]
     assert len(cursor) == 22
     for other in {*"-0ABCDghw", chr(ord(cursor[position]) + 1)} - {cursor[position]}:
