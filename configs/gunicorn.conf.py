@@ -10,12 +10,12 @@ from typing import Any
 from galaxy_express.serving import environment, metrics_exporter
 
 _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
-environment.check()
+environment.check(_SETTINGS)
 wsgi_app = f"galaxy_express.serving.wsgi:application({_SETTINGS!r})"
 bind = environment.bind()
 
-# A worker is a process with one event loop and one commit thread. It ignores gunicorn's settings
-# for access logs, TLS and proxies, and its per-request hooks.
+# A worker is a process with one event loop and one commit thread. It has no access log, TLS, proxy
+# headers or per-request hooks: gunicorn's settings for them are rejected.
 worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
 workers = environment.workers()
 # Connections per worker. At the limit, the longest idle one is closed.

@@ -4,6 +4,7 @@ Settings that are unknown, invalid, out of range or without effect raise an erro
 them.
 """
 
+import configparser
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,10 +47,7 @@ def positive_integer(text: str) -> int:
 
     :raises ValueError: for anything else.
     """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
+    value = int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
     if value < 1:
         raise ValueError(f"must be a whole number of at least 1, not {text!r}")
     return value
@@ -198,6 +196,30 @@ def _unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
 
 
 # All settings
+
+_SECTIONS = re.compile(
+    r"app:.+|server:.+|t?shell|loggers|handlers|formatters|(logger|handler|formatter)_.+"
+)
+
+
+def check_sections(config_path: str, is_gunicorn: bool) -> None:
+    """Check that all sections of a configuration file are known and have an effect.
+
+    :param is_gunicorn: whether the server is gunicorn, which ignores the section of the server.
+    :raises InvalidSettings: for sections that are unknown or have no effect.
+    :raises OSError: if the file can't be read.
+    :raises configparser.Error: if it is malformed.
+    """
+    parser = configparser.RawConfigParser()
+    with open(config_path, encoding="utf-8") as config_file:
+        parser.read_file(config_file)
+    errors = []
+    for section in parser.sections():
+        if not _SECTIONS.fullmatch(section):
+            errors.append(ConfigurationError(f"[{section}]", "no such section"))
+        elif is_gunicorn and section.startswith("server:"):
+            errors.append(ConfigurationError(f"[{section}]", "has no effect: use gunicorn.conf.py"))
+    _raise_all(errors)
 
 
 def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None:

@@ -17,14 +17,20 @@ _SCRIPTS = {
 def main() -> None:
     """Replace this process with the program of a command."""
     parser = argparse.ArgumentParser(
+        prog="galaxy-express",
         description="Galaxy Express. $GALAXY_EXPRESS_DATABASE_URL is the database; the other"
         " settings are in the configuration files, whose folder can be copied and edited.",
+        allow_abbrev=False,
     )
     parser.add_argument("command", choices=["serve", "health", "shell", "configs", *_SCRIPTS])
     parser.add_argument(
         "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
     )
-    arguments, others = parser.parse_known_args()
+    parser.add_argument("path", nargs="?", help="backup: the path of the copy")
+    arguments = parser.parse_args()
+    if arguments.path is not None and arguments.command != "backup":
+        parser.error(f"{arguments.command} has no arguments, but got {arguments.path}")
+    others = [] if arguments.path is None else [arguments.path]
     settings = arguments.configs / "production.ini"
     if arguments.command == "configs":
         print(arguments.configs)  # noqa: T201 - the output of the command

@@ -21,7 +21,8 @@ from baseplate.lib.config import ConfigurationError, EndpointConfiguration
 from baseplate.server import prometheus
 from baseplate.server.monkey import patch_stdlib_queues
 
-from galaxy_express.serving import metrics_exporter
+from galaxy_express.serving import environment, metrics_exporter
+from galaxy_express.settings import check_sections
 
 
 def main() -> None:
@@ -31,7 +32,10 @@ def main() -> None:
     """
     patch_stdlib_queues()
     prometheus.start_prometheus_exporter = start_exporter
+    config_path = server.parse_args(sys.argv[1:]).config_file.name
+    environment.check_names(config_path)
     try:
+        check_sections(config_path, is_gunicorn=False)
         server.load_app_and_run_server()
     except (ConfigurationError, configparser.Error) as error:
         sys.exit(" ".join(str(error).split()))

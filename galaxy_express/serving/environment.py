@@ -1,19 +1,34 @@
 """The environment variables of gunicorn's configuration, with validation."""
 
+import errno
 import math
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from difflib import get_close_matches
 
-from galaxy_express.serving.bind import parse_address
+from galaxy_express.serving import metrics_exporter
+from galaxy_express.serving.bind import check_address, parse_address
+
+_PREFIX = "GALAXY_EXPRESS_"
+_NAMES = ["BIND", "DATABASE_URL", "DRAIN_SECONDS", "METRICS_BIND", "WORKERS"]
+# Variables of the tests, benchmarks and replaced servers, and those that Kubernetes sets in all
+# pods if there is a service named galaxy-express.
+_OTHERS = re.compile(
+    r"TEST_.*|BENCH_.*|METRICS_(LISTENER|SERIES)|SERVICE_HOST|(SERVICE_)?PORT(_.*)?"
+)
 
 
-def check() -> None:
+def check(config_path: str) -> None:
     """Check all variables.
 
-    :raises SystemExit: with one line per invalid variable.
+    :param config_path: the path of the configuration file, which may contain other variables.
+    :raises SystemExit: with one line per invalid or unknown variable.
     """
-    errors = []
-    for read in (bind, workers, drain_seconds):
+    errors = list(_find_unknown(config_path))
+    for read in (_usable_bind, workers, drain_seconds, _metrics_bind):
         try:
             read()
         except SystemExit as error:
@@ -22,18 +37,70 @@ def check() -> None:
         sys.exit("\n".join(errors))
 
 
+def check_names(config_path: str) -> None:
+    """Check that all variables whose names begin with ``GALAXY_EXPRESS_`` are known.
+
+    :param config_path: the path of the configuration file, which may contain other variables.
+    :raises SystemExit: with one line per unknown variable.
+    """
+    if errors := list(_find_unknown(config_path)):
+        sys.exit("\n".join(errors))
+
+
+def _find_unknown(config_path: str) -> Iterator[str]:
+    text = ""
+    with suppress(OSError, UnicodeDecodeError), open(config_path, encoding="utf-8") as config_file:
+        text = config_file.read()
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX)
+        is_known = name == variable or name in _NAMES or _OTHERS.fullmatch(name)
+        if not (is_known or re.search(rf"\${{?{re.escape(variable)}\b", text)):
+            similar = get_close_matches(name, _NAMES, n=1) or _NAMES
+            yield (
+                f"{variable}: no such variable"
+                f" (did you mean {' or '.join(_PREFIX + known for known in similar)}?)"
+            )
+
+
+def _usable_bind() -> None:
+    address = bind()
+    if address.startswith("unix:"):
+        return
+    try:
+        check_address(address)
+    except ValueError as error:
+        # A port in use may belong to a server that is stopping: gunicorn tries again.
+        if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
+            sys.exit(f"GALAXY_EXPRESS_BIND: {error}")
+
+
+def _metrics_bind() -> None:
+    try:
+        metrics_exporter.exporter_address("")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
 def bind() -> str:
     """``$GALAXY_EXPRESS_BIND``: the address to listen on, or ``unix:`` and a path.
 
     :raises SystemExit: with a message that names the variable, for anything else.
     """
     address = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
-    if not address.startswith("unix:"):
-        try:
-            parse_address(address)
-        except ValueError as error:
-            sys.exit(f"GALAXY_EXPRESS_BIND: {error}")
+    try:
+        _check_bind(address)
+    except ValueError as error:
+        sys.exit(f"GALAXY_EXPRESS_BIND: {error}")
     return address
+
+
+def _check_bind(address: str) -> None:
+    if not address.startswith("unix:"):
+        parse_address(address)
+        return
+    path = address.removeprefix("unix:").removeprefix("//")
+    if not os.path.isdir(os.path.dirname(path) or ".") or not path or os.path.isdir(path):
+        raise ValueError(f"{address!r} is not the path of a socket in an existing folder")
 
 
 def workers() -> int:

@@ -46,6 +46,32 @@ PAUSE_SECONDS = 0.002
 SWITCH_SECONDS = 0.0005
 
 
+# gunicorn's settings that this worker would ignore.
+_WITHOUT_EFFECT = (
+    "accesslog",
+    "casefold_http_method",
+    "forwarded_allow_ips",
+    "forwarder_headers",
+    "header_map",
+    "http2_cleartext",
+    "http_parser",
+    "http_protocols",
+    "permit_obsolete_folding",
+    "permit_unconventional_http_method",
+    "permit_unconventional_http_version",
+    "post_request",
+    "pre_request",
+    "protocol",
+    "proxy_allow_ips",
+    "proxy_protocol",
+    "root_path",
+    "secure_scheme_headers",
+    "sendfile",
+    "strip_header_spaces",
+    "threads",
+)
+
+
 class GalaxyExpressWorker(Worker):
     """A worker on gevent, with load sharing and graceful drain.
 
@@ -81,6 +107,13 @@ class GalaxyExpressWorker(Worker):
 
         :raises SystemExit: with a one-line message that names the setting.
         """
+        for name in _WITHOUT_EFFECT:
+            setting = cfg.settings[name]
+            if setting.get() != type(setting)().get():
+                sys.exit(f"gunicorn's {name} isn't supported: it would have no effect")
+        for name in ("workers", "worker_connections"):
+            if getattr(cfg, name) < 1:
+                sys.exit(f"gunicorn's {name} must be at least 1: nobody would be served")
         if cfg.preload_app:
             sys.exit(
                 "gunicorn's preload_app isn't supported: the commit thread would belong to"

@@ -12,6 +12,7 @@ from pyramid.router import Router
 from galaxy_express import make_wsgi_app
 from galaxy_express.serving import logs
 from galaxy_express.serving.metrics_files import export_metrics
+from galaxy_express.settings import check_sections
 
 
 def make_app(app_config: RawConfig) -> Router:
@@ -47,7 +48,7 @@ def application(config_path: str) -> Router:
     """
     try:
         return _set_up(config_path)
-    except SystemExit as error:
+    except (SystemExit, ConfigurationError) as error:
         raise AppImportError(str(error)) from None
     except (OSError, configparser.Error) as error:
         raise AppImportError(in_a_line(error)) from None
@@ -59,6 +60,7 @@ def in_a_line(error: BaseException) -> str:
 
 
 def _set_up(config_path: str) -> Router:
+    check_sections(config_path, is_gunicorn=True)
     with open(config_path, encoding="utf-8") as config_file:
         config = server.read_config(config_file, server_name=None, app_name="main")
     server.configure_logging(config, debug=False)

@@ -40,8 +40,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Browsers may cache a page, but must revalidate it before each use.
-    "Cache-Control": "no-cache",
 }
 
 
@@ -58,6 +56,9 @@ class _Page:
         request.range = None  # WebOb would respond with 416 in plain text, or copy the bytes
         response = Response(self._content, content_type=self._media_type, conditional_response=True)
         response.headers.update(_HEADERS)
+        # Browsers may cache a page, but must revalidate it before each use.
+        is_data = self._media_type == "application/json"
+        response.headers["Cache-Control"] = "no-store" if is_data else "no-cache"
         response.etag = self._etag
         return response
 

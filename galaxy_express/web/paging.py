@@ -112,7 +112,10 @@ def next_cursor(query: PageQuery, page: Page[Any]) -> str | None:
     last = query.page.after or 0 if page.last is None else page.last
     order = "asc" if query.page.ascending else "desc"
     digest = _digest(last, query.list_name, order, query.recipient_id)
-    content = last.to_bytes(_SEQUENCE_BYTES, "big") + digest
+    return _encode(last.to_bytes(_SEQUENCE_BYTES, "big") + digest)
+
+
+def _encode(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
@@ -126,7 +129,8 @@ def _decode(text: str) -> _Cursor | None:
         content = base64.b64decode(text + "==", b"-_", validate=True)
     except (binascii.Error, ValueError):
         return None
-    if len(content) != _SEQUENCE_BYTES + _DIGEST_BYTES:
+    # Several texts have the same content; only one of them is a cursor.
+    if len(content) != _SEQUENCE_BYTES + _DIGEST_BYTES or _encode(content) != text:
         return None
     sequence = int.from_bytes(content[:_SEQUENCE_BYTES], "big")
     return _Cursor(sequence, content[_SEQUENCE_BYTES:])

@@ -81,14 +81,22 @@ def test_security_headers(app: TestApp, path: str) -> None:
 
 @pytest.mark.parametrize("path", EVERYTHING)
 def test_unchanged_files_are_not_sent_again(app: TestApp, path: str) -> None:
-    """Browsers may cache each file, and revalidate it."""
+    """Each file can be revalidated."""
     browser = {"Accept": BROWSER}
     first = app.get(path, headers=browser)
-    assert first.headers["Cache-Control"] == "no-cache"
     again = app.get(path, headers=browser | {"If-None-Match": first.headers["ETag"]}, status=304)
     assert again.body == b""
     other = app.get(path, headers=browser | {"If-None-Match": '"other"'})
     assert other.body == first.body
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_only_pages_are_cached(app: TestApp, path: str) -> None:
+    """Browsers may cache pages and their files, but not JSON, like all other responses."""
+    for accept in (BROWSER, "*/*"):
+        answer = app.get(path, headers={"Accept": accept})
+        is_json = answer.content_type == "application/json"
+        assert answer.headers["Cache-Control"] == ("no-store" if is_json else "no-cache")
 
 
 @pytest.mark.parametrize("path", EVERYTHING)

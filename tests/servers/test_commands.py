@@ -1,5 +1,6 @@
 """The commands ``baseplate-script``, ``baseplate-shell`` and ``galaxy-express``."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def test_default_configuration_is_found(installation: Installation) -> None:
     """Without ``--configs`` the command uses the configuration files of the checkout."""
     printed = installation.run_python("-m", "galaxy_express.ops.command", "configs")
     assert Path(printed.strip()).samefile(ROOT / "configs")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve", "--workers=4"], ["migrate", "now"], ["forget", "leela"], ["backup", "a", "b"]],
+    ids=" ".join,
+)
+def test_arguments_without_effect(installation: Installation, arguments: list[str]) -> None:
+    """A command exits with a one-line message for arguments that it would ignore."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        galaxy_express(installation, *arguments)
+    assert failed.value.returncode == 2
+    assert arguments[-1] in failed.value.output.splitlines()[-1]
+    assert "Traceback" not in failed.value.output
 
 
 def test_galaxy_express_serve(installation: Installation) -> None:

@@ -1,17 +1,19 @@
 """Invalid settings stop a server with a one-line message each."""
 
+import re
+
 import pytest
 
 from tests.servers.running import Installation, Server
 
 
-def log_of_failed_start(server: Server) -> str:
+def log_of_failed_start(server: Server, workers: str = "1") -> str:
     """Start a server that is expected to fail, and return its log.
 
     It has one worker: if a second worker fails while gunicorn is stopping because of the first,
     gunicorn's master may log a traceback after the message.
     """
-    server.environment["GALAXY_EXPRESS_WORKERS"] = "1"
+    server.environment["GALAXY_EXPRESS_WORKERS"] = workers
     server.start()
     try:
         assert server.wait() != 0
@@ -70,3 +72,77 @@ def test_unknown_setting_of_gunicorn_stops_the_start(installation: Installation)
     with open(installation.folder / "configs" / "gunicorn.conf.py", "a") as config:
         config.write("keepalvie = 5\n")
     assert "gunicorn has no setting keepalvie" in log_of_failed_start(installation.gunicorn())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--workers=0", "gunicorn's workers must be at least 1"),
+        ("--worker-connections=0", "gunicorn's worker_connections must be at least 1"),
+        ("--access-logfile=-", "gunicorn's accesslog isn't supported"),
+        ("--threads=4", "gunicorn's threads isn't supported"),
+        ("--forwarded-allow-ips=*", "gunicorn's forwarded_allow_ips isn't supported"),
+        ("--proxy-protocol", "gunicorn's proxy_protocol isn't supported"),
+        ("--keep-alive=0", "gunicorn's keepalive must be at least 1"),
+    ],
+)
+def test_settings_of_gunicorn_without_effect_stop_the_start(
+    installation: Installation, option: str, message: str
+) -> None:
+    """A gunicorn setting without effect, or with which nobody is served, is rejected."""
+    assert message in log_of_failed_start(installation.gunicorn(option))
+
+
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_unknown_variable_stops_the_start(installation: Installation, name: str) -> None:
+    """A misspelt environment variable stops a server, unless the configuration file has it."""
+    server = installation.server(name)
+    installation.configure("desk.max_group", "$GALAXY_EXPRESS_GROUP")
+    server.environment = installation.environment | {
+        "GALAXY_EXPRESS_GROUP": "many",
+        "GALAXY_EXPRESS_WORKRES": "4",
+        # As Kubernetes sets them for a service named galaxy-express.
+        "GALAXY_EXPRESS_SERVICE_HOST": "10.0.0.1",
+        "GALAXY_EXPRESS_SERVICE_PORT": "9090",
+        "GALAXY_EXPRESS_PORT_9090_TCP_ADDR": "10.0.0.1",
+    }
+    message = "GALAXY_EXPRESS_WORKRES: no such variable (did you mean GALAXY_EXPRESS_WORKERS?)"
+    assert message in log_of_failed_start(server).splitlines()
+    del server.environment["GALAXY_EXPRESS_WORKRES"]
+    assert "desk.max_group: must be a whole number" in log_of_failed_start(server)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("BIND", "192.0.2.1:9090", "this machine doesn't have that address"),
+        ("BIND", "host.invalid:9090", "Can't listen on host.invalid:9090"),
+        ("BIND", "unix:", "is not the path of a socket"),
+        ("BIND", "unix:/nowhere/socket", "is not the path of a socket"),
+        ("METRICS_BIND", "70000", "must be a port"),
+        ("WORKERS", "two", "is not a number of processes"),
+        ("DRAIN_SECONDS", "5s", "is not a number of seconds"),
+    ],
+)
+def test_invalid_variable_stops_the_start(
+    installation: Installation, variable: str, value: str, message: str
+) -> None:
+    """An environment variable with an unusable value stops gunicorn at once, and is named."""
+    server = installation.gunicorn()
+    server.environment |= {f"GALAXY_EXPRESS_{variable}": value}
+    log = log_of_failed_start(server, workers=value if variable == "WORKERS" else "1")
+    assert re.search(f"^GALAXY_EXPRESS_{variable}: .*{message}", log, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [("baseplate-serve", "desk"), ("gunicorn", "desk"), ("gunicorn", "server:main")],
+)
+def test_unknown_section_stops_the_start(
+    installation: Installation, name: str, section: str
+) -> None:
+    """A section of the configuration file that nothing reads stops a server."""
+    for path in (installation.folder / "configs").glob("*.ini"):
+        path.write_text(path.read_text().replace("[shell]", f"[{section}]\nmax_group = 5\n[shell]"))
+    log = log_of_failed_start(installation.server(name))
+    assert re.search(rf"^\[{section}\]: (no such section|has no effect)", log, re.MULTILINE)

@@ -127,8 +127,8 @@ def test_positive_integer() -> None:
     assert positive_integer("1") == 1
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "many"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "many", "+5", " 5", "1_000", "٣", "9" * 19])
 def test_invalid_positive_integers(text: str) -> None:
-    """Zero, negative numbers, fractions and words are rejected."""
+    """Anything but digits is rejected, and so are zero and huge numbers."""
     with pytest.raises(ValueError, match=r"."):
         positive_integer(text)
