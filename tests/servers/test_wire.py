@@ -94,6 +94,22 @@ def test_endless_input(server: Server, start: bytes, endless: bytes, status: int
     assert (answer.status, answer.is_problem, answer.is_last) == (status, True, True)
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\nHost: galaxy-express\n\n",
+        b"GET / HTTP/1.1\r\nHost: galaxy-express\n",
+        POST_CHUNKS + b"1\na\n0\n\n",
+    ],
+    ids=["TLS", "line feeds", "a line feed", "a line feed after the size of a chunk"],
+)
+def test_input_that_cannot_become_valid(server: Server, start: bytes) -> None:
+    """What can't become a valid request is rejected at once, while the client sends nothing."""
+    (answer,) = ask(server, start)
+    assert (answer.status, answer.is_problem, answer.is_last) == (400, True, True)
+
+
 @pytest.mark.parametrize("connection", ["close", "x, Close", "keep-alive\r\nConnection: close"])
 def test_connection_close(server: Server, connection: str) -> None:
     """``close`` anywhere in ``Connection`` closes the connection, and the response says so."""
