@@ -152,6 +152,10 @@ class Connection(ABC):
         commits later inserts a smaller or equal one."""
 
     @abstractmethod
+    def read_size(self) -> int:
+        """Return the size of the database on disk, in bytes, without blocking anyone."""
+
+    @abstractmethod
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """Insert rows, or update those whose primary key exists.
 

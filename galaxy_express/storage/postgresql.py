@@ -100,6 +100,11 @@ class PostgreSQLConnection(Connection):
         ((number,),) = self.select(_LAST_SETTLED)
         return int(number)
 
+    def read_size(self) -> int:
+        """See :py:meth:`Connection.read_size`."""
+        ((size,),) = self.select("SELECT pg_database_size(current_database())")
+        return int(size)
+
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
         try:

@@ -179,6 +179,18 @@ def find_decisions_page(
     return _find_page(connection, pages, recipient_id, page, _decision)
 
 
+def find_feed_position(connection: Connection) -> int:
+    """Return the sequence number after which the feed continues from now on.
+
+    Every decision up to it is committed, and every one that commits later has a larger number. Some
+    larger ones may be committed already: the feed has them once they are settled.
+    """
+    # The newest settled decision: SQLite's last settled number is larger than all future ones.
+    before = min(connection.last_settled(), LAST_SEQUENCE - 1) + 1
+    page = PageRequest(ascending=False, after=before, limit=1)
+    return find_decisions_page(connection, None, page).last or 0
+
+
 def find_updates_page(
     connection: Connection, recipient_id: str, page: PageRequest
 ) -> Page[ReceivedUpdate]:

@@ -102,6 +102,10 @@ class SQLiteConnection(Connection):
         """See :py:meth:`Connection.last_settled`. Transactions commit one after another."""
         return LAST_SEQUENCE
 
+    def read_size(self) -> int:
+        """See :py:meth:`Connection.read_size`. The log belongs to the database."""
+        return _size(self._path) + _size(f"{self._path}-wal")
+
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
         self._write(sql, rows)

@@ -15,3 +15,4 @@ def includeme(config: Configurator) -> None:
     config.include(".resources")
     config.include(".views")
     config.include(".pages")
+    config.include(".status")

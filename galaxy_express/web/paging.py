@@ -111,8 +111,20 @@ def next_cursor(query: PageQuery, page: Page[Any]) -> str | None:
         return None
     last = query.page.after or 0 if page.last is None else page.last
     order = "asc" if query.page.ascending else "desc"
-    digest = _digest(last, query.list_name, order, query.recipient_id)
-    return _encode(last.to_bytes(_SEQUENCE_BYTES, "big") + digest)
+    return _cursor(last, query.list_name, order, query.recipient_id)
+
+
+def feed_cursor(position: int) -> str:
+    """Return the cursor of all decisions in ascending order, from a position on.
+
+    :param position: a sequence number; the first decision is the one after it.
+    """
+    return _cursor(position, "packages", "asc", None)
+
+
+def _cursor(sequence: int, list_name: str, order: str, recipient_id: str | None) -> str:
+    digest = _digest(sequence, list_name, order, recipient_id)
+    return _encode(sequence.to_bytes(_SEQUENCE_BYTES, "big") + digest)
 
 
 def _encode(content: bytes) -> str:

@@ -569,7 +569,7 @@ def test_service_outage(window: Window, installation: Installation) -> None:
         assert server.wait() == 0
         assert dashboard.find("#state").get_attribute("role") == "status"
         assert dashboard.totals == ["1", "0", "0"]
-        assert re.fullmatch(r"as of \d\d:\d\d:\d\d", dashboard.text("#delivered-rate"))
+        assert re.fullmatch(r"as of \d\d:\d\d:\d\d UTC", dashboard.text("#delivered-rate"))
         assert dashboard.submit("send", "No response: the service is unreachable.") == "None."
 
         server.start()

@@ -1,5 +1,7 @@
 """The browser window and the dashboard, from a user's point of view."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,20 @@ VIOLATIONS = """
 const [within, done] = arguments;
 axe.run(within).then(({violations}) => done(violations.flatMap(({id, nodes}) =>
   nodes.map(({target, failureSummary}) => `${id}: ${target} ${failureSummary}`))));
+"""
+SET_VALUE = """
+const [field, text] = arguments;
+field.value = text;
+field.dispatchEvent(new Event("input", {bubbles: true}));
+"""
+WRONG_CLOCK = """
+Date = class extends Date {
+  constructor(...values) {
+    if (values.length) super(...values);
+    else super(Date.now());
+  }
+  static now() { return super.now() + %d; }
+};
 """
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 
@@ -89,13 +105,20 @@ class Window:
         return found
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until an element contains a text."""
-        wait_until(lambda: text in self.text(selector), f"{selector} contains {text!r}")
+        """Wait until an element exists and contains a text."""
+        wait_until(
+            lambda: any(text in shown for shown in self.texts(selector)),
+            f"{selector} contains {text!r}",
+        )
 
     def fill(self, selector: str, text: str) -> None:
         """Replace the text of a field."""
         self.find(selector).clear()
         self.find(selector).send_keys(text)
+
+    def set_value(self, selector: str, text: str) -> None:
+        """Replace the text of a field at once, like pasting it."""
+        self.run(SET_VALUE, self.find(selector), text)
 
     def choose(self, selector: str, text: str) -> None:
         """Choose an option of a list."""
@@ -118,6 +141,15 @@ class Window:
         """Move the focus to the next element."""
         return self.press(Keys.TAB)
 
+    @contextmanager
+    def wrong_clock(self, seconds: int) -> Iterator[None]:
+        """Make the browser's clock wrong by so many seconds, for pages that are opened next."""
+        script = self.driver.execute_cdp_cmd(
+            "Page.addScriptToEvaluateOnNewDocument", {"source": WRONG_CLOCK % (1000 * seconds)}
+        )
+        yield
+        self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
     def hide(self) -> str:
         """Hide the page behind a new tab, and return the handle of the page's tab."""
         here = self.driver.current_window_handle
@@ -137,12 +169,15 @@ return elements.filter((element) => element.checkVisibility()).map((element) => 
 
 
 class Dashboard(Window):
-    """A window with the dashboard of a server."""
+    """A window with the dashboard of a server.
 
-    def __init__(self, window: Window, server: Server) -> None:
+    :param url: the URL of the page, if it isn't the server's own.
+    """
+
+    def __init__(self, window: Window, server: Server, url: str = "") -> None:
         super().__init__(window.driver)
         self.server = server
-        self.open(f"http://localhost:{server.port}/")
+        self.open(url or f"http://localhost:{server.port}/")
         self.wait_for_text("#state", "In service")
         wait_until(self.find("#requests").is_displayed, "the forms are shown")
         wait_until(self.find("#prefer button").is_enabled, "the stored preferences are shown")
@@ -178,6 +213,11 @@ class Dashboard(Window):
             ]
             for row in self.find_all("#types tr")
         }
+
+    def submit_search(self, form: str, outcome: str) -> None:
+        """Submit a search form, and wait for its outcome."""
+        self.click(f"#{form} button:not([type])")
+        self.wait_for_text(f"#{form} .outcome", outcome)
 
     def submit(self, form: str, outcome: str) -> str:
         """Submit a form, wait for its outcome, and return the displayed response."""

@@ -26,7 +26,13 @@ from tests.functional.client import (
 # Tests don't wait for long, and don't depend on having waited long enough.
 IMPATIENT = {"database.lock_timeout": "50 milliseconds"}
 
-READS = ["/packages/pkg-0", "/recipients/leela/preferences", "/statistics", "/health"]
+READS = [
+    "/packages/pkg-0",
+    "/recipients/leela/preferences",
+    "/statistics",
+    "/health",
+    "/dashboard/status",
+]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from galaxy_express.storage.queries import PageRequest
+from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import DATABASES, OpenDatabase
 from tests.integration.conftest import MakeDesk
@@ -43,6 +44,11 @@ class Follower:
     def continue_on(self, database: Database) -> None:
         """Continue with another database, from the same cursor."""
         self._database = database
+
+    def start_now(self) -> None:
+        """Continue with the decisions from now on."""
+        with self._database.read_connection() as connection:
+            self._after = queries.find_feed_position(connection)
 
     def read(self) -> list[str]:
         """Read up to the end of the feed, and return the ids of the packages."""
@@ -91,6 +97,20 @@ def test_late_commit_is_not_missed(
         assert follower.read() == []
     assert follower.read() == ["late", "after"]
     assert follower.read() == []
+
+
+def test_feed_position_misses_no_late_commit(
+    database: Database, desk: DeliveryDesk, open_database: OpenDatabase
+) -> None:
+    """A follower that starts now sees what an uncommitted transaction decided, and not what was
+    committed before."""
+    follower = Follower(open_database())
+    send(desk, package("before"))
+    with late_commit(open_database()):
+        if not isinstance(database, SQLiteDatabase):  # it commits one transaction at a time
+            send(desk, package("after"))
+        follower.start_now()
+    assert follower.read()[:1] == ["late"]
 
 
 @POSTGRESQL

@@ -212,6 +212,44 @@ def test_commits_are_measured(measured: Installation) -> None:
     assert after.total("galaxy_express_commit_seconds_sum", success="false") >= 0.5 * failed
 
 
+def queued(server: Server) -> int | None:
+    """The number of waiting packages that the dashboard shows."""
+    number: int | None = server.request("GET", "/dashboard/status").json["queued_packages"]
+    return number
+
+
+def test_dashboard_has_the_queue(measured: Installation) -> None:
+    """The dashboard gets the same number as Prometheus, whichever worker answers."""
+    measured.configure("database.lock_timeout", "2 seconds")
+    with measured.gunicorn(workers=2) as server:
+        assert queued(server) == 0
+        answers = []
+        clients = [
+            Thread(target=lambda: answers.append(server.request("POST", "/packages", package())))
+            for _ in range(16)
+        ]
+        with measured.database.locked():
+            for client in clients:
+                client.start()
+
+            def is_total() -> bool:
+                total = Scrape(measured).total("galaxy_express_queued_packages")
+                return total > 10 and {queued(server) for _ in range(8)} == {total}
+
+            wait_until(is_total, "packages wait")
+        for client in clients:
+            client.join()
+        wait_until(lambda: queued(server) == 0, "nothing waits")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("gunicorn", None), ("baseplate-serve", 0)])
+def test_queue_without_metrics(installation: Installation, name: str, expected: int | None) -> None:
+    """Without metrics, gunicorn's workers don't know each other's queues; a single process knows
+    its own."""
+    with installation.server(name) as server:
+        assert queued(server) == expected
+
+
 def failed_commits(scrape: Scrape) -> float:
     """The number of failed commits."""
     return scrape.total("galaxy_express_commit_seconds_count", success="false")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from galaxy_express.metrics import count_queued
 from galaxy_express.serving.metrics_files import FILE_BYTES, FileValue
 
 
@@ -65,6 +66,32 @@ def test_value_is_visible_to_other_processes(folder: Path) -> None:
     value.inc(1)
     assert value.get() == 3
     assert read(folder) == {"a": 3}
+
+
+def queue_length(worker: int, packages: int) -> None:
+    """Store a worker's number of waiting packages, as if in another process."""
+    close_files()
+    os.environ["MULTIPROCESS_WORKER_ID"] = str(worker)
+    name = "galaxy_express_queued_packages"
+    FileValue("gauge", name, name, [], [], "Waiting", multiprocess_mode="livesum").set(packages)
+
+
+def test_queues_of_all_workers_are_summed(folder: Path) -> None:
+    """The queue of the instance is the sum over the workers that are alive."""
+    assert count_queued() is None
+    for worker, packages in enumerate([3, 0, 4]):
+        queue_length(worker, packages)
+    assert count_queued() == 7
+    mark_process_dead(2, str(folder))
+    assert count_queued() == 3
+
+
+def test_queue_is_unknown_if_a_file_is_damaged(folder: Path) -> None:
+    """A damaged file makes the queue unknown, and doesn't raise an exception."""
+    queue_length(1, 3)
+    for content in (b"", b"\x00\x01\x00\x00", b"\x7f" * 100):
+        (folder / "gauge_livesum_2.db").write_bytes(content)
+        assert count_queued() is None
 
 
 def test_replaced_worker_continues_its_counts(folder: Path) -> None:

@@ -1,6 +1,9 @@
 // Helpers for all parts of the dashboard: elements, requests, and texts.
 
-const TIMEOUT = 5000; // milliseconds to wait for a response
+// Milliseconds to wait for a response: longer than the service takes to answer with 503.
+const TIMEOUT = 20000;
+// Milliseconds by which the clocks of the browser and the service may differ.
+const TOLERANCE = 5000;
 
 export const find = (id) => document.getElementById(id);
 
@@ -23,20 +26,39 @@ export function tell(form, text, outcome = "") {
   sentence.dataset.outcome = outcome;
 }
 
-/** Send a request; returns { response, body }, or null if there was no response. */
+/** Send a request; returns { response, body }, or null if there was no response in JSON. */
 export async function ask(path, options = {}) {
   try {
     const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
+    compareClocks(response);
     return { response, body: await response.json() };
   } catch {
     return null;
   }
 }
 
-export const preferencesOf = (recipient) =>
-  `recipients/${encodeURIComponent(recipient)}/preferences`;
+let ahead = 0; // milliseconds by which the service's clock is ahead of the browser's
 
-export const timeOfDay = (date) => date.toLocaleTimeString("en-GB");
+function compareClocks(response) {
+  const difference = Date.parse(response.headers.get("Date")) - Date.now();
+  if (Math.abs(difference - ahead) > TOLERANCE) ahead = difference;
+}
+
+/** The service's current time. */
+export const now = () => new Date(Date.now() + ahead);
+
+/** An id as a segment of a path. */
+function segment(id) {
+  // Browsers resolve these in a path, even percent-encoded. They aren't valid ids, and nor is this.
+  return id === "." || id === ".." ? "%00" : encodeURIComponent(id);
+}
+
+export const packageOf = (id) => `packages/${segment(id)}`;
+
+export const preferencesOf = (recipient) => `recipients/${segment(recipient)}/preferences`;
+
+/** A time of day, in UTC like the timestamps of the API. */
+export const timeOfDay = (date) => `${date.toISOString().slice(11, 19)} UTC`;
 
 /** A timestamp of the API, formatted for display, to the second. */
 export const inSeconds = (timestamp) =>
@@ -57,9 +79,18 @@ export function decisionInWords(decision) {
   return `Dropped: ${package_type} is unwanted by default, and ${recipient_id} did not ask for it`;
 }
 
-/** Describe a response in a sentence. */
-export function inWords(response, body) {
-  if (!response.ok) return `Rejected: ${body.detail}.`;
+/** Describe what ask() returned for a request that failed. */
+export function failureInWords(answer) {
+  if (answer === null) return "No response: the service is unreachable.";
+  const { response, body } = answer;
+  // A 503 is no rejection: it isn't counted as one, and a retry may succeed.
+  if (response.status >= 500) return `Failed: ${body.detail}.`;
+  const [error] = body.errors ?? [];
+  return `Rejected: ${error?.parameter ? `${error.parameter} ${error.detail}` : body.detail}.`;
+}
+
+/** Describe a successful response to a write in a sentence. */
+export function inWords({ response, body }) {
   if (body.status === undefined) {
     if (body.applied) return "Applied: these are the current preferences.";
     return `Not applied: the current preferences are newer (${inSeconds(body.updated_at)}).`;

@@ -3,20 +3,29 @@
 import { ask } from "./common.js";
 import { forms } from "./forms.js";
 import { showLatest } from "./packages.js";
-import { isStale, loadPast, noteNewest, POLL, showRates, showState, showTotals } from "./totals.js";
+import {
+  isStale, loadPast, noteNewest, POLL, showDelay, showFacts, showRates, showState, showTotals,
+} from "./totals.js";
 
-const MAX_DELAY = 16000; // milliseconds between polls of a service that doesn't respond
+const MAX_DELAY = 5000; // milliseconds between polls of a service that doesn't respond
+const SLOW = 5; // seconds after which the page shows that it waits for a response
 
 async function update() {
-  const [health, statistics] = await Promise.all([ask("health"), ask("statistics")]);
+  const slow = setTimeout(() => showDelay(SLOW), SLOW * 1000);
+  const [health, statistics, status] =
+    await Promise.all(["health", "statistics", "dashboard/status"].map((path) => ask(path)));
+  clearTimeout(slow);
   showState(health, statistics);
   if (statistics?.response.ok) showTotals(statistics.body);
+  if (status?.response.ok) showFacts(status.body);
   showRates();
-  if (!isStale()) {
-    const [newest] = await Promise.all([showLatest(), loadPast()]);
+  if (!isStale() && status?.response.ok) {
+    const { packages_delivered, packages_dropped } = statistics.body;
+    const total = packages_delivered + packages_dropped;
+    const [newest] = await Promise.all([showLatest(status.body.feed, total), loadPast()]);
     if (newest) noteNewest(newest.decided_at);
   }
-  if (forms.ready) forms.prefer.load();
+  if (forms.ready) await forms.prefer.load();
   else await forms.prepare();
 }
 

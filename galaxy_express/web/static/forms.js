@@ -1,7 +1,10 @@
 // The forms that send requests. Their fields come from the API description.
 
-import { ask, find, inSeconds, inWords, make, preferencesOf, quote, say, tell, time } from "./common.js";
+import {
+  ask, failureInWords, find, inSeconds, inWords, make, now, preferencesOf, quote, say, tell, time,
+} from "./common.js";
 import { PagedList } from "./packages.js";
+import { showVersion } from "./totals.js";
 
 const TYPING = 300; // milliseconds without a key press before a recipient is looked up
 
@@ -23,7 +26,7 @@ const newId = () => {
 
 const INITIAL = { sender_id: () => "zap", recipient_id: () => "scruffy", package_id: newId };
 const NOTHING_CHANGED = "Choose a preference to change.";
-const HINTS = { timestamp: "If empty, the current time is used." };
+const HINTS = { timestamp: "If empty, the service's current time is used." };
 
 /** A form built from the JSON Schema of a request. */
 class RequestForm {
@@ -89,7 +92,7 @@ class RequestForm {
     const data = Object.fromEntries(new FormData(this.form));
     const body = {};
     for (const name of this.names) {
-      if (name === "timestamp") body[name] = data[name] || new Date().toISOString();
+      if (name === "timestamp") body[name] = data[name] || now().toISOString();
       else if (this.schema.properties[name].type !== "boolean") body[name] = data[name];
       else if (data[name] && this.includes(name, data[name])) body[name] = data[name] === "true";
     }
@@ -131,7 +134,7 @@ class RequestForm {
   showAnswer(answer) {
     const shown = this.form.querySelector(".answer");
     if (answer === null) {
-      this.tell("No response: the service is unreachable. A retry is safe.", "rejected");
+      this.tell(`${failureInWords(answer)} A retry is safe.`, "rejected");
       shown.textContent = "None.";
       this.showErrors([]);
     } else {
@@ -141,7 +144,8 @@ class RequestForm {
         .map((name) => `${name}: ${response.headers.get(name)}\n`);
       shown.textContent =
         `${response.status} ${response.statusText}\n${headers.join("")}\n${JSON.stringify(body, null, 2)}`;
-      this.tell(inWords(response, body), response.ok ? body.status : "rejected");
+      if (response.ok) this.tell(inWords(answer), body.status);
+      else this.tell(failureInWords(answer), "rejected");
       this.showErrors(fieldErrors(response, body, this.parameters));
     }
   }
@@ -199,15 +203,20 @@ class PreferencesForm extends RequestForm {
     const id = this.recipient.value;
     const { stored } = this;
     if (!id || this.unreadable) return;
+    if (!stored && !this.hint.textContent) say(this.hint, "Searching …");
     const answer = await ask(this.target({ recipient_id: id }));
     if (id !== this.recipient.value || stored !== this.stored) return; // the answer is out of date
     if (answer?.response.ok) {
       const preferences = answer.body;
-      if (Object.keys(preferences).every((name) => preferences[name] === stored?.[name])) return;
+      if (Object.keys(preferences).every((name) => preferences[name] === stored?.[name])) {
+        await this.history.refresh(); // updates that were not applied are only there
+        return;
+      }
       if (stored) this.tell(""); // the outcome of the last update is out of date
       this.showStored(preferences, this.chosen());
     } else if (answer && answer.response.status < 500) {
       this.unreadable = true;
+      say(this.hint, "");
       this.showErrors(fieldErrors(answer.response, answer.body, this.parameters));
     } else if (!stored) {
       say(this.hint, "The stored preferences can't be read. Trying again.");
@@ -231,7 +240,7 @@ class PreferencesForm extends RequestForm {
     say(this.hint, updated
       ? `Stored preferences, last updated ${inSeconds(updated)}.`
       : "Nothing is stored: these are the defaults.");
-    say(find("prefer-timestamp-hint"), updated && new Date(updated) > new Date()
+    say(find("prefer-timestamp-hint"), updated && new Date(updated) > now()
       ? "The last update is in the future: only updates with a later timestamp are applied."
       : HINTS.timestamp);
     this.preview();
@@ -285,7 +294,7 @@ export const forms = {
       this.send.preview();
     });
     find("requests").hidden = false;
-    say(find("version"), `Version ${answer.body.info.version}`);
+    showVersion(answer.body.info.version);
     this.ready = true;
   },
 };

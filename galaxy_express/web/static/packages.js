@@ -1,9 +1,11 @@
 // Stored packages and updates: a package by id, those of a recipient, and the latest ones.
 
-import { ask, decisionInWords, find, make, say, tell, time } from "./common.js";
+import {
+  ask, decisionInWords, failureInWords, find, make, now, packageOf, say, tell, time, timeOfDay,
+} from "./common.js";
 
-const PAGE = 10; // rows that a list shows at first, and adds on demand
-const LATEST_PAGE = 100; // latest decisions per request, and added on demand
+const PAGE = 10; // rows that a list shows at first
+const MORE = 100; // rows that it adds on demand
 const LATEST_KEPT = 1000; // latest decisions that can be shown
 
 /** A list in descending order, with a button for more. */
@@ -17,6 +19,7 @@ export class PagedList {
     this.element = element;
     this.list = element.querySelector("ol");
     this.button = element.querySelector("button");
+    this.status = element.querySelector("[role=status]");
     this.name = name;
     this.show = show;
     this.button.addEventListener("click", () => this.more());
@@ -24,36 +27,59 @@ export class PagedList {
 
   clear() {
     this.path = null;
+    this.newest = undefined;
     this.list.replaceChildren();
     this.button.hidden = true;
+    say(this.status, "");
   }
 
   /** Show the first page of a path; returns the response, or undefined if it is out of date. */
   async load(path) {
     this.clear();
     this.path = path;
-    return this.add("");
+    return this.refresh();
+  }
+
+  /** Show the first page again, if there are newer rows. */
+  async refresh() {
+    const answer = await this.read(PAGE);
+    if (!answer?.response.ok) return answer;
+    const newest = JSON.stringify(answer.body[this.name][0]) ?? "";
+    if (newest === this.newest) return answer;
+    this.newest = newest;
+    this.list.replaceChildren();
+    this.append(answer.body);
+    return answer;
   }
 
   async more() {
-    this.button.disabled = true;
+    const { next } = this;
     const before = this.list.lastElementChild;
-    const answer = await this.add(`&after=${this.next}`);
+    this.button.disabled = true;
+    const answer = await this.read(MORE, `&after=${next}`);
     this.button.disabled = false;
-    if (answer?.response.ok) before.nextElementSibling?.focus();
+    if (answer === undefined || next !== this.next) return; // the list has changed
+    if (answer?.response.ok) {
+      this.append(answer.body);
+      before.nextElementSibling?.focus();
+    } else {
+      say(this.status, failureInWords(answer));
+      this.button.focus(); // a disabled button loses the focus
+    }
   }
 
-  async add(after) {
+  async read(limit, after = "") {
     const { path } = this;
-    const { children } = this.list;
-    const answer = await ask(`${path}${path.includes("?") ? "&" : "?"}limit=${PAGE}${after}`);
-    if (path !== this.path || (!after && children.length)) return undefined;
-    if (answer?.response.ok) {
-      this.list.append(...answer.body[this.name].map(this.show));
-      this.next = answer.body.next;
-      this.button.hidden = this.next === null;
-    }
-    return answer;
+    if (!path) return undefined;
+    const answer = await ask(`${path}${path.includes("?") ? "&" : "?"}limit=${limit}${after}`);
+    return path === this.path ? answer : undefined;
+  }
+
+  append(body) {
+    this.list.append(...body[this.name].map(this.show));
+    this.next = body.next;
+    this.button.hidden = this.next === null;
+    say(this.status, "");
   }
 }
 
@@ -64,9 +90,11 @@ function decisionItem(decision) {
   const { sender_id, recipient_id, package_type, decided_at, status } = decision;
   const words = make("b", { textContent: `${decisionInWords(decision)}.` });
   words.dataset.outcome = status;
-  const parties = `${package_type}, from ${sender_id} to ${recipient_id}`;
-  const item = make("li", { tabIndex: -1 }, id, words,
-    make("small", {}, ...(decided_at ? [`${parties}, `, time(decided_at)] : [parties])));
+  // The direction of an id doesn't affect the date next to it.
+  const details = make("small", {},
+    `${package_type}, from `, make("bdi", {}, sender_id), " to ", make("bdi", {}, recipient_id));
+  if (decided_at) details.append(", ", time(decided_at));
+  const item = make("li", { tabIndex: -1 }, id, words, details);
   item.dataset.package = decision.package_id;
   return item;
 }
@@ -83,7 +111,8 @@ function findPackage(id) {
 find("find").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
-  const id = find("find-package_id").value;
+  const input = find("find-package_id");
+  const id = input.value.trim(); // no id begins or ends with white space
   const decision = form.querySelector(".decision");
   decision.replaceChildren();
   if (!id) {
@@ -91,15 +120,13 @@ find("find").addEventListener("submit", async (event) => {
     return;
   }
   tell(form, "Searching …");
-  const answer = await ask(`packages/${encodeURIComponent(id)}`);
-  if (id !== find("find-package_id").value) {
+  const answer = await ask(packageOf(id));
+  if (id !== input.value.trim()) {
     tell(form, "");
-  } else if (answer === null) {
-    tell(form, "No response: the service is unreachable.", "rejected");
-  } else if (answer.response.status === 404) {
+  } else if (answer?.response.status === 404) {
     tell(form, "No package with this id was decided.", "rejected");
-  } else if (!answer.response.ok) {
-    tell(form, `Rejected: ${answer.body.detail}.`, "rejected");
+  } else if (!answer?.response.ok) {
+    tell(form, failureInWords(answer), "rejected");
   } else {
     const { status, reason, ...details } = answer.body;
     tell(form, `${decisionInWords(answer.body)}.`, status);
@@ -120,7 +147,7 @@ const ofRecipient = new PagedList(find("list-packages"), "packages", decisionIte
 find("list").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
-  const id = find("list-recipient_id").value;
+  const id = find("list-recipient_id").value.trim();
   ofRecipient.clear();
   if (!id) {
     tell(form, "Enter the recipient_id of a recipient.");
@@ -129,13 +156,12 @@ find("list").addEventListener("submit", async (event) => {
   tell(form, "Searching …");
   const answer = await ofRecipient.load(`packages?recipient_id=${encodeURIComponent(id)}`);
   if (answer === undefined) return;
-  if (answer === null) {
-    tell(form, "No response: the service is unreachable.", "rejected");
-  } else if (!answer.response.ok) {
-    tell(form, `Rejected: ${answer.body.detail}.`, "rejected");
+  if (!answer?.response.ok) {
+    tell(form, failureInWords(answer), "rejected");
   } else {
     const none = !answer.body.packages.length;
-    tell(form, none ? `No packages for ${id}.` : `Packages for ${id}, newest first.`);
+    const found = none ? `No packages for ${id}.` : `Packages for ${id}, newest first.`;
+    tell(form, `${found} As of ${timeOfDay(now())}.`);
   }
 });
 
@@ -143,7 +169,9 @@ find("list").addEventListener("submit", async (event) => {
 // ---- The latest decisions
 
 const latest = {
-  known: null, // the newest decisions, without a gap
+  cursor: null, // where the feed continues
+  total: 0, // the number of decisions in the totals
+  known: [], // the newest decisions, newest first
   listed: [], // the decisions in the list: while paused, those known at that time
   visible: PAGE, // how many of them are shown
   paused: false,
@@ -152,26 +180,42 @@ const latest = {
 /**
  * Show the decisions made since the last call; returns the newest decision.
  *
- * The feed can only be followed from its beginning. So decisions are read newest first, page by
- * page, until a page ends with a known one. This misses decisions that are committed after more
- * than a page of later ones (possible on PostgreSQL); the totals include them.
+ * Together, a page of the newest decisions and the feed miss none: what a cursor's feed doesn't
+ * have was committed before the service returned that cursor. So the cursor must be older than the
+ * page. What is in both is shown at its place in the feed.
+ *
+ * cursor: the feed's cursor of now.
+ * total: the number of all decisions.
  */
-export async function showLatest() {
-  const read = [];
-  let after = "";
-  while (read.length < LATEST_KEPT) {
-    const answer = await ask(`packages?limit=${LATEST_PAGE}${after}`);
-    if (!answer?.response.ok) return undefined;
-    const { packages, next } = answer.body;
-    read.push(...packages);
-    const place = placeOf(packages.at(-1), latest.known ?? []);
-    if (place >= 0) read.push(...latest.known.slice(place + 1));
-    if (place >= 0 || next === null || !latest.known) break;
-    after = `&after=${next}`;
-  }
-  latest.known = read.slice(0, LATEST_KEPT);
+export async function showLatest(cursor, total) {
+  const isReset = total < latest.total; // the tables were emptied, or a backup was restored
+  latest.total = total;
+  if (latest.cursor === null || isReset) await startFeed(cursor, MORE);
+  else await followFeed(cursor);
   listLatest();
-  return read[0];
+  return latest.known[0];
+}
+
+async function startFeed(cursor, limit) {
+  const answer = await ask(`packages?limit=${limit}`);
+  if (!answer?.response.ok) return;
+  latest.known = answer.body.packages;
+  latest.cursor = cursor;
+}
+
+async function followFeed(cursor) {
+  const answer = await ask(`packages?order=asc&limit=${LATEST_KEPT}&after=${latest.cursor}`);
+  if (!answer?.response.ok) return;
+  const { packages, next } = answer.body;
+  if (packages.length === LATEST_KEPT) {
+    // There may be many more. The list doesn't keep so many, so skip to the newest.
+    await startFeed(cursor, LATEST_KEPT);
+    return;
+  }
+  const ids = new Set(packages.map(({ package_id }) => package_id));
+  const others = latest.known.filter(({ package_id }) => !ids.has(package_id));
+  latest.known = [...packages.reverse(), ...others].slice(0, LATEST_KEPT);
+  latest.cursor = next;
 }
 
 const placeOf = (decision, decisions) =>
@@ -181,6 +225,7 @@ function listLatest() {
   const { known, visible, paused } = latest;
   if (!paused) latest.listed = known;
   const { listed } = latest;
+  find("latest-pause").hidden = !listed.length;
   const list = find("latest");
   const items = new Map([...list.children].map((item) => [item.dataset.package, item]));
   // Items that are still shown are not moved, so that the focus is kept.
@@ -189,11 +234,13 @@ function listLatest() {
     const there = list.children[place] ?? null;
     if (item !== there) list.insertBefore(item, there);
   });
-  while (list.children.length > Math.min(listed.length, visible)) list.lastElementChild.remove();
+  while (list.children.length > Math.min(listed.length, visible)) {
+    if (list.lastElementChild.contains(document.activeElement)) find("latest-pause").focus();
+    list.lastElementChild.remove();
+  }
 
   find("latest-more").hidden = listed.length <= visible;
   say(find("latest-more"), `${listed.length - visible} more decisions`);
-  find("latest-pause").hidden = !listed.length;
   say(find("latest-pause"), paused ? "Resume" : "Pause");
   const place = placeOf(listed[0], known);
   const since = place < 0 ? `${LATEST_KEPT} or more` : place;
@@ -208,7 +255,7 @@ find("latest-pause").addEventListener("click", () => {
 
 find("latest-more").addEventListener("click", () => {
   const before = find("latest").lastElementChild;
-  latest.visible += LATEST_PAGE;
+  latest.visible += MORE;
   listLatest();
   before.nextElementSibling?.focus();
 });

@@ -1,6 +1,6 @@
 // The totals, their rates, and the state of the service.
 
-import { ask, find, inSeconds, make, quote, say, timeOfDay } from "./common.js";
+import { ask, find, inSeconds, make, now, quote, say, timeOfDay } from "./common.js";
 
 export const POLL = 2000; // milliseconds between two polls
 const WINDOW = 300; // seconds that the chart shows
@@ -8,7 +8,12 @@ const RECENT = 10; // seconds over which the current rate is measured; a shorter
 const PAST_PAGES = 5; // pages of earlier packages that are read for the chart
 
 // Prefixes of the page title, so that the browser's tab shows the state.
-const TITLES = { ready: "", unavailable: "Not in service: ", unreachable: "Unreachable: " };
+const TITLES = {
+  ready: "",
+  unavailable: "Not in service: ",
+  unresponsive: "No response: ",
+  unreachable: "Unreachable: ",
+};
 const KINDS = ["delivered", "dropped", "rejected"];
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -18,22 +23,39 @@ const perSecond = (rate) => `${(rate > 0 && rate < 100 ? steady : whole).format(
 
 // ---- The totals
 
-const state = { samples: [], opened: null, lost: null, updated: null, past: false, newest: null };
+const state = {
+  samples: [],
+  opened: null, // the first sample
+  lost: null, // since when the service is unreachable
+  updated: null,
+  past: false, // whether earlier packages are in the chart
+  newest: null, // when the newest package was decided
+  version: null, // the version of the service when the page was opened
+};
 
 export function showState(health, statistics) {
-  const pill = find("state");
   const failed = [health, statistics].find((answer) => answer && !answer.response.ok);
   if (health && statistics) state.lost = null;
-  else state.lost ??= new Date();
+  else state.lost ??= now();
   if (state.lost) {
-    pill.dataset.state = "unreachable";
-    say(pill, `Unreachable since ${timeOfDay(state.lost)}. Trying again.`);
-  } else {
-    pill.dataset.state = failed ? "unavailable" : "ready";
-    say(pill, failed ? `Not in service: ${failed.body.detail}.` : "In service");
-  }
-  document.title = `${TITLES[pill.dataset.state]}Galaxy Express`;
-  document.body.classList.toggle("stale", pill.dataset.state !== "ready");
+    setState("unreachable", `Unreachable since ${timeOfDay(state.lost)}. Trying again.`);
+  } else if (failed) setState("unavailable", `Not in service: ${failed.body.detail}.`);
+  else setState("ready", "In service");
+}
+
+/** Show that requests take long, unless it is known that the service isn't ready. */
+export function showDelay(seconds) {
+  if (find("state").dataset.state.startsWith("un")) return;
+  setState("unresponsive", `No response for ${seconds} seconds. Still waiting.`);
+  showRates();
+}
+
+function setState(name, text) {
+  const pill = find("state");
+  pill.dataset.state = name;
+  say(pill, text);
+  document.title = `${TITLES[name]}Galaxy Express`;
+  document.body.classList.toggle("stale", name !== "ready");
 }
 
 /** Whether the figures are out of date. */
@@ -53,8 +75,31 @@ export function showTotals(totals) {
   const lengths = KINDS.map((kind) => find(kind).textContent.length);
   find("totals").style.setProperty("--characters", Math.max(...lengths));
   showTypes(totals.by_type);
-  state.updated = timeOfDay(new Date());
+  state.updated = timeOfDay(now());
   say(find("updated"), `updated ${state.updated}`);
+}
+
+/** Show the queue, the size of the database, and the version. */
+export function showFacts({ queued_packages, database_bytes, version }) {
+  const number = whole.format(queued_packages);
+  const unit = queued_packages === 1 ? "package" : "packages";
+  say(find("queue"), queued_packages === null ? "unknown, as metrics are off" : `${number} ${unit} waiting`);
+  say(find("size"), inBytes(database_bytes));
+  showVersion(version);
+}
+
+/** Show the version of the service, and whether it has changed since the page was opened. */
+export function showVersion(version) {
+  state.version ??= version;
+  const reload = version === state.version ? "" : ` (reload this page: it is of ${state.version})`;
+  say(find("version"), `Version ${version}${reload}`);
+}
+
+const UNITS = ["kB", "MB", "GB", "TB"];
+
+function inBytes(bytes) {
+  const power = Math.min(Math.max(Math.floor(Math.log10(bytes) / 3), 1), UNITS.length);
+  return `${steady.format(bytes / 1000 ** power)} ${UNITS[power - 1]}`;
 }
 
 /** Show how to send packages, if there are none. */
@@ -125,8 +170,8 @@ export async function loadPast() {
     const answer = await ask(`packages?limit=1000${after}`);
     if (!answer?.response.ok) return;
     // The clock of the service may differ from that of the browser.
-    const now = Date.parse(answer.response.headers.get("Date")) || Date.now();
-    const shift = performance.now() / 1000 - now / 1000;
+    const date = Date.parse(answer.response.headers.get("Date")) || Date.now();
+    const shift = performance.now() / 1000 - date / 1000;
     const { packages, next } = answer.body;
     for (const { decided_at, status } of packages) {
       if (decided_at) times.push({ time: Date.parse(decided_at) / 1000 + shift, status });
@@ -198,11 +243,11 @@ function summary(drawn, latest, peak) {
   const rejected = ` Rejected requests are shown since ${before(sinceOpened())}.`;
   const suffix = sinceOpened() < WINDOW ? rejected : "";
   if (peak === 0) return `No packages${since || " in five minutes"}. ${newest()}${suffix}`;
-  const now = latest ? `Now ${perSecond(latest.all)}; the` : "The";
-  return `${now} busiest moment${since} had ${perSecond(peak)}.${suffix}`;
+  const current = latest ? `Now ${perSecond(latest.all)}; the` : "The";
+  return `${current} busiest moment${since} had ${perSecond(peak)}.${suffix}`;
 }
 
-const before = (seconds) => timeOfDay(new Date(Date.now() - seconds * 1000));
+const before = (seconds) => timeOfDay(new Date(now() - seconds * 1000));
 const sinceOpened = () => performance.now() / 1000 - state.opened.time;
 
 /** Remember when the newest package was decided. */
@@ -229,13 +274,13 @@ function roundUp(value) {
 /** Draw each interval as a stacked bar. */
 function draw(drawn, top) {
   const chart = find("chart");
-  const now = performance.now() / 1000;
+  const end = performance.now() / 1000;
   const [width, height] = [chart.clientWidth, chart.clientHeight];
   chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const paths = Object.fromEntries(KINDS.map((kind) => [kind, ""]));
   for (const interval of drawn) {
-    const left = Math.max(0, ((interval.from - now) / WINDOW + 1) * width);
-    const right = ((interval.to - now) / WINDOW + 1) * width;
+    const left = Math.max(0, ((interval.from - end) / WINDOW + 1) * width);
+    const right = ((interval.to - end) / WINDOW + 1) * width;
     const gap = right - left > 3 ? 1 : 0;
     let base = height;
     for (const kind of KINDS) {

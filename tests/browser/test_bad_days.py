@@ -1,0 +1,392 @@
+"""The dashboard when something is wrong: outages, locks, slow responses, odd ids, wrong clocks."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Thread
+from urllib.parse import quote
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from galaxy_express import __version__
+from galaxy_express.storage.connect import database_from_config
+from tests.backends import PostgreSQLBackend
+from tests.browser.proxy import PREFIX, Proxy
+from tests.browser.window import Dashboard, Window
+from tests.integration.test_feed import late_commit
+from tests.servers.http_client import package
+from tests.servers.running import Installation, Server, free_port, wait_until
+
+
+@pytest.fixture
+def dashboard(window: Window, server: Server) -> Dashboard:
+    """The dashboard of a service without requests."""
+    return Dashboard(window, server)
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the service."""
+    with Proxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(window: Window, proxy: Proxy) -> Dashboard:
+    """The dashboard behind a proxy."""
+    return Dashboard(window, proxy.server, f"http://localhost:{proxy.port}{PREFIX}/")
+
+
+def send(server: Server, *package_ids: str, **fields: str) -> None:
+    """Send packages, like another client."""
+    body = [package(package_id=package_id, **fields) for package_id in package_ids]
+    assert server.request("POST", "/packages/batch", body).status == 200
+
+
+def put_preferences(server: Server, recipient_id: str, timestamp: str, wanted: bool) -> None:
+    """Update a recipient's preferences, like another client."""
+    body = {
+        "timestamp": timestamp,
+        "personal_preference": True,
+        "marketing_preference": wanted,
+    }
+    path = f"/recipients/{quote(recipient_id, safe='')}/preferences"
+    assert server.request("PUT", path, body).status == 200
+
+
+# The queue, the size and the version
+
+
+def test_queue_is_shown(window: Window, installation: Installation) -> None:
+    """While the database is locked, the page shows how many packages wait; and again later."""
+    installation.configure("metrics.enabled", "true")
+    installation.environment["GALAXY_EXPRESS_METRICS_BIND"] = str(free_port())
+    with installation.gunicorn(workers=1) as server:
+        dashboard = Dashboard(window, server)
+        dashboard.wait_for_text("#queue", "0 packages waiting")
+        clients = [
+            Thread(target=lambda: server.request("POST", "/packages", package())) for _ in range(8)
+        ]
+        with installation.database.locked():
+            for client in clients:
+                client.start()
+            wait_until(
+                lambda: re.match("[1-9]", dashboard.text("#queue")) is not None, "packages wait"
+            )
+        for client in clients:
+            client.join()
+        dashboard.wait_for_text("#queue", "0 packages waiting")
+
+
+def test_unknown_queue(dashboard: Dashboard) -> None:
+    """If metrics are off, the page says that the queue is unknown, and why."""
+    dashboard.wait_for_text("#queue", "unknown, as metrics are off")
+
+
+def test_size_is_shown(window: Window, installation: Installation) -> None:
+    """The page shows the size of the database, which grows."""
+    with installation.gunicorn() as server:
+        dashboard = Dashboard(window, server)
+
+        def kilobytes() -> float:
+            size = re.fullmatch(r"([\d.]+) kB", dashboard.text("#size"))
+            return float(size[1]) if size else 0
+
+        wait_until(lambda: kilobytes() > 10, "the size is shown")
+        before = kilobytes()
+        send(server, *(f"p-{number}" for number in range(200)))
+        wait_until(lambda: kilobytes() > before + 20, "the size has grown")
+        size = sum(path.stat().st_size for path in installation.folder.glob("*.db*"))
+        wait_until(lambda: kilobytes() <= size / 1000, "it isn't larger than the files")
+
+
+NEWER = """
+import galaxy_express
+
+galaxy_express.__version__ = "99.0.0"
+make = galaxy_express.make_wsgi_app
+"""
+
+
+def test_upgrade_while_the_page_is_open(window: Window, installation: Installation) -> None:
+    """After an upgrade, the page shows the new version, and asks to be reloaded."""
+    (installation.folder / "newer.py").write_text(NEWER)
+    with installation.gunicorn() as server:
+        dashboard = Dashboard(window, server)
+        dashboard.wait_for_text("#version", f"Version {__version__}")
+        server.terminate()
+        installation.configure("factory", "newer:make")
+        server.start()
+        dashboard.wait_for_text(
+            "#version", f"Version 99.0.0 (reload this page: it is of {__version__})"
+        )
+
+
+# The feed
+
+
+@pytest.fixture
+def postgresql_installation(
+    tmp_path: Path, make_postgresql: Callable[[], PostgreSQLBackend]
+) -> Installation:
+    """The service on PostgreSQL."""
+    installation = Installation(tmp_path, make_postgresql())
+    installation.create_schema()
+    return installation
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_late_commit_is_not_missed(
+    window: Window, postgresql_installation: Installation, is_open: bool
+) -> None:
+    """A decision that commits after many later ones is listed, whether the page was opened before
+    them or between them and the late one; and each is listed once."""
+    database = database_from_config(postgresql_installation.database.config)
+    ids = [f"p-{number}" for number in range(150)]
+    with postgresql_installation.gunicorn() as server:
+        if is_open:
+            dashboard = Dashboard(window, server)
+        with late_commit(database):
+            send(server, *ids)
+            if not is_open:
+                dashboard = Dashboard(window, server)
+                wait_until(
+                    lambda: dashboard.texts("#latest .link") == ids[:-11:-1], "the newest are shown"
+                )
+            dashboard.wait_for_totals("150", "0", "0")
+        dashboard.wait_for_text("#latest-more", "141 more decisions")
+        for _ in range(2):
+            dashboard.click("#latest-more")
+        assert dashboard.texts("#latest .link") == [*ids[::-1], "late"]
+    database.close()
+
+
+def test_restored_database(dashboard: Dashboard, installation_of_session: Installation) -> None:
+    """If the database has lost decisions, the list doesn't show them any more."""
+    send(dashboard.server, "a", "b")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["b", "a"], "both are shown")
+    installation_of_session.database.empty_tables()
+    dashboard.wait_for_text("#latest-none", "No packages were decided yet.")
+    send(dashboard.server, "c")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["c"], "only the new one is shown")
+
+
+def test_focus_is_not_lost(dashboard: Dashboard) -> None:
+    """If new decisions push the focused one out of the list, the button to pause gets the focus."""
+    send(dashboard.server, *(f"p-{number}" for number in range(10)))
+    wait_until(lambda: len(dashboard.texts("#latest .link")) == 10, "the list is full")
+    dashboard.run("document.querySelector('#latest li:last-child button').focus()")
+    send(dashboard.server, "last")
+    wait_until(lambda: dashboard.texts("#latest .link")[0] == "last", "the last is shown")
+    assert dashboard.run("return document.activeElement.id") == "latest-pause"
+
+
+# Outages and slow responses
+
+
+def test_send_while_the_database_is_locked(window: Window, installation: Installation) -> None:
+    """A send that fails after a long wait is neither called rejected nor unanswered."""
+    installation.configure("database.lock_timeout", "6 seconds")
+    with installation.gunicorn() as server:
+        dashboard = Dashboard(window, server)
+        with installation.database.locked():
+            answer = dashboard.submit(
+                "send", "Failed: the database is unavailable; a retry is safe."
+            )
+        assert answer.startswith("503 ")
+        dashboard.submit("send", "Delivered.")
+        dashboard.wait_for_totals("1", "0", "0")
+
+
+def test_page_opened_during_an_outage(window: Window, installation: Installation) -> None:
+    """A page that is opened while the database is unavailable shows the reason and the version, and
+    everything else as soon as the database is back."""
+    with installation.gunicorn() as server:
+        send(server, "a")
+        with installation.database.unavailable():
+            window.open(f"http://localhost:{server.port}/")
+            window.wait_for_text("#state", "Not in service: the database is not set up")
+            window.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
+            window.wait_for_text("#version", f"Version {__version__}")
+        window.wait_for_text("#state", "In service")
+        wait_until(lambda: window.texts("#latest .link") == ["a"], "the package is listed")
+        window.wait_for_text("#prefer-recipient_id-hint", "Nothing is stored")
+
+
+def test_slow_responses(proxied: Dashboard, proxy: Proxy) -> None:
+    """While a response takes long, the page says so, and its figures are marked as old."""
+    with proxy.holding():
+        proxied.wait_for_text("#state", "No response for 5 seconds. Still waiting.")
+        assert proxied.title == "No response: Galaxy Express"
+        assert proxied.text("#delivered-rate").startswith("as of ")
+    proxied.wait_for_text("#state", "In service")
+    assert proxied.title == "Galaxy Express"
+
+
+def test_more_packages_during_an_outage(proxied: Dashboard, proxy: Proxy) -> None:
+    """If more packages can't be read, the page says why; the button works again afterwards."""
+    send(proxied.server, *(f"p-{number}" for number in range(15)))
+    proxied.fill("#list-recipient_id", "leela")
+    proxied.submit_search("list", "Packages for leela")
+    with proxy.down():
+        proxied.click("#list-packages .plain")
+        proxied.wait_for_text(
+            "#list-packages [role=status]", "No response: the service is unreachable."
+        )
+        assert proxied.run("return document.activeElement.textContent") == "More packages"
+        assert len(proxied.texts("#list-packages .link")) == 10
+        proxied.submit_search("find", "Enter the package_id")
+        proxied.fill("#find-package_id", "p-1")
+        proxied.submit_search("find", "No response: the service is unreachable.")
+        proxied.wait_for_text("#state", "Unreachable since")
+    proxied.wait_for_text("#state", "In service")
+    proxied.click("#list-packages .plain")
+    wait_until(lambda: len(proxied.texts("#list-packages .link")) == 15, "all are listed")
+    assert proxied.text("#list-packages [role=status]") == ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_accessibility_during_an_outage(
+    proxied: Dashboard, proxy: Proxy, scheme: str, width: int
+) -> None:
+    """axe-core finds no violations in a page whose figures are old and whose searches failed."""
+    proxied.resize(width, 800)
+    proxied.prefer(color_scheme=scheme, reduced_motion="reduce")
+    send(proxied.server, *(f"p-{number}" for number in range(15)))
+    proxied.fill("#list-recipient_id", "leela")
+    proxied.submit_search("list", "Packages for leela")
+    with proxy.down():
+        proxied.click("#list-packages .plain")
+        proxied.wait_for_text("#list-packages [role=status]", "No response")
+        proxied.fill("#find-package_id", "p-1")
+        proxied.submit_search("find", "No response")
+        proxied.wait_for_text("#state", "Unreachable since")
+        assert proxied.violations() == []
+
+
+def test_page_under_a_path_prefix(window: Window, installation: Installation) -> None:
+    """Behind a proxy with a path prefix, everything works, and locations have the prefix."""
+    installation.configure("http.path_prefix", PREFIX)
+    with installation.gunicorn() as server, Proxy(server) as proxy:
+        dashboard = Dashboard(window, server, f"http://localhost:{proxy.port}{PREFIX}/")
+        dashboard.fill("#send-package_id", "a/b")
+        answer = dashboard.submit("send", "Delivered.")
+        assert f"Location: {PREFIX}/packages/a%2Fb" in answer
+        assert f"http://localhost:{proxy.port}{PREFIX}/packages" in dashboard.text("#send .request")
+        wait_until(lambda: dashboard.texts("#latest .link") == ["a/b"], "it is listed")
+        dashboard.click("#latest .link")
+        dashboard.wait_for_text("#find .outcome", "Delivered.")
+        assert dashboard.console_messages() == []
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    "package_id",
+    ["a/b", "100%", "%2F", "?x=1&y#z", "..a", "batch", "🚀 é", "שלום", "<b>&amp;", "W" * 255],
+)
+def test_unusual_ids(dashboard: Dashboard, package_id: str) -> None:
+    """A package is found and listed by any id, which fits on a phone."""
+    dashboard.resize(375, 800)
+    send(dashboard.server, package_id, recipient_id=package_id)
+    wait_until(lambda: dashboard.texts("#latest .link") == [package_id], "it is listed")
+    dashboard.click("#latest .link")
+    dashboard.wait_for_text("#find .outcome", "Delivered.")
+    assert package_id in dashboard.texts("#find dd")
+    dashboard.set_value("#list-recipient_id", package_id)
+    dashboard.submit_search("list", f"Packages for {package_id}, newest first.")
+    assert dashboard.texts("#list-packages .link") == [package_id]
+    put_preferences(dashboard.server, package_id, "2026-03-01T12:00:00Z", wanted=False)
+    dashboard.set_value("#prefer-recipient_id", package_id)
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
+    assert dashboard.run("return document.documentElement.scrollWidth") <= 375
+
+
+@pytest.mark.parametrize("impossible", [".", "..", "x" * 256])
+def test_impossible_ids(dashboard: Dashboard, impossible: str) -> None:
+    """An id that can't exist isn't found, and isn't valid for a recipient."""
+    dashboard.set_value("#find-package_id", impossible)
+    dashboard.submit_search("find", "No package with this id was decided.")
+    assert dashboard.texts("#find dt") == []
+    dashboard.set_value("#list-recipient_id", impossible)
+    dashboard.submit_search("list", "Rejected: recipient_id is not a valid id.")
+    dashboard.set_value("#prefer-recipient_id", impossible)
+    dashboard.wait_for_text("#prefer-recipient_id-error", "is invalid")
+
+
+def test_pasted_white_space(dashboard: Dashboard) -> None:
+    """White space around an id, which is often pasted with it, doesn't prevent finding it."""
+    send(dashboard.server, "a b", recipient_id="leela")
+    dashboard.set_value("#find-package_id", " a b\t")
+    dashboard.submit_search("find", "Delivered.")
+    dashboard.set_value("#list-recipient_id", " leela ")
+    dashboard.submit_search("list", "Packages for leela, newest first.")
+    assert dashboard.texts("#list-packages .link") == ["a b"]
+
+
+def test_direction_of_an_id(dashboard: Dashboard) -> None:
+    """The time of a decision stays after a recipient that is written from right to left."""
+    send(dashboard.server, "a", recipient_id="שלום")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["a"], "it is listed")
+    end, start = dashboard.run(
+        "const [name, time] = ['bdi:last-of-type', 'time'].map((which) =>"
+        " document.querySelector(`#latest ${which}`).getBoundingClientRect());"
+        "return [name.right, time.left]"
+    )
+    assert end < start
+
+
+def test_recipient_with_thousands_of_packages(dashboard: Dashboard) -> None:
+    """Ten packages are listed at first, and a hundred more each time, with the focus on the first
+    of them."""
+    for start in range(0, 3000, 1000):
+        send(dashboard.server, *(f"p-{start + number}" for number in range(1000)))
+    dashboard.fill("#list-recipient_id", "leela")
+    dashboard.submit_search("list", "Packages for leela")
+    listed = [f"p-{number}" for number in range(2999, -1, -1)]
+    for number in (10, 110, 210):
+        wait_until(
+            lambda: dashboard.texts("#list-packages .link") == listed[:number],  # noqa: B023
+            f"{number} are listed",
+        )
+        dashboard.find("#list-packages .plain").send_keys(Keys.ENTER)
+    wait_until(lambda: len(dashboard.texts("#list-packages .link")) == 310, "310 are listed")
+    assert dashboard.run("return document.activeElement.dataset.package") == listed[210]
+
+
+# Preferences, and clocks
+
+
+def test_updates_that_are_not_applied_are_shown(dashboard: Dashboard) -> None:
+    """The open history shows other clients' updates, even if they changed nothing."""
+    put_preferences(dashboard.server, "leela", "2026-03-01T12:00:00Z", wanted=False)
+    dashboard.look_up("leela", "last updated 2026-03-01 12:00:00 UTC.")
+    put_preferences(dashboard.server, "leela", "2025-03-01T12:00:00Z", wanted=True)
+    dashboard.wait_for_text("#history", "Not applied: it was older.")
+    assert len(dashboard.texts("#history li")) == 2
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_wrong_clock_of_the_browser(window: Window, server: Server, days: int) -> None:
+    """Requests have the service's time, and so do all times on the page, in UTC."""
+    a_minute_ago = datetime.now(UTC) - timedelta(minutes=1)
+    put_preferences(server, "scruffy", a_minute_ago.isoformat(), wanted=False)
+    with window.wrong_clock(days * 24 * 3600 + 1800):
+        dashboard = Dashboard(window, server)
+        assert "future" not in dashboard.text("#prefer-timestamp-hint")
+        dashboard.click("#prefer input[name=marketing_preference][value=true]")
+        dashboard.submit("prefer", "Applied: these are the current preferences.")
+        answer = dashboard.submit("send", "Delivered.")
+        sent = datetime.fromisoformat(json.loads(answer.partition("\n\n")[2])["timestamp"])
+        assert abs(datetime.now(UTC) - sent) < timedelta(minutes=1)
+        dashboard.wait_for_text("#updated", "UTC")
+        updated = dashboard.text("#updated").removeprefix("updated ").removesuffix(" UTC")
+        minutes = [
+            (datetime.now(UTC) - timedelta(minutes=back)).strftime("%H:%M") for back in (0, 1)
+        ]
+        assert updated[:5] in minutes
