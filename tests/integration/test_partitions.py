@@ -1,5 +1,6 @@
 """The command that partitions the packages of a PostgreSQL database."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +15,14 @@ from galaxy_express.ops.partition import partition_packages
 from galaxy_express.storage.database import LAST_SEQUENCE
 from galaxy_express.storage.postgresql_statements import STATEMENTS
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
-from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, MakeApp, OpenDatabase
+from tests.conftest import NO_POSTGRESQL, PARTITIONS, SKIP_POSTGRESQL, MakeApp, OpenDatabase
 from tests.functional.client import UPDATE, read, send, update
 from tests.integration.test_migrations import Interrupted, before_each_statement
 
 if SKIP_POSTGRESQL:
     pytest.skip(NO_POSTGRESQL, allow_module_level=True)
+if PARTITIONS in os.environ:
+    pytest.skip("the packages of all databases are partitioned", allow_module_level=True)
 
 SENT = 40
 
