@@ -22,7 +22,7 @@ T ?=
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-unit coverage lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb backupdb auditdb forgetrecipient requirements wheel clean install install-dev check-port
+.PHONY: help run serve test test-unit coverage lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb backupdb auditdb partitiondb forgetrecipient requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +94,9 @@ backupdb: install ## Copy the SQLite database while the service runs (TO=backup.
 
 auditdb: install ## Recount the totals, compare them with the counters, and look for damage.
 	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database
+
+partitiondb: install ## Partition the table of packages on PostgreSQL (PARTITIONS=16).
+	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.partition:partition_packages '$(PARTITIONS)'
 
 forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
 	$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.forget:forget_recipient

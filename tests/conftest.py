@@ -5,22 +5,28 @@ PostgreSQL's programs are installed, the tests start their own server. Instead,
 ``$GALAXY_EXPRESS_TEST_POSTGRES_URL`` may name any database of another server, with a user who may
 create databases; if it is empty, PostgreSQL is left out. Without PostgreSQL its tests are skipped,
 except in CI, where they fail.
+
+With ``$GALAXY_EXPRESS_TEST_PARTITIONS`` the packages of all PostgreSQL databases are in that many
+partitions.
 """
 
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import MetaData, event
+from sqlalchemy.engine import Connection
 from webtest import TestApp
 
 from galaxy_express import make_wsgi_app
 from galaxy_express.application import close_application
-from galaxy_express.models import create_schema
+from galaxy_express.models import create_schema, metadata_for
+from galaxy_express.ops.partition import is_partitioned, partition
 from galaxy_express.package_types import PACKAGE_TYPES, PackageTypeRegistry
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database
@@ -36,6 +42,7 @@ settings.register_profile(
 settings.load_profile("galaxy_express")
 
 POSTGRES_URL = "GALAXY_EXPRESS_TEST_POSTGRES_URL"
+PARTITIONS = "GALAXY_EXPRESS_TEST_PARTITIONS"
 NO_POSTGRESQL = (
     "PostgreSQL's programs aren't installed (Debian: postgresql),"
     f" and ${POSTGRES_URL} names no server"
@@ -56,12 +63,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The worker processes of a parallel run find it through the environment.
     """
+    running = ExitStack()
+    config.add_cleanup(running.close)
+    if os.environ.get(PARTITIONS):
+        running.enter_context(partitioned_packages(int(os.environ[PARTITIONS])))
     binaries = find_binaries()
     if POSTGRES_URL in os.environ or binaries is None:
         return
-    running = ExitStack()
-    config.add_cleanup(running.close)
     os.environ[POSTGRES_URL] = running.enter_context(cluster(binaries)).url
+
+
+@contextmanager
+def partitioned_packages(number: int) -> Iterator[None]:
+    """Partition the packages of each PostgreSQL database when its tables are created."""
+
+    def partition_once(_: MetaData, connection: Connection, **__: Any) -> None:
+        if not is_partitioned(connection):
+            partition(connection, number)
+
+    metadata = metadata_for("postgresql")
+    event.listen(metadata, "after_create", partition_once)
+    try:
+        yield
+    finally:
+        event.remove(metadata, "after_create", partition_once)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -117,6 +142,13 @@ def postgresql(postgresql_of_session: PostgreSQLBackend) -> PostgreSQLBackend:
     """An empty database."""
     postgresql_of_session.reset()
     return postgresql_of_session
+
+
+@pytest.fixture
+def partitioned(postgresql: PostgreSQLBackend) -> Iterator[PostgreSQLBackend]:
+    """An empty database, whose packages will be partitioned when the tables are created."""
+    with partitioned_packages(3):
+        yield postgresql
 
 
 @pytest.fixture(params=DATABASES)

@@ -11,6 +11,7 @@ _SCRIPTS = {
     "audit": "galaxy_express.ops.audit:audit_database",
     "backup": "galaxy_express.ops.backup:back_up",
     "forget": "galaxy_express.ops.forget:forget_recipient",
+    "partition": "galaxy_express.ops.partition:partition_packages",
 }
 
 

@@ -23,7 +23,7 @@ def create_schema(app_config: RawConfig) -> None:
     :raises SystemExit: with a one-line message, if a setting is invalid, or if the database is
         unavailable or newer than this version.
     """
-    migrations = _import_migrations()
+    migrations = import_migrations()
     with database_for_script(app_config) as database:
         try:
             with database.migrating() as connection:
@@ -52,12 +52,12 @@ def drop_schema(app_config: RawConfig) -> None:
         if os.environ.get("FORCE") != "1":
             _confirm(what, stored, is_production="configs/production.ini" in sys.argv)
         metadata_for(connection.dialect.name).drop_all(connection)
-        _import_migrations().forget(connection)
+        import_migrations().forget(connection)
     sys.stdout.write(f"Dropped the tables of {what}.\n")
 
 
-def _import_migrations() -> ModuleType:
-    # Alembic logs each of its plug-ins when it is imported.
+def import_migrations() -> ModuleType:
+    """Import :py:mod:`galaxy_express.storage.migrations`, without the log of Alembic's plug-ins."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from galaxy_express.storage import migrations
 

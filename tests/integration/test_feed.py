@@ -17,12 +17,12 @@ from galaxy_express.storage.database import Database
 from galaxy_express.storage.queries import PageRequest
 from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
-from tests.conftest import DATABASES, OpenDatabase
-from tests.integration.conftest import MakeDesk
+from tests.conftest import OpenDatabase
+from tests.integration.conftest import BACKENDS, MakeDesk
 from tests.integration.racing import run_concurrently
 from tests.integration.values import package, send
 
-POSTGRESQL = pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+POSTGRESQL = pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 
 
 class Follower:

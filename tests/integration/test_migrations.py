@@ -1,5 +1,7 @@
 """Migrations of databases created by an earlier version."""
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from sqlalchemy.engine import Engine
 from galaxy_express.models import create_schema, drop_schema, metadata_for, missing_tables
 from galaxy_express.ops.audit import audit
 from tests.backends import Backend
-from tests.conftest import DATABASES, MakeApp, OpenDatabase
+from tests.conftest import DATABASES, PARTITIONS, MakeApp, OpenDatabase
 from tests.functional.client import PACKAGE, send, totals
 
 # The tables of version 1.0.
@@ -49,6 +51,9 @@ OLD_INSERT = (
     " VALUES ('{}', 'zap', 'leela', 'personal', 5432961600000000, '{}')"
 )
 OLD_IDS = ["old-c", "old-a", "old-b"]
+
+# Tables that are not in the models: Alembic's own, and partitions.
+UNMODELLED = re.compile(r"alembic_version|packages_\d+")
 
 
 @pytest.fixture
@@ -114,7 +119,8 @@ def test_models_and_migrations_agree(
     create_schema(backend.config)
     with open_database().snapshot() as connection:
         context = MigrationContext.configure(
-            connection, opts={"include_name": lambda name, *_: name != "alembic_version"}
+            connection,
+            opts={"include_name": lambda name, *_: not UNMODELLED.fullmatch(name or "")},
         )
         assert compare_metadata(context, metadata_for(connection.dialect.name)) == []
 
@@ -192,6 +198,7 @@ def test_interrupted_migration(old: Backend, make_app: MakeApp) -> None:
     assert totals(app) == (3, 0, 2)
 
 
+@pytest.mark.skipif(PARTITIONS in os.environ, reason="no writes while packages are partitioned")
 @pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 def test_migration_during_writes(old: Backend, make_app: MakeApp) -> None:
     """Packages inserted by the earlier version during a migration are kept and listed once."""
