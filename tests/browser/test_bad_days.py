@@ -174,6 +174,25 @@ def test_restored_database(dashboard: Dashboard, installation_of_session: Instal
     wait_until(lambda: dashboard.texts("#latest .link") == ["c"], "only the new one is shown")
 
 
+def test_page_that_is_far_behind(dashboard: Dashboard) -> None:
+    """After thousands of decisions, the list continues at once with the newest, without a glimpse
+    of those in between."""
+    send(dashboard.server, "first")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["first"], "the first is shown")
+    dashboard.run(
+        "const list = document.getElementById('latest'); window.tops = [];"
+        "new MutationObserver(() => tops.push(list.querySelector('.link').textContent))"
+        ".observe(list, {childList: true})"
+    )
+    here = dashboard.hide()
+    for start in range(0, 3000, 1000):
+        send(dashboard.server, *(f"p-{start + number}" for number in range(1000)))
+    dashboard.show(here)
+    wait_until(lambda: dashboard.texts("#latest .link")[0] == "p-2999", "the newest is shown")
+    assert set(dashboard.run("return tops")) == {"p-2999"}
+    assert dashboard.text("#latest-more") == "990 more decisions"
+
+
 def test_focus_is_not_lost(dashboard: Dashboard) -> None:
     """If new decisions push the focused one out of the list, the button to pause gets the focus."""
     send(dashboard.server, *(f"p-{number}" for number in range(10)))
