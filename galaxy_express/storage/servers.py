@@ -66,7 +66,9 @@ class Servers:
         limit: float,
         prepare: Callable[[LimitedConnection], None],
     ) -> None:
-        self._parameters = dict(parameters)
+        self._parameters = {
+            name: value for name, value in parameters.items() if name not in Host._fields
+        }
         self._hosts = split_hosts(parameters)
         self._limit = limit
         self._prepare = prepare

@@ -137,6 +137,16 @@ def test_several_servers(server: URL, open_at: OpenAt) -> None:
         assert time.monotonic() - started < 0.2
 
 
+def test_several_hosts_without_ports(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts without a port have libpq's default port, also if there are several."""
+    monkeypatch.setenv("PGPORT", str(server.port))
+    text = server.set(port=None).render_as_string(hide_password=False)
+    url = text.replace(f"@{server.host}/", f"@{server.host},{server.host}/")
+    database = database_from_config({"database.url": url} | HASTY)
+    read(database)
+    database.close()
+
+
 def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
     """All addresses of a host name are tried; the error names a host that has none."""
     url = server.set(host="localhost").render_as_string(hide_password=False)
