@@ -41,10 +41,10 @@ def free_port() -> int:
             return port
 
 
-def is_listening(port: int) -> bool:
-    """Return whether a port of the loopback interface accepts connections."""
+def is_listening(port: int, address: str = "127.0.0.1") -> bool:
+    """Return whether a port accepts connections."""
     try:
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection((address, port)):
             return True
     except OSError:
         return False

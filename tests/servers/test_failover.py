@@ -1,8 +1,9 @@
-"""A PostgreSQL server stops answering, or another one takes over."""
+"""A PostgreSQL server stops answering, restarts, or another one takes over."""
 
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from tests.integration.values import package as make_package
 from tests.integration.values import send as decide
 from tests.servers.forwarder import forwarding, silent_port
 from tests.servers.http_client import package
+from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
+from tests.servers.network import Network, find_obstacle
 from tests.servers.postgresql import Cluster, cluster, find_binaries
 from tests.servers.running import Installation, wait_until
 
@@ -33,11 +36,27 @@ HASTY = {
 @pytest.fixture
 def own_cluster() -> Iterator[Cluster]:
     """A PostgreSQL server that no other test uses."""
+    with cluster(_binaries()) as own:
+        yield own
+
+
+def _binaries() -> Path:
     binaries = find_binaries()
     if binaries is None:
         skip_or_fail("PostgreSQL's server isn't installed")
-    with cluster(binaries) as own:
-        yield own
+    return binaries
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """A network, on whose router the test runs."""
+    obstacle = find_obstacle()
+    if obstacle:
+        skip_or_fail(obstacle)
+    with ExitStack() as stack:
+        new = Network(stack)
+        stack.enter_context(new.router.entered())
+        yield new
 
 
 OpenAt = Callable[..., Database]
@@ -209,3 +228,77 @@ def test_missing_synchronous_standby(own_cluster: Cluster, open_at: OpenAt) -> N
     with database.read_connection() as connection:
         database.check_commits(connection)
     assert backend.stored() == backend.counted()
+
+
+@contextmanager
+def _loading(tmp_path: Path, *servers: Cluster) -> Iterator[Load]:
+    """A load on the service, which uses the first server, and in the end the last one. Afterwards,
+    responses, rows and counters agree."""
+    installation = Installation(tmp_path, _backend(servers[0]))
+    installation.create_schema()
+    addresses = ",".join(server.address for server in servers)
+    installation.environment["GALAXY_EXPRESS_DATABASE_URL"] = (
+        f"postgresql://postgres@{addresses}/postgres"
+    )
+    for key, value in HASTY.items():
+        installation.configure(key, value)
+    with installation.gunicorn() as service:
+        with Load() as load:
+            for client in range(4):
+                load.add_client(service.port, mixed_jobs(client))
+            load.wait_for(100)
+            yield load
+            _wait_for_decisions(load)
+        audit(finish(load.exchanges, service), _backend(servers[-1]), service)
+
+
+def _wait_for_decisions(load: Load) -> None:
+    started = time.monotonic()
+    load.wait_for(100, _is_decision)
+    # Less than two seconds, if the machine isn't busy with other tests.
+    assert time.monotonic() - started < 10
+
+
+def _is_decision(exchange: Exchange) -> bool:
+    return exchange.answer is not None and exchange.answer.status == 201
+
+
+def _is_unavailable(exchange: Exchange) -> bool:
+    return exchange.is_unavailable
+
+
+def _backend(server: Cluster) -> PostgreSQLBackend:
+    return PostgreSQLBackend(server.url, "postgres")
+
+
+def test_primary_is_cut_off(network: Network, tmp_path: Path) -> None:
+    """When the network of a primary fails, the service goes on with its synchronous standby, and
+    all responses stay valid."""
+    with (
+        cluster(_binaries(), network.add_machine()) as primary,
+        primary.standby(network.add_machine()) as standby,
+    ):
+        _backend(primary).rows("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        _backend(primary).rows("SELECT pg_reload_conf()")
+        with _loading(tmp_path, primary, standby) as load:
+            network.cut(primary.machine)
+            load.wait_for(10, _is_unavailable)
+            standby.promote()
+
+
+def test_primary_steps_down_and_returns(own_cluster: Cluster, tmp_path: Path) -> None:
+    """When a primary becomes a standby and then the primary again, like one of Patroni's without
+    etcd, the service recovers, and all responses stay valid."""
+    with _loading(tmp_path, own_cluster) as load:
+        own_cluster.demote()
+        load.wait_for(10, _is_unavailable)
+        own_cluster.promote()
+
+
+def test_primary_crashes_and_restarts(own_cluster: Cluster, tmp_path: Path) -> None:
+    """When a primary is killed and restarted, the service recovers, and all responses stay
+    valid."""
+    with _loading(tmp_path, own_cluster) as load:
+        own_cluster.crash()
+        load.wait_for(10, _is_unavailable)
+        own_cluster.start()

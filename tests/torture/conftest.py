@@ -48,11 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the soak test unless its duration is given."""
-    if not config.getoption("--soak-minutes"):
-        soaks = [item for item in items if item.get_closest_marker("soak")]
-        config.hook.pytest_deselected(items=soaks)
-        items[:] = [item for item in items if item not in soaks]
+    """Leave out the soak test unless its duration is given, and tests without a short form."""
+    options = {"soak": "--soak-minutes", "long": "--torture"}
+    unwanted = [marker for marker, option in options.items() if not config.getoption(option)]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unwanted))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(

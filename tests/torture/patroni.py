@@ -1,7 +1,7 @@
-"""Three PostgreSQL servers that Patroni looks after, with etcd and HAProxy, on the loopback
-interface.
+"""Three PostgreSQL servers that Patroni looks after, with etcd and HAProxy.
 
-The configurations are those of ``docs/high-availability``.
+The nodes and etcd are machines on a network where this can be made; otherwise everything is on the
+loopback interface. The configurations are those of ``docs/high-availability``.
 """
 
 import http.client
@@ -14,14 +14,16 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail
+from tests.servers.network import ADDRESSES, LOCALHOST, Machine, Network, find_obstacle
 from tests.servers.postgresql import find_binaries, hand_over, unprivileged_user
 from tests.servers.running import ROOT, WAIT_SECONDS, free_port, is_listening, wait_until
 
@@ -41,11 +43,15 @@ class Node:
 
     :param name: its name in the cluster.
     :param folder: an empty folder, owned by the user that runs the server.
+    :param machine: where they run.
+    :param network: the network of the machine, if it can be cut off.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, machine: Machine, network: Network | None) -> None:
         self.name = name
         self.folder = folder
+        self.machine = machine
+        self._network = network
         self.port = free_port()
         self.api_port = free_port()
         self._patroni: subprocess.Popen[bytes] | None = None
@@ -58,7 +64,8 @@ class Node:
 
     def start(self) -> None:
         """Start Patroni, which starts PostgreSQL."""
-        self._patroni = _start("patroni", self.folder / "patroni.yml", folder=self.folder)
+        with self.machine.entered():
+            self._patroni = _start("patroni", self.folder / "patroni.yml", folder=self.folder)
 
     def is_primary(self) -> bool:
         """Return whether Patroni says that it is the primary."""
@@ -75,15 +82,33 @@ class Node:
         except psycopg2.OperationalError:
             return False
 
+    def started_at(self) -> datetime | None:
+        """Return when PostgreSQL was started, or ``None`` if it doesn't accept connections."""
+        try:
+            ((moment,),) = self.database.rows("SELECT pg_postmaster_start_time()")
+        except psycopg2.OperationalError:
+            return None
+        return cast(datetime, moment)
+
+    @property
+    def address(self) -> str:
+        """PostgreSQL's address with its port."""
+        return f"{self.machine.address}:{self.port}"
+
+    @property
+    def api_address(self) -> str:
+        """The address of Patroni's REST API with its port."""
+        return f"{self.machine.address}:{self.api_port}"
+
     @property
     def database(self) -> PostgreSQLBackend:
         """The database on this node."""
-        return PostgreSQLBackend(_url(self.port), "postgres")
+        return PostgreSQLBackend(_url(self.address), "postgres")
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Send a request to Patroni, and return the status and the body of the answer."""
         timeout = 1.0 if method == "GET" else WAIT_SECONDS
-        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.api_address, timeout=timeout)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
@@ -95,6 +120,33 @@ class Node:
         """Let a standby take the place of this primary, and wait until it has."""
         status, body = self.request("POST", "/switchover", {"leader": self.name})
         assert status == 200, body
+
+    def restart_database(self) -> None:
+        """Let Patroni restart PostgreSQL, and wait until it has."""
+        status, body = self.request("POST", "/restart", {})
+        assert status == 200, body
+
+    def crash_database(self) -> None:
+        """Kill PostgreSQL, which Patroni starts again."""
+        assert self._postmaster is not None
+        os.kill(self._postmaster, signal.SIGKILL)
+
+    def cut_off(self) -> None:
+        """Drop all packets from and to its machine."""
+        self._own_network.cut(self.machine)
+
+    def cut_off_from_peers(self) -> None:
+        """Drop all packets between its machine and those of the other nodes and etcd."""
+        self._own_network.cut_from_peers(self.machine)
+
+    def reconnect(self) -> None:
+        """Let all packets through again."""
+        self._own_network.mend(self.machine)
+
+    @property
+    def _own_network(self) -> Network:
+        assert self._network is not None
+        return self._network
 
     def freeze(self) -> None:
         """Stop all processes, as if the machine stood still. Connections stay open."""
@@ -143,25 +195,75 @@ class Node:
             return None
 
 
+class Etcd:
+    """The only etcd of a cluster.
+
+    :param folder: an empty folder, owned by the user that runs it.
+    :param machine: where it runs.
+    """
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self._folder = folder
+        self._machine = machine
+        self._port, self._peer_port = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Its address with its port."""
+        return f"{self._machine.address}:{self._port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it accepts connections."""
+        peers = f"http://127.0.0.1:{self._peer_port}"
+        options = {
+            "name": "etcd",
+            "data-dir": self._folder / "data",
+            "listen-client-urls": f"http://{self.address}",
+            "advertise-client-urls": f"http://{self.address}",
+            "listen-peer-urls": peers,
+            "initial-advertise-peer-urls": peers,
+            "initial-cluster": f"etcd={peers}",
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        with self._machine.entered():
+            self._process = _start("etcd", *arguments, folder=self._folder)
+        wait_until(lambda: is_listening(self._port, self._machine.address), "etcd listens")
+
+    def kill(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(WAIT_SECONDS)
+
+
 class Patroni:
     """A cluster of three nodes.
 
     :ivar port: HAProxy's, which leads to the primary.
+    :ivar obstacle: why the nodes can't be cut off, if they can't.
     """
 
-    def __init__(self, nodes: list[Node], port: int) -> None:
+    def __init__(self, nodes: list[Node], etcd: Etcd, port: int, obstacle: str | None) -> None:
         self.nodes = nodes
+        self.etcd = etcd
         self.port = port
+        self.obstacle = obstacle
+
+    @property
+    def ttl(self) -> int:
+        """For how many seconds a leader may be silent."""
+        return max(_TTL, 20) if patroni_version() >= (3, 1) else _TTL
 
     @property
     def url(self) -> str:
         """The URL that names every node."""
-        return _url(*(node.port for node in self.nodes))
+        return _url(*(node.address for node in self.nodes))
 
     @property
     def proxied_url(self) -> str:
         """The URL of the primary through HAProxy."""
-        return _url(self.port)
+        return _url(f"127.0.0.1:{self.port}")
 
     @property
     def primary(self) -> Node:
@@ -203,9 +305,8 @@ class Patroni:
 _RUNNING = {"running", "streaming"}
 
 
-def _url(*ports: int) -> str:
-    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-    return f"postgresql://postgres:{_PASSWORD}@{hosts}/postgres"
+def _url(*addresses: str) -> str:
+    return f"postgresql://postgres:{_PASSWORD}@{','.join(addresses)}/postgres"
 
 
 def patroni_version() -> tuple[int, ...]:
@@ -221,7 +322,10 @@ def patroni_version() -> tuple[int, ...]:
 
 @contextmanager
 def patroni_cluster() -> Iterator[Patroni]:
-    """A cluster that is complete. It is killed and removed at the end."""
+    """A cluster that is complete. It is killed and removed at the end.
+
+    In the block, this thread is on the router of the cluster's network, if there is one.
+    """
     binaries = find_binaries()
     missing = [package for name, package in _PROGRAMS.items() if _find(name) is None]
     if binaries is None:
@@ -229,19 +333,29 @@ def patroni_cluster() -> Iterator[Patroni]:
     if missing:
         skip_or_fail(f"not installed (as Debian calls them): {', '.join(missing)}")
     assert binaries is not None
+    obstacle = find_obstacle()
     with ExitStack() as stack:
+        network = None if obstacle else Network(stack)
+        if network is not None:
+            stack.enter_context(network.router.entered())
+
+        def make_machine() -> Machine:
+            return network.add_machine() if network else LOCALHOST
+
         # Not in pytest's folder, which other users can't enter.
         temporary = tempfile.TemporaryDirectory(prefix="galaxy_express_patroni_")
         folder = Path(stack.enter_context(temporary))
         hand_over(folder)
-        nodes = [Node(name, _make_folder(folder / name)) for name in "abc"]
-        etcd = stack.enter_context(_etcd(_make_folder(folder / "etcd")))
+        etcd = Etcd(_make_folder(folder / "etcd"), make_machine())
+        stack.callback(etcd.kill)
+        etcd.start()
+        nodes = [Node(name, _make_folder(folder / name), make_machine(), network) for name in "abc"]
         for node in nodes:
-            _configure(node, etcd, binaries)
+            _configure(node, etcd, binaries, ADDRESSES if network else "127.0.0.1/32")
             stack.callback(node.kill)
             node.start()
         port = stack.enter_context(_haproxy(_make_folder(folder / "haproxy"), nodes))
-        cluster = Patroni(nodes, port)
+        cluster = Patroni(nodes, etcd, port, obstacle)
         try:
             cluster.wait_until_complete()
         except AssertionError:
@@ -250,15 +364,15 @@ def patroni_cluster() -> Iterator[Patroni]:
         yield cluster
 
 
-def _configure(node: Node, etcd: str, binaries: Path) -> None:
+def _configure(node: Node, etcd: Etcd, binaries: Path, clients: str) -> None:
     _fill_in(
         "patroni.yml",
         node.folder,
         name=node.name,
-        etcd=etcd,
-        api=f"127.0.0.1:{node.api_port}",
-        address=f"127.0.0.1:{node.port}",
-        network="127.0.0.1/32",
+        etcd=etcd.address,
+        api=node.api_address,
+        address=node.address,
+        network=clients,
         binaries=str(binaries),
         folder=str(node.folder),
         password=_PASSWORD,
@@ -268,53 +382,29 @@ def _configure(node: Node, etcd: str, binaries: Path) -> None:
 
 
 @contextmanager
-def _etcd(folder: Path) -> Iterator[str]:
-    port, peers = free_port(), f"http://127.0.0.1:{free_port()}"
-    address = f"127.0.0.1:{port}"
-    options = {
-        "name": "etcd",
-        "data-dir": folder / "data",
-        "listen-client-urls": f"http://{address}",
-        "advertise-client-urls": f"http://{address}",
-        "listen-peer-urls": peers,
-        "initial-advertise-peer-urls": peers,
-        "initial-cluster": f"etcd={peers}",
-    }
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    with _running("etcd", *arguments, folder=folder, port=port):
-        yield address
-
-
-@contextmanager
 def _haproxy(folder: Path, nodes: list[Node]) -> Iterator[int]:
     port = free_port()
     values = {"address": f"127.0.0.1:{port}"}
     for node in nodes:
         values |= {
-            node.name: f"127.0.0.1:{node.port}",
-            f"{node.name}_api_host": "127.0.0.1",
+            node.name: node.address,
+            f"{node.name}_api_host": node.machine.address,
             f"{node.name}_api_port": str(node.api_port),
         }
     configuration = _fill_in("haproxy.cfg", folder, **values)
-    with _running("haproxy", "-db", "-f", configuration, folder=folder, port=port):
+    process = _start("haproxy", "-db", "-f", configuration, folder=folder)
+    try:
+        wait_until(lambda: is_listening(port), "HAProxy listens")
         yield port
+    finally:
+        process.kill()
+        process.wait(WAIT_SECONDS)
 
 
 def _fill_in(name: str, folder: Path, /, **values: str) -> Path:
     path = folder / name
     path.write_text(Template((TEMPLATES / name).read_text()).substitute(values))
     return path
-
-
-@contextmanager
-def _running(program: str, *arguments: str | Path, folder: Path, port: int) -> Iterator[None]:
-    process = _start(program, *arguments, folder=folder)
-    try:
-        wait_until(lambda: is_listening(port), f"{program} listens")
-        yield
-    finally:
-        process.kill()
-        process.wait(WAIT_SECONDS)
 
 
 def _start(program: str, *arguments: str | Path, folder: Path) -> subprocess.Popen[bytes]:

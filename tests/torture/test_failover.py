@@ -1,10 +1,11 @@
-"""The primary of a cluster is killed, switched over or frozen under load, and comes back."""
+"""The primary of a cluster, its network or etcd fails under load, and comes back."""
 
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import pytest
 
 from galaxy_express.models import create_schema
 from galaxy_express.ops.audit import audit_database
+from tests.conftest import skip_or_fail
 from tests.servers.load import Exchange, Load, audit, finish, mixed_jobs
 from tests.servers.running import Installation, Server, wait_until
 from tests.torture.amount import Amount
@@ -24,31 +26,114 @@ BATCH = 100  # requests that an instance answers as it should before the test go
 LIMIT = 2.0  # seconds from the promotion of a primary to the next decision
 
 
+@contextmanager
+def _fail_over(
+    begin: Callable[[Node], None], end: Callable[[Node], None] | None, cluster: Patroni
+) -> Iterator[float]:
+    """Something happens to the primary, so that another node takes its place."""
+    primary = cluster.primary
+    others = [node for node in cluster.nodes if node is not primary]
+    with ThreadPoolExecutor() as threads:
+        beginning = threads.submit(begin, primary)
+        successor = cluster.wait_for_primary(others)
+        wait_until(successor.takes_writes, "the new primary takes writes")
+        yield time.monotonic()
+        beginning.result()
+    if end is not None:
+        end(primary)
+
+
+@contextmanager
+def _restart(begin: Callable[[Node], None], cluster: Patroni) -> Iterator[float]:
+    """The primary's PostgreSQL is started again."""
+    primary = cluster.primary
+    before = primary.started_at()
+    with ThreadPoolExecutor() as threads:
+        beginning = threads.submit(begin, primary)
+        wait_until(lambda: primary.started_at() not in (before, None), "PostgreSQL is restarted")
+        wait_until(primary.takes_writes, "it takes writes")
+        yield time.monotonic()
+        beginning.result()
+
+
+@contextmanager
+def _lose_etcd(cluster: Patroni) -> Iterator[float]:
+    """There is no etcd for longer than a primary may be silent; the primary goes on."""
+    primary = cluster.primary
+    cluster.etcd.kill()
+    time.sleep(1.5 * cluster.ttl)
+    assert primary.takes_writes()
+    yield time.monotonic()
+    cluster.etcd.start()
+
+
+@contextmanager
+def _lose_etcd_and_standby(cluster: Patroni) -> Iterator[float]:
+    """There is neither etcd nor a standby for that time, so there is no primary either."""
+    primary = cluster.primary
+    standby = next(node for node in cluster.nodes if node is not primary)
+    cluster.etcd.kill()
+    standby.kill()
+    time.sleep(1.5 * cluster.ttl)
+    assert not primary.takes_writes()
+    cluster.etcd.start()
+    wait_until(lambda: any(node.takes_writes() for node in cluster.nodes), "there is a primary")
+    yield time.monotonic()
+    standby.start()
+
+
 class Attack(NamedTuple):
-    """Something that happens to a primary, so that another node becomes the primary.
+    """Something that happens to a cluster.
 
     :param name: in words.
-    :param begin: lets it happen.
-    :param end: lets the node come back, if it doesn't by itself.
+    :param happening: a context manager, which is entered when a primary takes writes again; its
+        value is that moment, by the monotonic clock. Afterwards the cluster becomes complete.
+    :param needs_network: whether it cuts the network.
     """
 
     name: str
-    begin: Callable[[Node], None]
-    end: Callable[[Node], None] | None
+    happening: Callable[[Patroni], AbstractContextManager[float]]
+    needs_network: bool = False
 
 
 ATTACKS = {
-    "kill": Attack("`SIGKILL` of the primary and its Patroni", Node.kill, Node.start),
-    "switchover": Attack("switchover by Patroni's REST API", Node.switch_over, None),
-    "fence": Attack(
-        "`SIGSTOP` of the primary and its Patroni, then killed", Node.freeze, Node.restart
+    "kill": Attack(
+        "`SIGKILL` of the primary and its Patroni", partial(_fail_over, Node.kill, Node.start)
     ),
+    "switchover": Attack(
+        "switchover with Patroni's REST API", partial(_fail_over, Node.switch_over, None)
+    ),
+    "fence": Attack(
+        "`SIGSTOP` of the primary and its Patroni, which are then killed",
+        partial(_fail_over, Node.freeze, Node.restart),
+    ),
+    "cut": Attack(
+        "the primary is cut off from everything",
+        partial(_fail_over, Node.cut_off, Node.reconnect),
+        needs_network=True,
+    ),
+    "half-cut": Attack(
+        "the primary is cut off from etcd and the other nodes, not from HAProxy and the service",
+        partial(_fail_over, Node.cut_off_from_peers, Node.reconnect),
+        needs_network=True,
+    ),
+    "restart": Attack(
+        "restart of the primary with Patroni's REST API", partial(_restart, Node.restart_database)
+    ),
+    "crash": Attack(
+        "`SIGKILL` of the primary's PostgreSQL", partial(_restart, Node.crash_database)
+    ),
+    "etcd": Attack("loss of etcd", _lose_etcd),
+    "etcd-and-standby": Attack("loss of etcd and a standby", _lose_etcd_and_standby),
 }
 # With older versions, a primary that wakes up overrules its successor, whose answers are lost.
 if patroni_version() >= (3, 1):
     ATTACKS["thaw"] = Attack(
-        "`SIGSTOP` of the primary and its Patroni, then `SIGCONT`", Node.freeze, Node.thaw
+        "`SIGSTOP` of the primary and its Patroni, then `SIGCONT`",
+        partial(_fail_over, Node.freeze, Node.thaw),
     )
+# Without Patroni, tests/servers/test_failover.py has short forms of the others.
+WITH_SHORT_FORM = {"kill", "switchover", "fence", "thaw"}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +167,7 @@ class Times:
     """What an instance showed in the attacks of a kind.
 
     :ivar pauses: for how many seconds it decided nothing.
-    :ivar delays: for how many seconds of that there was a new primary already.
+    :ivar delays: for how many seconds of that there was a primary already.
     """
 
     pauses: list[float] = field(default_factory=list)
@@ -92,7 +177,7 @@ class Times:
         """Note an attack.
 
         :param begun: when it began, by the monotonic clock.
-        :param promoted: when another primary took writes.
+        :param promoted: when a primary took writes.
         """
         last, first = _longest_pause(exchanges, begun)
         self.pauses.append(first - last)
@@ -100,7 +185,7 @@ class Times:
 
     def __str__(self) -> str:
         pauses = f"{min(self.pauses):.1f} to {max(self.pauses):.1f} s without decisions"
-        return f"{pauses}, at most {max(self.delays):.1f} s of them with a new primary"
+        return f"{pauses}, at most {max(self.delays):.1f} s of them with a primary"
 
 
 def _longest_pause(exchanges: list[Exchange], begun: float) -> tuple[float, float]:
@@ -114,7 +199,13 @@ def _longest_pause(exchanges: list[Exchange], begun: float) -> tuple[float, floa
     return max(pauses, key=lambda pause: pause[1] - pause[0])
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(attack, id=name, marks=() if name in WITH_SHORT_FORM else pytest.mark.long)
+        for name, attack in ATTACKS.items()
+    ],
+)
 def test_failover(
     attack: Attack,
     cluster: Patroni,
@@ -123,22 +214,16 @@ def test_failover(
     report: Report,
 ) -> None:
     """When a primary is lost, no decision is lost, changed or repeated, and instances decide again
-    within two seconds after another one takes writes."""
+    within two seconds after there is one that takes writes."""
+    if attack.needs_network and cluster.obstacle:
+        skip_or_fail(cluster.obstacle)
     exchanges: list[Exchange] = []
     times = {way: Times() for way in instances}
     for number in range(amount.failovers):
-        primary = cluster.primary
-        others = [node for node in cluster.nodes if node is not primary]
-        with ThreadPoolExecutor() as threads, _loads(instances, f"round-{number}") as loads:
+        with _loads(instances, f"round-{number}") as loads:
             begun = time.monotonic()
-            beginning = threads.submit(attack.begin, primary)
-            successor = cluster.wait_for_primary(others)
-            wait_until(successor.takes_writes, "the new primary takes writes")
-            promoted = time.monotonic()
-            beginning.result()
-            _wait_for_all(loads)
-            if attack.end is not None:
-                attack.end(primary)
+            with attack.happening(cluster) as promoted:
+                _wait_for_all(loads)
             cluster.wait_until_complete()
         for way, load in loads.items():
             times[way].note(load.exchanges, begun, promoted)
