@@ -140,8 +140,8 @@ def test_several_servers(server: URL, open_at: OpenAt) -> None:
 def test_several_hosts_without_ports(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hosts without a port have libpq's default port, also if there are several."""
     monkeypatch.setenv("PGPORT", str(server.port))
-    text = server.set(port=None).render_as_string(hide_password=False)
-    url = text.replace(f"@{server.host}/", f"@{server.host},{server.host}/")
+    text = server.render_as_string(hide_password=False)
+    url = text.replace(f"@{server.host}:{server.port}/", f"@{server.host},{server.host}/")
     database = database_from_config({"database.url": url} | HASTY)
     read(database)
     database.close()
