@@ -17,8 +17,8 @@ from gevent.socket import SOCK_STREAM, socket
 from gunicorn.workers.base import Worker
 
 from galaxy_express.serving.environment import drain_seconds
-from galaxy_express.serving.http_connection import Connection, Environ
-from galaxy_express.serving.http_head import MAX_HEAD, Head, Limits, Unreadable
+from galaxy_express.serving.http_connection import Connection, Environ, serve
+from galaxy_express.serving.http_head import MAX_HEAD, Head, Limits
 
 # State that workers and their master share, indexed by the number of the worker. The memory is
 # allocated when gunicorn's master imports this module, and inherited by all workers.
@@ -249,47 +249,25 @@ class GalaxyExpressWorker(Worker):
         self._stopping.set()
 
     def _handle(self, client: Any, address: Any, environ: Environ) -> None:
-        # Imported late, after gevent has patched its dependencies.
-        from baseplate.observers.timeout import ServerTimeout
-
         ip, port = address[:2] if address else ("", "")  # a Unix socket has none
         environ = {**environ, "REMOTE_ADDR": ip, "REMOTE_PORT": str(port)}
         connection = Connection(client, environ, self._limits, lambda: self.alive)
-        try:
-            self._serve_requests(connection, ip)
-        except ServerTimeout:
-            self.log.warning("Closing a connection from ip=%s that doesn't read its response", ip)
-        except OSError as error:
-            self.log.debug("Lost a connection from ip=%s: %s", ip, error)
-        finally:
-            connection.close()
-
-    def _serve_requests(self, connection: Connection, ip: str) -> None:
-        keep_open = True
-        while keep_open:
-            try:
-                head = self._next_request(connection)
-            except Unreadable as error:
-                self.log.warning("Invalid request from ip=%s: %s", ip, error)
-                connection.reject(error)
-                return
-            if head is None:
-                return
-            self.nr += 1
-            if self.nr >= self.max_requests and self.alive:
-                self.log.info("Replacing this worker after %s requests", self.nr)
-                self._stop()
-            keep_open = connection.respond(head, self.wsgi, self.log)
-        connection.linger()
+        serve(connection, lambda: self._next_request(connection), self.wsgi, self.log, ip)
 
     def _next_request(self, connection: Connection) -> Head | None:
         if self._connections.full() and self.idle:
             self._close_connections([next(iter(self.idle))])
         self.idle[connection] = time.monotonic()
         try:
-            return connection.next_request()
+            head = connection.next_request()
         finally:
             self.idle.pop(connection, None)
+        if head is not None:
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Replacing this worker after %s requests", self.nr)
+                self._stop()
+        return head
 
     def _close_idle(self, seconds: float) -> None:
         limit = time.monotonic() - seconds

@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 
-from galaxy_express.serving.http_head import Head, Limits, Unreadable
+from galaxy_express.serving.http_head import Head, Limits, Unreadable, check_beginning
 
 # The limits for reading an unread body before the response, in bytes and seconds.
 DRAIN_BYTES = 65536
@@ -78,6 +78,7 @@ class Incoming:
                 break
             searched = len(self._data) - self._start
             limits.check(self._data[self._start :])
+            check_beginning(self._data[self._start :])
             if not self.receive():
                 if self.is_empty:
                     return b""
@@ -95,6 +96,8 @@ class Incoming:
         while (end := self._data.find(b"\r\n", self._start, self._start + limit + 2)) < 0:
             if len(self._data) - self._start >= limit + 2:
                 raise Unreadable(HTTPStatus.BAD_REQUEST, "a line of the body is too long")
+            if b"\n" in self._data[self._start :]:
+                raise Unreadable(HTTPStatus.BAD_REQUEST, "a line ends without a carriage return")
             if not self.receive():
                 raise Unreadable(HTTPStatus.BAD_REQUEST, "the body ended early")
         line = self._data[self._start : end]

@@ -145,6 +145,37 @@ class Connection:
             self._sock.sendall(response)
 
 
+def serve(
+    connection: Connection,
+    next_request: Callable[[], Head | None],
+    app: Application,
+    log: Logger | GunicornLogger,
+    ip: str,
+) -> None:
+    """Serve the requests of a connection until its end, and stop watching its socket.
+
+    :param next_request: as the connection's method.
+    :param ip: the address of the client, for the log.
+    """
+    # Imported late, after gevent has patched its dependencies.
+    from baseplate.observers.timeout import ServerTimeout
+
+    try:
+        while (head := next_request()) is not None:
+            if not connection.respond(head, app, log):
+                connection.linger()
+                return
+    except Unreadable as error:
+        log.warning("Invalid request from ip=%s: %s", ip, error)
+        connection.reject(error)
+    except ServerTimeout:
+        log.warning("Closing a connection from ip=%s that doesn't read its response", ip)
+    except OSError as error:
+        log.debug("Lost a connection from ip=%s: %s", ip, error)
+    finally:
+        connection.close()
+
+
 class _Response:
     """The response to a request, with ``start_response`` and ``write`` of PEP 3333.
 

@@ -21,6 +21,7 @@ MAX_HEAD = 65536
 _REQUEST_LINE = re.compile(
     rb"([A-Z0-9!$%&'*+.^_`|~-]{3,20}) ([\x21\x22\x24-\x7e]+) HTTP/1\.([0-9])\r\n"
 )
+_BEGINNING = re.compile(rb"[\rA-Z0-9!$%&'*+.^_`|~-]|$")
 # llhttp would reject methods that it doesn't know, but the response to them must be 405.
 _PARSED_REQUEST_LINE = b"GET / HTTP/1.1\r\n"
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
@@ -76,6 +77,18 @@ class Limits(NamedTuple):
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"the head is longer than {MAX_HEAD:,} bytes",
             )
+
+
+def check_beginning(part: bytes) -> None:
+    """Check the part of a head that has arrived so far. Otherwise a client that, for example,
+    expects TLS or ends its lines without a carriage return would wait for a response.
+
+    :raises Unreadable: if it can't become valid.
+    """
+    if not _BEGINNING.match(part):
+        raise _bad("the request line is malformed")
+    if part.count(b"\n") > part.count(b"\r\n"):
+        raise _bad("a line ends without a carriage return")
 
 
 @dataclass(slots=True)
