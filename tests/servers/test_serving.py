@@ -198,10 +198,10 @@ def test_unix_socket(installation: Installation) -> None:
     server = installation.baseplate_serve(path)
     server.start()
     try:
-        wait_until(path.is_socket, "the socket exists")
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(TIMEOUT)
-            client.connect(str(path))
+            # The socket exists before the server listens on it.
+            wait_until(lambda: client.connect_ex(str(path)) == 0, "the server listens")
             client.sendall(head("GET /statistics HTTP/1.1"))
             assert client.recv(12) == b"HTTP/1.1 200"
     finally:
