@@ -137,6 +137,7 @@ def test_unreadable_head(server: Server, shape: str) -> None:
     assert answer.json["type"] == "about:blank"
 
 
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 @pytest.mark.parametrize(
     ("start", "status"),
     [
@@ -146,9 +147,11 @@ def test_unreadable_head(server: Server, shape: str) -> None:
     ],
     ids=["long path", "long header", "unknown expectation"],
 )
-def test_heads_over_the_limits(installation: Installation, start: bytes, status: int) -> None:
+def test_heads_over_the_limits(
+    installation: Installation, name: str, start: bytes, status: int
+) -> None:
     """A head over a limit gets the specific status and one log line, however large it is."""
-    with installation.gunicorn(workers=1) as server:
+    with installation.server(name) as server:
         (answer,) = exchange(server.port, [start])
         assert answer.status == status
         assert answer.is_problem

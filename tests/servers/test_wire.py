@@ -1,4 +1,4 @@
-"""HTTP/1.1 by RFC 9112 in gunicorn's worker, on bare sockets."""
+"""HTTP/1.1 by RFC 9112 in both servers, on bare sockets."""
 
 import socket
 import time
@@ -18,15 +18,22 @@ GET = head("GET /health?type=liveness HTTP/1.1")
 LAST = head("GET /health?type=liveness HTTP/1.1", "Connection: close")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """gunicorn with one worker, on IPv4, IPv6 and a Unix socket named ``socket``."""
+@pytest.fixture(scope="module", params=["baseplate-serve", "gunicorn"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Each server in turn. gunicorn has one worker, and also listens on IPv6 and on a Unix socket
+    named ``socket``."""
     folder = tmp_path_factory.mktemp("wire")
     installation = Installation(folder, SQLiteBackend(folder / "galaxy_express.db"))
     installation.create_schema()
     for endpoint in ("send_package", "read_statistics"):
         name = f"server_timeout.by_endpoint.{endpoint}"
         installation.configure(name, f"{SERVER_TIMEOUT * 1000:.0f} milliseconds")
+    if request.param == "baseplate-serve":
+        with installation.baseplate_serve() as server:
+            yield server
+        return
     port = free_port()
     addresses = (f"127.0.0.1:{port}", f"[::1]:{port}", f"unix:{folder / 'socket'}")
     options = [option for address in addresses for option in ("--bind", address)]
@@ -62,6 +69,21 @@ REJECTED = {
     "expectation": (head("GET / HTTP/1.1", "Expect: more"), 417),
     "end of the head": (b"GET / HTTP/1.1\r\nHos", 400),
 }
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x16\x03\x01",
+        b"GET / HTTP/1.1\nHost: galaxy-express\n\n",
+        head("POST /packages HTTP/1.1", "Transfer-Encoding: chunked") + b"2\n{}\n0\n\n",
+    ],
+    ids=["TLS", "lines of the head", "lines of the body"],
+)
+def test_beginning_that_cannot_become_valid(server: Server, start: bytes) -> None:
+    """A request is rejected as soon as it can't become valid, while the client keeps waiting."""
+    (answer,) = ask(server, start)
+    assert (answer.status, answer.is_problem, answer.is_last) == (400, True, True)
 
 
 @pytest.mark.parametrize("shape", REJECTED)
@@ -237,6 +259,7 @@ def test_client_that_closes_its_sending_side(server: Server) -> None:
     assert [answer.status for answer in exchange(server.port, [GET, GET])] == [200, 200]
 
 
+@pytest.mark.parametrize("server", ["gunicorn"], indirect=True)
 @pytest.mark.parametrize("family", [socket.AF_INET6, socket.AF_UNIX])
 def test_ipv6_and_unix_sockets(server: Server, family: socket.AddressFamily) -> None:
     """IPv6 and Unix sockets are served like IPv4."""
