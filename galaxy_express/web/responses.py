@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class JsonResponse:
     """A response with a short body.
 
-    It has what Pyramid and our tweens use of a response. WebOb's would take several times as long
-    to create, and make a relative ``Location`` absolute, using the client's ``Host``.
+    It has what Pyramid, Sentry's integration and our tweens use of a response. WebOb's would take
+    several times as long to create, and make a relative ``Location`` absolute, using the client's
+    ``Host``.
 
     :param body: the whole body.
     :param status_code: the HTTP status.
@@ -28,6 +29,11 @@ class JsonResponse:
         self.body = body
         self.status_code = int(status_code)
         self.headerlist = headerlist
+
+    @property
+    def status_int(self) -> int:
+        """The HTTP status, by the name that Sentry's integration uses."""
+        return self.status_code
 
     @property
     def content_length(self) -> int:
