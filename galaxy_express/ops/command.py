@@ -27,11 +27,15 @@ def main() -> None:
     parser.add_argument(
         "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
     )
-    parser.add_argument("path", nargs="?", help="backup: the path of the copy")
+    parser.add_argument(
+        "argument",
+        nargs="?",
+        help="backup: the path of the copy; partition: the number of partitions",
+    )
     arguments = parser.parse_args()
-    if arguments.path is not None and arguments.command != "backup":
-        parser.error(f"{arguments.command} has no arguments, but got {arguments.path}")
-    others = [] if arguments.path is None else [arguments.path]
+    if arguments.argument is not None and arguments.command not in ("backup", "partition"):
+        parser.error(f"{arguments.command} has no arguments, but got {arguments.argument}")
+    others = [] if arguments.argument is None else [arguments.argument]
     settings = arguments.configs / "production.ini"
     if arguments.command == "configs":
         print(arguments.configs)  # noqa: T201 - the output of the command

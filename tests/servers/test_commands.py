@@ -75,6 +75,13 @@ def test_arguments_without_effect(installation: Installation, arguments: list[st
     assert "Traceback" not in failed.value.output
 
 
+def test_argument_of_partition(installation: Installation) -> None:
+    """``galaxy-express partition`` passes the number of partitions to the script."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        galaxy_express(installation, "partition", "16")
+    assert "this needs PostgreSQL" in failed.value.output
+
+
 def test_galaxy_express_serve(installation: Installation) -> None:
     """``galaxy-express serve`` runs gunicorn with the given configuration."""
     with installation.command("serve", "--configs=configs") as server:
