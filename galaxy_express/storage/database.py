@@ -373,7 +373,7 @@ class Database(ABC):
     def _translate(self, error: Any) -> Exception:
         """Return the exception to raise instead of the driver's."""
 
-    def _translating_errors(self, *kept: PersistentConnection) -> "ErrorTranslation":
+    def _translating_errors(self, *kept: PersistentConnection) -> ErrorTranslation:
         return ErrorTranslation(self.driver_error, self._translate, kept)
 
 

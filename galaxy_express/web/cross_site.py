@@ -28,8 +28,8 @@ def _protect(view: View, _: object) -> View:
     def protected(context: Any, request: Request) -> Response:
         environ = request.environ
         if environ["REQUEST_METHOD"] in _WRITING_METHODS and _is_cross_site(environ):
-            # Not raised, since the view for unknown paths, too, is protected: it handles an
-            # exception already.
+            # Returned rather than raised: the view for unknown paths is protected, too, and already
+            # handles an exception.
             error = CrossSiteRequest("pages of other sites must not send this request")
             return client_error(error, request)
         return view(context, request)

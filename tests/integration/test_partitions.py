@@ -270,7 +270,7 @@ def roles(backend: Backend) -> Iterator[tuple[str, str]]:
 def test_owner_and_privileges_are_kept(
     backend: Backend, make_app: MakeApp, roles: tuple[str, str]
 ) -> None:
-    """Whoever runs the command, the tables keep their owner and the privileges of others."""
+    """The tables keep their owner and privileges, whichever role runs the command."""
     owner, user = roles
     create_schema(as_role(backend, owner))
     backend.rows(
