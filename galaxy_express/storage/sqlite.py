@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy.engine
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
 
 from galaxy_express.models import metadata_for
@@ -182,6 +182,13 @@ class SQLiteConnection(Connection):
 LOG_BYTES = 80 * 2**20
 
 
+# The first connection to open a file, and the last one to close it, lock it for some milliseconds.
+# A read that opens a connection waits that long, but while another program keeps the file locked,
+# only once a second, since the event loop waits, too.
+_OPENING_LOCK_TIMEOUT = timedelta(milliseconds=200)
+_OPENING_INTERVAL = 1.0
+
+
 _PACKAGES_FROM = "SELECT package_id FROM packages WHERE sequence >= ?"
 _LAST_SEQUENCE = """
     SELECT max(coalesce((SELECT max(sequence) FROM packages), 0),
@@ -256,12 +263,13 @@ class SQLiteDatabase(Database):
         self._checked: object = None
         self._engine = self._make_engine("rw", lock_timeout)
         self._nonblocking_engine = self._make_engine("rw", timedelta(0))
+        self._briefly_waiting_engine = self._make_engine("rw", _OPENING_LOCK_TIMEOUT)
+        self._no_waits_until = 0.0
         # Reads run on the event loop, which must not wait for a lock.
-        connect_nonblocking = partial(self._connect, self._nonblocking_engine)
-        self._read_connection = PersistentConnection(connect_nonblocking)
+        self._read_connection = PersistentConnection(self._connect_nonblocking)
         connect = partial(self._connect, self._engine)
         # TRUNCATE blocks all writes while it waits for readers, so it must not wait.
-        self._checkpoint_connection = PersistentConnection(connect_nonblocking)
+        self._checkpoint_connection = PersistentConnection(self._connect_nonblocking)
         self._checkpoint_guard = PersistentConnection(connect)
         super().__init__(connect)
 
@@ -275,6 +283,19 @@ class SQLiteDatabase(Database):
         if not connection.is_current():
             connection.close()
             raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
+        return connection
+
+    def _connect_nonblocking(self) -> SQLiteConnection:
+        """Open a connection that never waits for a lock, except briefly while it is opened."""
+        waits = time.monotonic() >= self._no_waits_until
+        engine = self._briefly_waiting_engine if waits else self._nonblocking_engine
+        try:
+            connection = self._connect(engine)
+        except exc.OperationalError:
+            if waits:
+                self._no_waits_until = time.monotonic() + _OPENING_INTERVAL
+            raise
+        connection.execute("PRAGMA busy_timeout=0")
         return connection
 
     def read_connection(self) -> AbstractContextManager[Connection]:

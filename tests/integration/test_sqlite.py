@@ -17,6 +17,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
+from tests.integration.racing import run_concurrently
 from tests.integration.values import describe, package, send
 
 
@@ -192,6 +193,24 @@ def test_damaged_file_is_not_a_programming_error(sqlite: SQLiteBackend, database
         queries.find_decision(connection, "1")
 
 
+def test_opening_waits_for_other_programs_to_open_and_close(
+    database: Database, open_database: OpenDatabase
+) -> None:
+    """Reads of programs that open and close the file all the time succeed, although the first one
+    to open it, and the last one to close it, lock it for a moment."""
+
+    def read_again_and_again() -> None:
+        for _ in range(40):
+            database = open_database()
+            with database.read_connection() as connection:
+                assert queries.read_totals(connection) == {}
+                assert connection.select("PRAGMA busy_timeout") == [(0,)]
+            database.close()
+
+    database.close()
+    run_concurrently([read_again_and_again] * 3)
+
+
 def test_reads_do_not_wait_for_locks(
     sqlite: SQLiteBackend, database: Database, open_database: OpenDatabase
 ) -> None:
@@ -204,8 +223,9 @@ def test_reads_do_not_wait_for_locks(
         other.execute("DELETE FROM packages")
         other.execute("COMMIT")
         started = time.monotonic()
-        with pytest.raises(DatabaseUnavailable, match="locked"), reader.read_connection() as read:
-            queries.read_totals(read)
+        for _ in range(1000):
+            with pytest.raises(DatabaseUnavailable, match="locked"), reader.read_connection():
+                pass
         assert time.monotonic() < started + 30
     with reader.read_connection() as read:
         assert queries.read_totals(read) == {}
