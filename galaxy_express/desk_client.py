@@ -55,6 +55,9 @@ class DeskClient:
     def _find_replay(self, package: Package) -> SendOutcome | None:
         # Answer retries from a read, so that they skip the write queue.
         with self._database.read_connection() as connection:
+            # Otherwise the transaction that finds it waits until it is permanent.
+            if not connection.is_confirmed():
+                return None
             earlier = queries.find_decision(connection, package.package_id)
         if earlier is None or not package.is_retry_of(earlier.package):
             return None
@@ -93,6 +96,18 @@ class DeskClient:
         queries.check_schema(connection)
         self._database.check_commits(connection)
         self._queue.check()
+
+    def confirm(self, connection: Connection) -> None:
+        """Make sure that everything a connection shows is permanent: no failover undoes it.
+
+        :param connection: a connection to read from.
+        :raises galaxy_express.storage.database.DatabaseUnavailable: if that isn't known.
+        :raises galaxy_express.group_commit.Overloaded: as above.
+        """
+        if not connection.is_confirmed():
+            self._submit(SendRequest())  # a later commit proves it
+            if not connection.is_confirmed():
+                raise DatabaseUnavailable("reads lead to another server than writes")
 
     def _submit(self, request: SendRequest) -> list[SendOutcome]:
         self._queue.submit(request)

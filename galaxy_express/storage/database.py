@@ -151,6 +151,11 @@ class Connection(ABC):
         """Return a sequence number up to which everything is committed: no transaction that
         commits later inserts a smaller or equal one."""
 
+    def is_confirmed(self) -> bool:
+        """Return whether everything that it shows is known to be permanent: no failover undoes
+        it."""
+        return True
+
     @abstractmethod
     def read_size(self) -> int:
         """Return the size of the database on disk, in bytes, without blocking anyone."""

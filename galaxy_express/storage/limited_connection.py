@@ -33,6 +33,8 @@ class LimitedConnection(connection):
     :ivar limit: how many seconds a wait may take; ``None`` means no limit.
     :ivar opened_at: when it was opened, by the monotonic clock.
     :ivar is_writable: whether its server accepted writes when it was opened.
+    :ivar server: identifies its server, until that is restarted.
+    :ivar has_written: whether a transaction on it that wrote to the log has been committed.
     """
 
     def __init__(self, dsn: str, limit: float) -> None:
@@ -40,6 +42,8 @@ class LimitedConnection(connection):
         super().__init__(dsn)
         self.opened_at = time.monotonic()
         self.is_writable = False
+        self.server = ""
+        self.has_written = False
 
     def has_no_data(self) -> bool:
         """Return whether no unsolicited data is waiting: it would announce that the server closes

@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
 from galaxy_express.storage import limited_connection
+from galaxy_express.storage.confirmations import WRITE_TO_LOG, Confirmations
 from galaxy_express.storage.database import (
     Blocked,
     Connection,
@@ -59,6 +60,7 @@ class PostgreSQLConnection(Connection):
     :param begin: returns the statements that begin a transaction; its argument is a lock timeout,
         or ``None`` for the default.
     :param is_current: see :py:meth:`Connection.is_current`.
+    :param confirmations: of all connections to the database.
     """
 
     statements = STATEMENTS
@@ -66,12 +68,14 @@ class PostgreSQLConnection(Connection):
     def __init__(
         self,
         raw: Any,
-        begin: Callable[[timedelta | None], str],
+        begin: Callable[[timedelta | None, bool], str],
         is_current: Callable[[LimitedConnection], bool],
+        confirmations: Confirmations,
     ) -> None:
         super().__init__(raw)
         self._begin_statements = begin
         self._is_current = is_current
+        self._confirmations = confirmations
         self._last_time = 0
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
@@ -100,6 +104,10 @@ class PostgreSQLConnection(Connection):
         ((number,),) = self.select(_LAST_SETTLED)
         return int(number)
 
+    def is_confirmed(self) -> bool:
+        """See :py:meth:`Connection.is_confirmed`."""
+        return self._confirmations.cover(self._raw.dbapi_connection)
+
     def read_size(self) -> int:
         """See :py:meth:`Connection.read_size`."""
         ((size,),) = self.select("SELECT pg_database_size(current_database())")
@@ -123,7 +131,10 @@ class PostgreSQLConnection(Connection):
     def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
         # The settings are local to the transaction, so that they work behind a pooler.
-        ((backend, is_standby),) = self.select(self._begin_statements(lock_timeout))
+        driver_connection = self._raw.dbapi_connection
+        begun = monotonic()
+        begin = self._begin_statements(lock_timeout, driver_connection.has_written)
+        ((backend, is_standby, _),) = self.select(begin)
         try:
             # Don't even replay earlier decisions: a standby may have some that its primary never
             # confirmed, and that the next primary won't have.
@@ -140,6 +151,8 @@ class PostgreSQLConnection(Connection):
         # COMMIT of a failed transaction rolls it back, without an error.
         if self._cursor.statusmessage != "COMMIT":
             raise DatabaseUnavailable("the transaction was rolled back")
+        driver_connection.has_written = True
+        self._confirmations.note(driver_connection, begun)
 
     def _roll_back(self) -> None:
         try:
@@ -245,6 +258,7 @@ class PostgreSQLDatabase(Database):
         # When connections to the server turned out to be broken; older ones aren't used again.
         self._broken_before = 0.0
         self._unanswered = UnansweredCommits()
+        self._confirmations = Confirmations()
         self._servers = Servers(
             {
                 "application_name": application_name,
@@ -281,14 +295,17 @@ class PostgreSQLDatabase(Database):
         return describe_postgresql(self._url)
 
     def _wrap(self, raw: Any) -> PostgreSQLConnection:
-        return PostgreSQLConnection(raw, self._begin_statements, self._is_current)
+        return PostgreSQLConnection(
+            raw, self._begin_statements, self._is_current, self._confirmations
+        )
 
-    def _begin_statements(self, lock_timeout: timedelta | None) -> str:
+    def _begin_statements(self, lock_timeout: timedelta | None, has_written: bool) -> str:
         timeout = _milliseconds(lock_timeout or self._lock_timeout)
         settings = self._set.format(local="LOCAL", lock_timeout=timeout)
         return (
             f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings} {self._set_idle_timeout}"
-            " SELECT pg_backend_pid(), pg_is_in_recovery()"
+            " SELECT pg_backend_pid(), pg_is_in_recovery(),"
+            f" {'NULL' if has_written else WRITE_TO_LOG}"
         )
 
     def _connect(self, to_write: bool) -> LimitedConnection:
@@ -308,7 +325,7 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
             cursor.execute(settings + _DESCRIBE_SERVER)
-            ((encoding, is_standby, read_only),) = cursor.fetchall()
+            ((encoding, is_standby, read_only, server),) = cursor.fetchall()
         if encoding != "UTF8":
             raise DatabaseUnavailable(
                 f"the database's encoding is {encoding}, which can't store all text: create it"
@@ -316,6 +333,7 @@ class PostgreSQLDatabase(Database):
             )
         connection.limit = self._limit
         connection.is_writable = not is_standby and read_only == "off"
+        connection.server = server
 
     def _is_current(self, connection: LimitedConnection) -> bool:
         # Connections to a standby are replaced soon, since there may be a new primary.
@@ -445,7 +463,7 @@ _HARMLESS = {*_RETRYABLE, _LOCKED}
 
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),
-       current_setting('transaction_read_only')
+       current_setting('transaction_read_only'), pg_postmaster_start_time()::text
 """
 
 _CHECK_WRITABLE = """

@@ -23,6 +23,7 @@ def read_status(request: Request) -> JsonResponse:
     - ``feed``: the ``after`` of ``GET /packages?order=asc`` for the decisions from now on.
     """
     with request.database.read_connection() as connection:
+        request.desk.confirm(connection)
         position = queries.find_feed_position(connection)
         size = connection.read_size()
     return json_response(

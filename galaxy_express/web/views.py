@@ -83,6 +83,8 @@ class GalaxyExpressService:
         """``GET /packages``: a page of decisions, of one recipient or of all."""
         query = parse_page_query(request.environ.get("QUERY_STRING", ""), "packages")
         with request.database.read_connection() as connection:
+            if query.page.ascending:  # followers act on what they read
+                request.desk.confirm(connection)
             page = queries.find_decisions_page(connection, query.recipient_id, query.page)
         packages = [decision_body(decision) for decision in page.items]
         return json_response({"packages": packages, "next": next_cursor(query, page)})
@@ -118,6 +120,8 @@ class GalaxyExpressService:
         check_recipient_of_path(recipient_id)
         query = parse_page_query(request.environ.get("QUERY_STRING", ""), "history", recipient_id)
         with request.database.read_connection() as connection:
+            if query.page.ascending:
+                request.desk.confirm(connection)
             page = queries.find_updates_page(connection, recipient_id, query.page)
         updates = [self._schemas.received_update_body(received) for received in page.items]
         return json_response({"updates": updates, "next": next_cursor(query, page)})

@@ -6,9 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from webtest import TestApp
 
+from galaxy_express import make_wsgi_app
+from galaxy_express.application import close_application
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
@@ -76,6 +80,23 @@ def open_at() -> Iterator[OpenAt]:
     yield open_
     for database in databases:
         database.close()
+
+
+OpenApp = Callable[[str], "TestApp[Any]"]
+
+
+@pytest.fixture
+def open_app() -> Iterator[OpenApp]:
+    """Make the application for a database URL."""
+    apps = []
+
+    def open_(url: str) -> "TestApp[Any]":
+        apps.append(TestApp(make_wsgi_app({"database.url": url} | HASTY)))
+        return apps[-1]
+
+    yield open_
+    for app in apps:
+        close_application(app.app)
 
 
 def test_service_with_an_unresponsive_server(own_cluster: Cluster, tmp_path: Path) -> None:
@@ -149,6 +170,61 @@ def test_no_decision_is_confirmed_by_a_standby(own_cluster: Cluster, open_at: Op
         desk = DeliveryDesk(open_at(standby.port), PACKAGE_TYPES)
         with pytest.raises(DatabaseUnavailable, match="standby"):
             decide(desk, make_package("a"))
+
+
+def test_no_response_rests_on_a_standby(own_cluster: Cluster, open_app: OpenApp) -> None:
+    """While there is only a standby, a resent package and followers of the feed get no response,
+    since the next primary may not have what the standby shows; lookups do."""
+    create_schema({"database.url": own_cluster.url})
+    with own_cluster.standby() as standby, forwarding(own_cluster.port) as forwarder:
+        url = f"postgresql://postgres@127.0.0.1:{forwarder.port},{standby.address}/postgres"
+        app = open_app(url)
+        app.post_json("/packages", package(package_id="a"), status=201)
+        wait_until(lambda: _has(standby, "a"), "the standby has the package")
+
+        forwarder.mute_everything()
+        wait_until(
+            lambda: app.get("/packages/a", status="*").status_int == 200, "reads use the standby"
+        )
+        for _ in range(3):
+            app.post_json("/packages", package(package_id="a"), status=503)
+            app.get("/packages?order=asc", status=503)
+            app.get("/dashboard/status", status=503)
+            app.get("/packages/a", status=200)
+        standby.promote()
+        wait_until(lambda: _is_answered(app, "a"), "it is answered")
+        app.get("/packages?order=asc", status=200)
+
+
+def test_no_response_before_a_standby_has_the_decision(
+    own_cluster: Cluster, open_app: OpenApp
+) -> None:
+    """After a crash, a primary shows a decision that no standby has: a resent package and followers
+    of the feed get no response until the synchronous standby has it."""
+    create_schema({"database.url": own_cluster.url})
+    with own_cluster.standby() as standby:
+        _backend(own_cluster).rows("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        _backend(own_cluster).rows("SELECT pg_reload_conf()")
+        app = open_app(own_cluster.url)
+        app.post_json("/packages", package(package_id="a"), status=201)
+        standby.stop()
+        app.post_json("/packages", package(package_id="b"), status=503)
+        own_cluster.crash()
+        own_cluster.start()
+        wait_until(lambda: _has(own_cluster, "b"), "the crashed primary shows it")
+
+        for _ in range(3):
+            app.post_json("/packages", package(package_id="b"), status=503)
+            app.get("/packages?order=asc", status=503)
+        standby.start()
+        wait_until(lambda: _is_answered(app, "b"), "it is answered")
+        assert _has(standby, "b")
+        app.get("/packages?order=asc", status=200)
+
+
+def _is_answered(app: "TestApp[Any]", package_id: str) -> bool:
+    response = app.post_json("/packages", package(package_id=package_id), status="*")
+    return bool(response.status_int == 200)
 
 
 def test_reads_leave_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
