@@ -196,6 +196,16 @@ def test_no_response_rests_on_a_standby(own_cluster: Cluster, open_app: OpenApp)
         app.get("/packages?order=asc", status=200)
 
 
+def test_reads_of_a_standby_can_be_refused(own_cluster: Cluster, open_app: OpenApp) -> None:
+    """With ``target_session_attrs=read-write`` in the URL, nothing is read from a standby."""
+    create_schema({"database.url": own_cluster.url})
+    with own_cluster.standby() as standby:
+        app = open_app(f"{standby.url}?target_session_attrs=read-write")
+        app.get("/statistics", status=503)
+        standby.promote()
+        app.get("/statistics", status=200)
+
+
 def test_no_response_before_a_standby_has_the_decision(
     own_cluster: Cluster, open_app: OpenApp
 ) -> None:
