@@ -181,7 +181,8 @@ class Times:
         """
         last, first = _longest_pause(exchanges, begun)
         self.pauses.append(first - last)
-        self.delays.append(max(0.0, first - promoted))
+        # The longest pause may begin later, if the attack caused none.
+        self.delays.append(max(0.0, first - max(last, promoted)))
 
     def __str__(self) -> str:
         pauses = f"{min(self.pauses):.1f} to {max(self.pauses):.1f} s without decisions"
