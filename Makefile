@@ -42,7 +42,7 @@ check-port: install
 PYTEST = pytest --numprocesses=4 $(OPTIONS) $(T)
 
 test: install-dev ## Run the tests (T=tests/functional/test_batch.py OPTIONS=-x).
-	$(if $(CI),@$(MAKE) --no-print-directory coverage,$(BIN)/python -m $(PYTEST))
+	$(BIN)/python -m $(PYTEST)
 
 coverage: install-dev ## Run the tests, and measure their coverage.
 	@$(BIN)/python -m coverage erase
