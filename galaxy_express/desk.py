@@ -83,6 +83,12 @@ class UpdateRequest:
         return 1
 
 
+class Rehearsal(SendRequest):
+    """A write without an effect, to find out whether writes succeed."""
+
+    __slots__ = ()
+
+
 WriteRequest = SendRequest | UpdateRequest
 
 
@@ -144,7 +150,8 @@ class DeliveryDesk:
             unclaimed = new  # packages without a result so far
             for send in sends:
                 send.outcomes = [_claim(package, decisions, unclaimed) for package in send.packages]
-            if rejected := sum(map(_count_rejected, sends)):
+            rejected = sum(map(_count_rejected, sends))
+            if rejected or any(isinstance(send, Rehearsal) for send in sends):
                 totals[REJECTED] = rejected
             try:
                 queries.add_to_totals(connection, self.shard, totals)

@@ -1,17 +1,25 @@
 """The delivery desk for requests: with a queue, spans and metrics."""
 
+import copy
 import logging
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 
+import gevent
 from baseplate import Span
 from baseplate.clients import ContextFactory
 from baseplate.lib import config
 
 from galaxy_express import metrics
 from galaxy_express.delivery import Conflict, Package, SendOutcome, replay
-from galaxy_express.desk import DeliveryDesk, SendRequest, UpdateRequest, WriteRequest
+from galaxy_express.desk import (
+    DeliveryDesk,
+    Rehearsal,
+    SendRequest,
+    UpdateRequest,
+    WriteRequest,
+)
 from galaxy_express.group_commit import GroupCommit
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
@@ -26,6 +34,9 @@ logger = logging.getLogger(__name__)
 # How long a group waits for a lock while all others wait for it: the first time, and on retries.
 FIRST_WAIT = timedelta(milliseconds=50)
 NEXT_WAIT = timedelta(milliseconds=20)
+
+# How long a readiness probe waits for a write.
+_REHEARSAL_SECONDS = 1.0
 
 
 class DeskClient:
@@ -87,7 +98,7 @@ class DeskClient:
             metrics.count_rejected(1)
 
     def check(self, connection: Connection) -> None:
-        """Check that writes can be recorded, as far as possible without writing.
+        """Check that writes can be recorded: without writing, unless the last commit failed.
 
         :param connection: a connection to read from.
         :raises galaxy_express.storage.database.DatabaseUnavailable: if they can't.
@@ -96,6 +107,14 @@ class DeskClient:
         queries.check_schema(connection)
         self._database.check_commits(connection)
         self._queue.check()
+        if self._queue.failure is not None:
+            self._rehearse(self._queue.failure)
+
+    def _rehearse(self, failure: Exception) -> None:
+        """Write, although there is nothing to write, so that an instance which gets no sends while
+        it isn't ready finds out when writes succeed again."""
+        with gevent.Timeout(_REHEARSAL_SECONDS, copy.copy(failure)):
+            self._queue.submit(Rehearsal())
 
     def confirm(self, connection: Connection) -> None:
         """Make sure that everything a connection shows is permanent: no failover undoes it.

@@ -115,6 +115,7 @@ class GroupCommit(Generic[AnyWrite]):
     :param commit_again: the same as ``commit``, for writes that were blocked before; it should
         wait for locks for a shorter time.
     :param patience: how long a blocked write is retried.
+    :ivar failure: why the last commit failed, if no single write caused it.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._turn = self._loop.timer(0, priority=-1)
         self._committing = False
         self._started: float | None = None
+        self.failure: Exception | None = None
 
     def submit(self, write: AnyWrite) -> None:
         """Wait until the write is committed; its result is then on the write.
@@ -287,6 +289,7 @@ class GroupCommit(Generic[AnyWrite]):
             if isinstance(result, BaseException):
                 result = _Result(_for_each(writes, result), [])
             group.errors = result.errors
+            self._note_failure(result, len(writes))
             if successor is None:
                 self._split(group, result.blocked)
             else:
@@ -304,6 +307,13 @@ class GroupCommit(Generic[AnyWrite]):
 
         commit = self._commit if group.blocked is None else self._commit_again
         self._thread.submit(lambda: self._commit_in_parts(writes, commit), finish)
+
+    def _note_failure(self, result: _Result[AnyWrite], writes: int) -> None:
+        shared = [e for e in result.errors.values() if isinstance(e, self._shared_errors)]
+        if shared:
+            self.failure = shared[0]
+        elif len(result.errors) + sum(len(part) for part, _ in result.blocked) < writes:
+            self.failure = None  # some were committed
 
     def _split(
         self, group: _Group[AnyWrite], blocked: list[tuple[Sequence[AnyWrite], Exception]]

@@ -1,5 +1,8 @@
 """If the database is unavailable, locked or slow, requests are 503 and can be retried."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import gevent
 import pytest
 from baseplate.observers.timeout import TimeoutBaseplateObserver
@@ -7,7 +10,7 @@ from prometheus_client import REGISTRY
 from webtest import TestApp, TestResponse
 
 from galaxy_express.models import create_schema
-from tests.backends import Backend
+from tests.backends import Backend, SQLiteBackend
 from tests.conftest import MakeApp, OpenDatabase
 from tests.functional.client import (
     ANY,
@@ -128,6 +131,48 @@ def test_reads_while_the_database_is_locked(backend: Backend, impatient_app: Tes
         for path in READS:
             impatient_app.get(path, status=200)
         send(impatient_app, package_id="pkg-0", status=200)
+
+
+@contextmanager
+def failing_writes(backend: Backend) -> Iterator[None]:
+    """Let all writes fail, and reads succeed."""
+    if isinstance(backend, SQLiteBackend):
+        with backend.locked():
+            yield
+        return
+    backend.rows(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$"
+    )
+    backend.rows("CREATE TRIGGER fail BEFORE INSERT ON counters EXECUTE FUNCTION fail()")
+    yield
+    backend.rows("DROP FUNCTION fail CASCADE")
+
+
+def test_readiness_while_writes_fail(backend: Backend, impatient_app: TestApp) -> None:
+    """After a failed commit the service isn't ready until writes succeed again, which it finds out
+    without a send, and without changing anything."""
+    with failing_writes(backend):
+        assert_unavailable(send(impatient_app, status=503))
+        for _ in range(3):
+            assert_unavailable(impatient_app.get("/health", status=503))
+        assert impatient_app.get("/health?type=liveness").json is True
+    impatient_app.get("/health", status=200)
+    assert totals(impatient_app) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_readiness_while_one_package_is_locked(backend: Backend, impatient_app: TestApp) -> None:
+    """A send that fails because another transaction holds a lock on its package doesn't make the
+    service unready."""
+    with backend.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO packages"
+            " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+            " VALUES ('pkg-1', 'zap', 'leela', 'personal', 0, 'dropped')"
+        )
+        send(impatient_app, package_id="pkg-1", status=503)
+        impatient_app.get("/health", status=200)
 
 
 def test_read_only_database(backend: Backend, impatient_app: TestApp) -> None:

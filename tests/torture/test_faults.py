@@ -53,8 +53,10 @@ def _attack(server: Server, installation: Installation, fault: Fault, load: Load
     load.wait_for(50)
     with fault(database):
         load.wait_for(20, lambda exchange: exchange.is_unavailable)
+        wait_until(lambda: not server.is_healthy("readiness"), "it isn't ready")
         assert server.is_healthy("liveness")
     load.wait_for(50)
+    wait_until(lambda: server.is_healthy("readiness"), "it is ready")
 
 
 def _check(load: Load, server: Server, installation: Installation) -> tuple[int, int]:
