@@ -39,8 +39,8 @@ class DatabaseUnavailable(Exception):
 class SchemaMismatch(DatabaseUnavailable):
     """The database lacks tables or columns of this version; an operator has to migrate it."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason} (to fix this: make migratedb)")
+    def __str__(self) -> str:
+        return f"{self.args[0]} (to fix this: make migratedb)"
 
 
 class TransactionConflict(DatabaseUnavailable):
@@ -49,6 +49,11 @@ class TransactionConflict(DatabaseUnavailable):
 
 class Blocked(DatabaseUnavailable):
     """Another transaction holds a lock that this one needs; this one was rolled back."""
+
+
+class NotRecorded(DatabaseUnavailable):
+    """The database doesn't store a row, because of a trigger for example; the transaction was
+    rolled back. Other writes may succeed."""
 
 
 def in_a_line(error: Exception) -> str:
@@ -140,10 +145,11 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def insert_updates(self, rows: Sequence[Row]) -> None:
+    def insert_updates(self, rows: Sequence[Row]) -> int:
         """Insert preference updates, in history order.
 
         :param rows: without sequence numbers.
+        :returns: how many were inserted.
         """
 
     @abstractmethod

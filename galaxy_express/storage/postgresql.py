@@ -21,6 +21,7 @@ from galaxy_express.storage.database import (
     Connection,
     Database,
     DatabaseUnavailable,
+    NotRecorded,
     Row,
     SchemaMismatch,
     TransactionConflict,
@@ -85,10 +86,11 @@ class PostgreSQLConnection(Connection):
         inserted = self.select(self.statements.insert_packages, values)
         return {package_id for (package_id,) in inserted}
 
-    def insert_updates(self, rows: Sequence[Row]) -> None:
+    def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""
         numbered = [(*row, place) for place, row in enumerate(rows, 1)]
         self.execute(self.statements.insert_updates, [len(rows), *_columns(numbered)])
+        return int(self._cursor.rowcount)
 
     def read_clock(self) -> int:
         """See :py:meth:`Connection.read_clock`."""
@@ -423,6 +425,8 @@ class PostgreSQLDatabase(Database):
             return Blocked(in_a_line(error))
         if error.pgcode in _MISSING:
             return SchemaMismatch(in_a_line(error))
+        if error.pgcode in _RAISED_BY_TRIGGERS:
+            return NotRecorded(in_a_line(error))
         if error.pgcode == _INSUFFICIENT_PRIVILEGE or isinstance(
             error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
         ):
@@ -441,6 +445,8 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
 _LOCKED = "55P03"
 _READ_ONLY = "25006"
+# What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
+_RAISED_BY_TRIGGERS = {"P0001", "0A000"}
 _HARMLESS = {*_RETRYABLE, _LOCKED}
 
 _DESCRIBE_SERVER = """
