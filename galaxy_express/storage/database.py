@@ -33,14 +33,29 @@ class DatabaseUnavailable(Exception):
 
     The transaction was rolled back, and a retry is safe. If the connection was lost during COMMIT,
     the outcome is unknown, and a retry finds it.
+
+    :cvar state: what clients are told that the database is.
     """
+
+    state = "unavailable"
 
 
 class SchemaMismatch(DatabaseUnavailable):
     """The database lacks tables or columns of this version; an operator has to migrate it."""
 
+    state = "not set up (make migratedb)"
+
     def __str__(self) -> str:
         return f"{self.args[0]} (to fix this: make migratedb)"
+
+
+class AlteredSchema(SchemaMismatch):
+    """An operator has altered the tables, so that this version can't use them safely."""
+
+    state = "not usable, since its tables were altered"
+
+    def __str__(self) -> str:
+        return f"the tables were altered: {self.args[0]}"
 
 
 class TransactionConflict(DatabaseUnavailable):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from galaxy_express.storage import limited_connection
 from galaxy_express.storage.database import (
+    AlteredSchema,
     Blocked,
     Connection,
     Database,
@@ -29,6 +30,7 @@ from galaxy_express.storage.database import (
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
+from galaxy_express.storage.postgresql_catalog import DESCRIBE_TABLES, find_alterations
 from galaxy_express.storage.postgresql_statements import STATEMENTS
 from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
@@ -159,6 +161,16 @@ class PostgreSQLConnection(Connection):
             raise DatabaseUnavailable("the database is read-only")
         if forbidden:
             raise DatabaseUnavailable(f"this role is not allowed to {forbidden}")
+        self.check_tables()
+
+    def check_tables(self) -> None:
+        """Check that the tables, which must exist, weren't altered.
+
+        :raises AlteredSchema: if the service can't use them safely.
+        """
+        alterations = list(find_alterations(self.select(DESCRIBE_TABLES)))
+        if alterations:
+            raise AlteredSchema("; ".join(alterations))
 
     def is_current(self) -> bool:
         """See :py:meth:`Connection.is_current`."""
@@ -238,6 +250,7 @@ class PostgreSQLDatabase(Database):
         # Not all poolers accept settings at connect, and some discard them between transactions.
         self._set = (
             "SET {local} synchronous_commit = on;"  # a response means that the write is on disk
+            " SET {local} row_security = off;"  # fail instead of hiding rows
             " SET {local} lock_timeout = {lock_timeout};"
             f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)};"
         )
@@ -431,8 +444,22 @@ class PostgreSQLDatabase(Database):
             error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
         ):
             return DatabaseUnavailable(in_a_line(error))
-        translated: Exception = error
-        return translated
+        return self._find_cause(error)
+
+    def _find_cause(self, error: Exception) -> Exception:
+        """Return why the server rejects a statement: the tables were altered, or it is a bug."""
+        try:
+            raw = self._connect(to_write=False)
+        except (psycopg2.Error, DatabaseUnavailable):
+            return error
+        with closing(raw):
+            try:
+                self._wrap(raw).check_tables()
+            except AlteredSchema as altered:
+                return altered
+            except psycopg2.Error:  # by a migration, which creates the tables
+                pass
+        return error
 
 
 def _milliseconds(span: timedelta) -> int:

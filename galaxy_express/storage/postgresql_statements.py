@@ -30,7 +30,7 @@ STATEMENTS = Statements(
             %s::bigint[], %s::bigint[], %s::integer[]
         ) AS row (package_id, sender_id, recipient_id, package_type, sent_at, status,
                   decided_at, declined_at, place)
-        ON CONFLICT DO NOTHING
+        ON CONFLICT (package_id) DO NOTHING
         RETURNING package_id
     """,
     insert_updates="""

@@ -1,9 +1,12 @@
 """Tables of PostgreSQL that an operator has altered: nothing is answered that isn't stored."""
 
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from sqlalchemy.engine import make_url
 from webtest import TestApp
 
 from galaxy_express.models import create_schema
@@ -96,3 +99,135 @@ def test_send_that_is_stored_with_another_id(app: TestApp, backend: Backend) -> 
     )
     send(app, 503, package_id="lower")
     assert backend.stored() == backend.counted() == {}
+
+
+# Statements that alter the tables, and what the service says about each.
+ALTERATIONS = {
+    "no unique id": (
+        "ALTER TABLE packages DROP CONSTRAINT pk_packages",
+        "packages has no valid unique index on package_id",
+    ),
+    "ids in an index that isn't unique": (
+        (
+            "ALTER TABLE packages DROP CONSTRAINT pk_packages;"
+            "CREATE INDEX pk_packages ON packages (package_id)"
+        ),
+        "packages has no valid unique index on package_id",
+    ),
+    "invalid index": (
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pk_packages'::regclass",
+        "packages has no valid unique index on package_id",
+    ),
+    "no unique counters": (
+        "ALTER TABLE counters DROP CONSTRAINT pk_counters",
+        "counters has no valid unique index on shard, outcome, package_type",
+    ),
+    "additional column": (
+        "ALTER TABLE packages ADD COLUMN planet text NOT NULL",
+        "packages.planet must not be NULL, and has no default",
+    ),
+    "column that must not be null": (
+        "ALTER TABLE packages ALTER COLUMN declined_at SET NOT NULL",
+        "packages.declined_at must not be NULL, and has no default",
+    ),
+    "smaller numbers": (
+        "ALTER TABLE packages ALTER COLUMN timestamp TYPE integer",
+        "packages.timestamp has the type integer, not bigint",
+    ),
+    "numbers as text": (
+        "ALTER TABLE counters ALTER COLUMN value TYPE text",
+        "counters.value has the type text, not bigint",
+    ),
+    "text of limited length": (
+        "ALTER TABLE packages ALTER COLUMN sender_id TYPE varchar(2)",
+        "packages.sender_id has the type character varying(2), not text",
+    ),
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+def test_alteration(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture, alteration: str
+) -> None:
+    """If the tables were altered so that sends would fail or be decided twice, they get a 503, and
+    readiness fails with the reason, until the tables are repaired."""
+    statement, reason = ALTERATIONS[alteration]
+    assert app.get("/health").json is True
+    backend.rows(statement)
+    assert send(app, 503).json["code"] == "unavailable"
+    assert reason in caplog.text
+    answer = app.get("/health", status=503)
+    assert answer.json["detail"].startswith("the database is not usable, since its tables were")
+    assert backend.stored() == {}
+
+
+HARMLESS = {
+    "unique constraint instead of the primary key": (
+        "ALTER TABLE packages DROP CONSTRAINT pk_packages, ADD UNIQUE (package_id)"
+    ),
+    "columns that need not be named": (
+        "ALTER TABLE packages ADD COLUMN planet text, ADD COLUMN seen boolean NOT NULL DEFAULT"
+        " false, ADD COLUMN sender_size integer GENERATED ALWAYS AS (length(sender_id)) STORED"
+    ),
+    "removed column": (
+        "ALTER TABLE packages ADD COLUMN x text NOT NULL; ALTER TABLE packages DROP COLUMN x"
+    ),
+    "more indexes": "CREATE UNIQUE INDEX ON packages (package_id, sender_id)",
+    "row-level security that the owner bypasses": (
+        "ALTER TABLE packages ENABLE ROW LEVEL SECURITY"
+    ),
+}
+
+
+@pytest.mark.parametrize("alteration", HARMLESS)
+def test_harmless_alteration(app: TestApp, backend: Backend, alteration: str) -> None:
+    """Alterations that the service doesn't notice are allowed."""
+    backend.rows(HARMLESS[alteration])
+    assert app.get("/health").json is True
+    send(app)
+    send(app, 200)
+    update(app, UPDATE)
+
+
+@pytest.fixture
+def role(backend: Backend) -> Iterator[str]:
+    """A role that doesn't own the tables."""
+    name = f"galaxy_express_{uuid.uuid4().hex}"
+    backend.rows(f"CREATE ROLE {name} LOGIN")
+    backend.rows(
+        f"GRANT USAGE ON SCHEMA public TO {name};"
+        f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {name};"
+        f"GRANT SELECT, UPDATE ON galaxy_express_sequence TO {name}"
+    )
+    yield name
+    backend.rows(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("table", ["packages", "preferences", "preference_updates", "counters"])
+def test_hidden_rows(backend: Backend, role: str, make_app: MakeApp, table: str) -> None:
+    """If row-level security hides rows from the service, what needs them is a 503: a preference is
+    not ignored, and a total is not too small."""
+    url = make_url(backend.url).set(username=role)
+    app = make_app({"database.url": url.render_as_string(hide_password=False)})
+    update(app, UPDATE)
+    send(app, package_id="before")
+    assert app.get("/health").json is True
+    backend.rows(
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
+        f"CREATE POLICY hide ON {table} FOR SELECT USING (false);"
+        f"CREATE POLICY store ON {table} FOR INSERT WITH CHECK (true)"
+    )
+    assert app.get("/health", status=503)
+    requests = {
+        "packages": ["/packages/before", "/packages"],
+        "preferences": ["/recipients/leela/preferences"],
+        "preference_updates": ["/recipients/leela/preferences/history"],
+        "counters": ["/statistics"],
+    }
+    for path in requests[table]:
+        app.get(path, status=503)
+    if table != "preference_updates":
+        send(app, 503, package_id="after", package_type="marketing")
+    if table in ("preferences", "preference_updates"):
+        update(app, UPDATE | {"timestamp": "2142-03-02T12:00:00Z"}, status=503)
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
