@@ -170,7 +170,10 @@ class Connection(ABC):
     @abstractmethod
     def last_settled(self) -> int:
         """Return a sequence number up to which everything is committed: no transaction that
-        commits later inserts a smaller or equal one."""
+        commits later inserts a smaller or equal one.
+
+        :raises DatabaseUnavailable: if this server doesn't know the transactions in progress.
+        """
 
     @abstractmethod
     def read_size(self) -> int:

@@ -101,7 +101,11 @@ class PostgreSQLConnection(Connection):
 
     def last_settled(self) -> int:
         """See :py:meth:`Connection.last_settled`."""
-        ((number,),) = self.select(_LAST_SETTLED)
+        ((number, is_standby),) = self.select(_LAST_SETTLED)
+        if is_standby:
+            raise DatabaseUnavailable(
+                "a standby can't be used for the feed: it doesn't know what its primary is writing"
+            )
         return int(number)
 
     def read_size(self) -> int:
@@ -206,7 +210,8 @@ _LAST_SETTLED = """
         FROM pg_locks
         WHERE locktype = 'advisory' AND objsubid = 1 AND mode = 'ShareLock'
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND drawn.last_value IS NOT NULL))
+          AND drawn.last_value IS NOT NULL)),
+        pg_is_in_recovery()
     FROM galaxy_express_sequence AS drawn
 """
 
