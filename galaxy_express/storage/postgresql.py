@@ -355,7 +355,10 @@ class PostgreSQLDatabase(Database):
     def read_connection(self) -> Iterator[Connection]:
         """See :py:meth:`Database.read_connection`."""
         with self._translating_errors(), self._readers.acquire():
-            raw = self._reader.raw_connection()
+            try:
+                raw = self._reader.raw_connection()
+            except exc.InvalidRequestError as error:
+                raise DatabaseUnavailable("the server closes new connections") from error
             try:
                 yield self._wrap(raw)
             except BaseException as error:
