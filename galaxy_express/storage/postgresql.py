@@ -191,7 +191,12 @@ def _columns(rows: Iterable[Row]) -> list[list[Any]]:
     return [list(values) for values in zip(*sorted(rows), strict=True)]
 
 
-_LOCK_MIGRATIONS = "SELECT pg_try_advisory_lock(3, 0)"
+_LOCK_MIGRATIONS = "SELECT pg_try_advisory_xact_lock(3, 0)"
+# The second one is new in PostgreSQL 17.
+_STAY_IDLE = """
+    SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
 
 # Locks on names have two keys. Locks with one key show which sequence numbers are in use.
 _LOCK_NAMES = """
@@ -398,16 +403,23 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def migrating(self) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.migrating`."""
-        with self._administering("READ COMMITTED") as connection:
+        # A migration has many transactions, so another connection holds the lock in one of its own.
+        # A session's lock would stay with a pooler, or be shared by its clients.
+        with (
+            self._administering("READ COMMITTED") as guard,
+            self._administering("READ COMMITTED") as connection,
+        ):
+            # Poll: CREATE INDEX CONCURRENTLY would wait for a statement that waits for a lock.
+            while not guard.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
+                guard.rollback()
+                time.sleep(0.1)
+            guard.exec_driver_sql(_STAY_IDLE)
             connection.connection.dbapi_connection.limit = None
             connection.exec_driver_sql("SET lock_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
-            # Poll: CREATE INDEX CONCURRENTLY would wait for a statement that waits for a lock.
-            while not connection.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
-                connection.rollback()
-                time.sleep(0.1)
             yield connection
+            guard.commit()
 
     @contextmanager
     def snapshot(self, unlimited: bool = False) -> Iterator[sqlalchemy.engine.Connection]:
