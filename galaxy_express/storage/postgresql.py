@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from galaxy_express.storage import limited_connection
 from galaxy_express.storage.database import (
+    LAST_SEQUENCE,
     AlteredSchema,
     Blocked,
     Connection,
@@ -76,6 +77,7 @@ class PostgreSQLConnection(Connection):
         self._begin_statements = begin
         self._is_current = is_current
         self._last_time = 0
+        self._highest = 0  # of the sequence numbers that are known here
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
@@ -83,16 +85,33 @@ class PostgreSQLConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        numbered = [(*row, place) for place, row in enumerate(rows, 1)]
-        values = [len(rows), *_columns(numbered)]
-        inserted = self.select(self.statements.insert_packages, values)
-        return {package_id for (package_id,) in inserted}
+        inserted = self._insert(self.statements.insert_packages, rows)
+        return {package_id for _, package_id in inserted}
 
     def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""
+        return len(self._insert(self.statements.insert_updates, rows))
+
+    def _insert(self, sql: str, rows: Sequence[Row]) -> list[Row]:
+        """Insert rows with new sequence numbers; return what was inserted, the numbers first.
+
+        :raises TransactionConflict: if the sequence had been set back.
+        """
+        if not self._highest:
+            self._read_highest()
         numbered = [(*row, place) for place, row in enumerate(rows, 1)]
-        self.execute(self.statements.insert_updates, [len(rows), *_columns(numbered)])
-        return int(self._cursor.rowcount)
+        inserted = self.select(sql, [len(rows), *_columns(numbered)])
+        numbers = [row[0] for row in inserted]
+        if min(numbers, default=LAST_SEQUENCE) <= self._highest:
+            self._read_highest()
+            self.execute(_ADVANCE_SEQUENCE, {"highest": self._highest})
+            raise TransactionConflict("the sequence of the feed had been set back")
+        self._highest = max(numbers, default=self._highest)
+        return inserted
+
+    def _read_highest(self) -> None:
+        ((stored,),) = self.select(_HIGHEST_NUMBER)
+        self._highest = max(stored, self._highest)
 
     def read_clock(self) -> int:
         """See :py:meth:`Connection.read_clock`."""
@@ -218,6 +237,23 @@ _LAST_SETTLED = """
           AND drawn.last_value IS NOT NULL)),
         pg_is_in_recovery()
     FROM galaxy_express_sequence AS drawn
+"""
+
+
+# Numbers that an operator has set the sequence back to would be missed by clients of the feed that
+# have read larger ones. While a migration builds the index, nobody knows the largest.
+_HIGHEST_NUMBER = """
+    SELECT coalesce(
+        CASE WHEN (SELECT indisvalid FROM pg_index
+                   WHERE indexrelid = to_regclass('ix_packages_sequence'))
+        THEN (SELECT max(sequence) FROM packages) END, 0)
+"""
+# With the lock of galaxy_express_draw, which also sets the sequence. Others may draw numbers before
+# it is set, but not a million.
+_ADVANCE_SEQUENCE = """
+    SELECT pg_advisory_xact_lock(2, 0);
+    SELECT setval('galaxy_express_sequence', %(highest)s + 1000000)
+    FROM galaxy_express_sequence WHERE last_value <= %(highest)s
 """
 
 
