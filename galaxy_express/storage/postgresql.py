@@ -31,7 +31,11 @@ from galaxy_express.storage.database import (
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
-from galaxy_express.storage.postgresql_catalog import DESCRIBE_TABLES, find_alterations
+from galaxy_express.storage.postgresql_catalog import (
+    DESCRIBE_NUMBERING,
+    DESCRIBE_TABLES,
+    find_alterations,
+)
 from galaxy_express.storage.postgresql_statements import STATEMENTS
 from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
@@ -192,6 +196,7 @@ class PostgreSQLConnection(Connection):
         :raises AlteredSchema: if the service can't use them safely.
         """
         alterations = list(find_alterations(self.select(DESCRIBE_TABLES)))
+        alterations += [text for (text,) in self.select(DESCRIBE_NUMBERING)]
         if alterations:
             raise AlteredSchema("; ".join(alterations))
 

@@ -14,10 +14,24 @@ from galaxy_express.models import metadata_for
 
 _TABLES = metadata_for("postgresql").tables
 
+#: Sentences on what was altered besides the tables.
+DESCRIBE_NUMBERING = """
+SELECT 'galaxy_express_sequence must increment by 1, without a cache'
+FROM pg_sequence
+WHERE seqrelid = 'galaxy_express_sequence'::regclass AND (seqincrement <> 1 OR seqcache <> 1)
+UNION ALL
+SELECT 'this role can''t execute galaxy_express_draw, or it is missing'
+WHERE has_function_privilege(to_regprocedure('galaxy_express_draw(integer)'), 'EXECUTE')
+      IS NOT true
+"""
+
 #: The tables as they are: a row for each. The columns are arrays of the number, the name, the type,
 #: and whether an insert must name the column; the unique indexes are arrays of numbers.
 DESCRIBE_TABLES = f"""
 SELECT relname, relkind IN ('r', 'p'), row_security_active(oid),
+       relpersistence <> 'p' OR EXISTS (
+            SELECT FROM pg_inherits JOIN pg_class AS part ON part.oid = inhrelid
+            WHERE inhparent = pg_class.oid AND part.relpersistence <> 'p'),
        (SELECT json_agg(json_build_array(
             attnum, attname, format_type(atttypid, atttypmod),
             attnotnull AND NOT atthasdef AND attidentity = ''))
@@ -41,11 +55,13 @@ def find_alterations(described: Iterable[Sequence[Any]]) -> Iterator[str]:
 
     :param described: the rows of :py:data:`DESCRIBE_TABLES`.
     """
-    for name, is_table, is_filtered, columns, indexes in described:
+    for name, is_table, is_filtered, is_unlogged, columns, indexes in described:
         if not is_table:
             yield f"{name} is not a table"
         if is_filtered:
             yield f"row-level security of {name} applies to this role"
+        if is_unlogged:
+            yield f"{name} is unlogged, so a crash of the server would empty it"
         yield from _compare(_TABLES[name], [_Column(*column) for column in columns], indexes or [])
 
 

@@ -161,6 +161,37 @@ def test_alteration(
     assert backend.stored() == {}
 
 
+UNSAFE = {
+    "unlogged table": (
+        "ALTER TABLE {packages} SET UNLOGGED",
+        "packages is unlogged, so a crash of the server would empty it",
+    ),
+    "sequence with a cache": (
+        "ALTER SEQUENCE galaxy_express_sequence CACHE 10",
+        "galaxy_express_sequence must increment by 1, without a cache",
+    ),
+    "missing function": (
+        "DROP FUNCTION galaxy_express_draw CASCADE",
+        "this role can't execute galaxy_express_draw, or it is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("alteration", UNSAFE)
+def test_unsafe_alteration(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture, alteration: str
+) -> None:
+    """If decisions could get lost, or be missing from the feed, readiness fails with the reason."""
+    statement, reason = UNSAFE[alteration]
+    ((table,),) = backend.rows(
+        "SELECT coalesce(to_regclass('packages_0'), to_regclass('packages'))::text"
+    )
+    backend.rows(statement.format(packages=table))
+    app.get("/health", status=503)
+    assert reason in caplog.text
+    assert send(app, ANY).status_int in (201, 503)
+
+
 HARMLESS = {
     "unique constraint instead of the primary key": (
         "ALTER TABLE packages DROP CONSTRAINT pk_packages, ADD UNIQUE (package_id)"
