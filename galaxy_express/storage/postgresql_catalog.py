@@ -5,6 +5,7 @@ packages would be decided twice.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
@@ -32,6 +33,11 @@ SELECT relname, relkind IN ('r', 'p'), row_security_active(oid),
        relpersistence <> 'p' OR EXISTS (
             SELECT FROM pg_inherits JOIN pg_class AS part ON part.oid = inhrelid
             WHERE inhparent = pg_class.oid AND part.relpersistence <> 'p'),
+       EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = pg_class.oid AND partstrat = 'h')
+       AND (SELECT coalesce(sum(1.0 / substring(
+                pg_get_expr(part.relpartbound, part.oid) FROM 'modulus (\\d+)')::integer), 0)
+            FROM pg_inherits JOIN pg_class AS part ON part.oid = inhrelid
+            WHERE inhparent = pg_class.oid) < 0.9999,
        (SELECT json_agg(json_build_array(
             attnum, attname, format_type(atttypid, atttypmod),
             attnotnull AND NOT atthasdef AND attidentity = ''))
@@ -55,13 +61,15 @@ def find_alterations(described: Iterable[Sequence[Any]]) -> Iterator[str]:
 
     :param described: the rows of :py:data:`DESCRIBE_TABLES`.
     """
-    for name, is_table, is_filtered, is_unlogged, columns, indexes in described:
+    for name, is_table, is_filtered, is_unlogged, is_incomplete, columns, indexes in described:
         if not is_table:
             yield f"{name} is not a table"
         if is_filtered:
             yield f"row-level security of {name} applies to this role"
         if is_unlogged:
             yield f"{name} is unlogged, so a crash of the server would empty it"
+        if is_incomplete:
+            yield f"{name} lacks a partition"
         yield from _compare(_TABLES[name], [_Column(*column) for column in columns], indexes or [])
 
 
@@ -81,6 +89,7 @@ def _compare(
             yield f"{table}.{column.name} has the type {column.type}, not {_type(expected.type)}"
 
 
+@cache
 def _type(declared: Any) -> str:
     # TEXT COLLATE "C" is text.
     return str(declared.compile(postgresql.dialect())).split()[0].lower()

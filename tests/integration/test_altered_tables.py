@@ -262,3 +262,24 @@ def test_hidden_rows(backend: Backend, role: str, make_app: MakeApp, table: str)
     if table in ("preferences", "preference_updates"):
         update(app, UPDATE | {"timestamp": "2142-03-02T12:00:00Z"}, status=503)
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
+
+
+@pytest.mark.parametrize("backend", ["partitioned"], indirect=True)
+def test_missing_partition(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a partition is missing, sends of its packages get a 503, and readiness fails."""
+    for number in range(20):
+        send(app, package_id=str(number))
+    backend.rows("ALTER TABLE packages DETACH PARTITION packages_1")
+    answers = [send(app, ANY, package_id=str(number)).status_int for number in range(20)]
+    assert set(answers) == {200, 503}
+    app.get("/health", status=503)
+    assert "packages lacks a partition" in caplog.text
+    backend.rows(
+        "ALTER TABLE packages ATTACH PARTITION packages_1 FOR VALUES WITH (MODULUS 3, REMAINDER 1)"
+    )
+    for number in range(20):
+        send(app, 200, package_id=str(number))
+    assert app.get("/health").json is True
+    assert totals(app) == (20, 0, 0)
