@@ -33,7 +33,13 @@ from galaxy_express.preferences import (
     is_repeat,
 )
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import Blocked, Connection, Database, TransactionConflict
+from galaxy_express.storage.database import (
+    Blocked,
+    Connection,
+    Database,
+    NotRecorded,
+    TransactionConflict,
+)
 
 # Enough that two writers rarely share a shard; few enough that summing over them is cheap.
 SHARDS = 64
@@ -113,6 +119,7 @@ class DeliveryDesk:
         :param lock_timeout: how long to wait for another transaction's lock; by default, the
             database's setting.
         :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.storage.database.NotRecorded: the database doesn't store a row.
         :raises galaxy_express.storage.database.Blocked: another transaction has a lock.
         """
         for attempt in range(1, ATTEMPTS):
@@ -144,7 +151,10 @@ class DeliveryDesk:
             queries.record_updates(connection, recipients.history)
             new = queries.record_decisions(connection, decisions.values())
             # If another worker has already decided a package, its decision stands.
-            decisions |= queries.find_decisions(connection, decisions.keys() - new)
+            earlier = queries.find_decisions(connection, decisions.keys() - new)
+            if new | earlier.keys() != decisions.keys():
+                raise NotRecorded("packages were not stored; does a trigger leave them out?")
+            decisions |= earlier
 
             totals = _count_decisions(decisions[package_id] for package_id in new)
             unclaimed = new  # packages without a result so far

@@ -26,7 +26,13 @@ from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
 from galaxy_express.settings import DatabaseSettings, DeskSettings, read_section
 from galaxy_express.storage import queries
 from galaxy_express.storage.checkpoints import Checkpoints
-from galaxy_express.storage.database import Blocked, Connection, Database, DatabaseUnavailable
+from galaxy_express.storage.database import (
+    Blocked,
+    Connection,
+    Database,
+    DatabaseUnavailable,
+    NotRecorded,
+)
 from galaxy_express.tracing import child_span
 
 logger = logging.getLogger(__name__)
@@ -183,6 +189,7 @@ class DeskContextFactory(ContextFactory):
         self._queue: GroupCommit[WriteRequest] = GroupCommit(
             lambda requests: desk.commit(requests, min(FIRST_WAIT, lock_timeout)),
             shared_errors=DatabaseUnavailable,
+            single_errors=NotRecorded,
             max_group=settings.max_group,
             max_queued=settings.max_queued,
             timeout=settings.timeout,

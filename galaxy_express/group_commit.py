@@ -104,6 +104,7 @@ class GroupCommit(Generic[AnyWrite]):
     :param shared_errors: the exceptions of ``commit`` that no single write causes, such as an
         unavailable database. After any other exception the group is split and committed in parts,
         so that a write that can't be committed fails alone.
+    :param single_errors: those of the shared exceptions that single writes do cause.
     :param max_group: the size of a group, unless one write alone is larger.
     :param max_queued: the total size of the writes that may wait, unless nothing else waits.
     :param timeout: how long a write may take from submission to result.
@@ -128,6 +129,7 @@ class GroupCommit(Generic[AnyWrite]):
         timeout: timedelta,
         on_commit: Callable[[], None],
         blocked_errors: type[Exception] | tuple[type[Exception], ...] = (),
+        single_errors: type[Exception] | tuple[type[Exception], ...] = (),
         keys: Callable[[AnyWrite], Collection[Hashable]] = lambda _: (),
         commit_again: Callable[[Sequence[AnyWrite]], None] | None = None,
         patience: timedelta = timedelta(0),
@@ -136,6 +138,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._commit_again = commit_again or commit
         self._shared_errors = shared_errors
         self._blocked_errors = blocked_errors
+        self._single_errors = single_errors
         self._keys = keys
         self._patience = patience.total_seconds()
         self._max_group = max_group
@@ -383,12 +386,13 @@ class GroupCommit(Generic[AnyWrite]):
             commit(writes)
         except self._blocked_errors as error:
             return _Result({}, [(writes, error)])
-        except self._shared_errors as error:
-            return _Result(_for_each(writes, error), [])
-        except Exception as error:  # of one write or of several: find which
+        except Exception as error:
+            is_single = isinstance(error, self._single_errors)
+            if isinstance(error, self._shared_errors) and not is_single:
+                return _Result(_for_each(writes, error), [])
             if len(writes) == 1:
                 return _Result({writes[0]: error}, [])
-            middle = len(writes) // 2
+            middle = len(writes) // 2  # one write or several caused it: find which
             first = self._commit_in_parts(writes[:middle], commit)
             second = self._commit_in_parts(writes[middle:], commit)
             return _Result(first.errors | second.errors, first.blocked + second.blocked)

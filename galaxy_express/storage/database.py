@@ -33,14 +33,29 @@ class DatabaseUnavailable(Exception):
 
     The transaction was rolled back, and a retry is safe. If the connection was lost during COMMIT,
     the outcome is unknown, and a retry finds it.
+
+    :cvar state: what clients are told that the database is.
     """
+
+    state = "unavailable"
 
 
 class SchemaMismatch(DatabaseUnavailable):
     """The database lacks tables or columns of this version; an operator has to migrate it."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason} (to fix this: make migratedb)")
+    state = "not set up (make migratedb)"
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} (to fix this: make migratedb)"
+
+
+class AlteredSchema(SchemaMismatch):
+    """An operator has altered the tables, so that this version can't use them safely."""
+
+    state = "not usable, since its tables were altered"
+
+    def __str__(self) -> str:
+        return f"the tables were altered: {self.args[0]}"
 
 
 class TransactionConflict(DatabaseUnavailable):
@@ -49,6 +64,11 @@ class TransactionConflict(DatabaseUnavailable):
 
 class Blocked(DatabaseUnavailable):
     """Another transaction holds a lock that this one needs; this one was rolled back."""
+
+
+class NotRecorded(DatabaseUnavailable):
+    """The database doesn't store a row, because of a trigger for example; the transaction was
+    rolled back. Other writes may succeed."""
 
 
 def in_a_line(error: Exception) -> str:
@@ -140,16 +160,20 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def insert_updates(self, rows: Sequence[Row]) -> None:
+    def insert_updates(self, rows: Sequence[Row]) -> int:
         """Insert preference updates, in history order.
 
         :param rows: without sequence numbers.
+        :returns: how many were inserted.
         """
 
     @abstractmethod
     def last_settled(self) -> int:
         """Return a sequence number up to which everything is committed: no transaction that
-        commits later inserts a smaller or equal one."""
+        commits later inserts a smaller or equal one.
+
+        :raises DatabaseUnavailable: if this server doesn't know the transactions in progress.
+        """
 
     def is_confirmed(self) -> bool:
         """Return whether everything that it shows is known to be permanent: no failover undoes

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -18,10 +18,13 @@ from sqlalchemy.pool import NullPool
 from galaxy_express.storage import limited_connection
 from galaxy_express.storage.confirmations import WRITE_TO_LOG, Confirmations
 from galaxy_express.storage.database import (
+    LAST_SEQUENCE,
+    AlteredSchema,
     Blocked,
     Connection,
     Database,
     DatabaseUnavailable,
+    NotRecorded,
     Row,
     SchemaMismatch,
     TransactionConflict,
@@ -29,6 +32,11 @@ from galaxy_express.storage.database import (
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
+from galaxy_express.storage.postgresql_catalog import (
+    DESCRIBE_NUMBERING,
+    DESCRIBE_TABLES,
+    find_alterations,
+)
 from galaxy_express.storage.postgresql_statements import STATEMENTS
 from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
@@ -77,6 +85,7 @@ class PostgreSQLConnection(Connection):
         self._is_current = is_current
         self._confirmations = confirmations
         self._last_time = 0
+        self._highest = 0  # of the sequence numbers that are known here
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
@@ -84,15 +93,33 @@ class PostgreSQLConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        numbered = [(*row, place) for place, row in enumerate(rows, 1)]
-        values = [len(rows), *_columns(numbered)]
-        inserted = self.select(self.statements.insert_packages, values)
-        return {package_id for (package_id,) in inserted}
+        inserted = self._insert(self.statements.insert_packages, rows)
+        return {package_id for _, package_id in inserted}
 
-    def insert_updates(self, rows: Sequence[Row]) -> None:
+    def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""
+        return len(self._insert(self.statements.insert_updates, rows))
+
+    def _insert(self, sql: str, rows: Sequence[Row]) -> list[Row]:
+        """Insert rows with new sequence numbers; return what was inserted, the numbers first.
+
+        :raises TransactionConflict: if the sequence had been set back.
+        """
+        if not self._highest:
+            self._read_highest()
         numbered = [(*row, place) for place, row in enumerate(rows, 1)]
-        self.execute(self.statements.insert_updates, [len(rows), *_columns(numbered)])
+        inserted = self.select(sql, [len(rows), *_columns(numbered)])
+        numbers = [row[0] for row in inserted]
+        if min(numbers, default=LAST_SEQUENCE) <= self._highest:
+            self._read_highest()
+            self.execute(_ADVANCE_SEQUENCE, {"highest": self._highest})
+            raise TransactionConflict("the sequence of the feed had been set back")
+        self._highest = max(numbers, default=self._highest)
+        return inserted
+
+    def _read_highest(self) -> None:
+        ((stored,),) = self.select(_HIGHEST_NUMBER)
+        self._highest = max(stored, self._highest)
 
     def read_clock(self) -> int:
         """See :py:meth:`Connection.read_clock`."""
@@ -101,7 +128,11 @@ class PostgreSQLConnection(Connection):
 
     def last_settled(self) -> int:
         """See :py:meth:`Connection.last_settled`."""
-        ((number,),) = self.select(_LAST_SETTLED)
+        ((number, is_standby),) = self.select(_LAST_SETTLED)
+        if is_standby:
+            raise DatabaseUnavailable(
+                "a standby can't be used for the feed: it doesn't know what its primary is writing"
+            )
         return int(number)
 
     def is_confirmed(self) -> bool:
@@ -170,6 +201,17 @@ class PostgreSQLConnection(Connection):
             raise DatabaseUnavailable("the database is read-only")
         if forbidden:
             raise DatabaseUnavailable(f"this role is not allowed to {forbidden}")
+        self.check_tables()
+
+    def check_tables(self) -> None:
+        """Check that the tables, which must exist, weren't altered.
+
+        :raises AlteredSchema: if the service can't use them safely.
+        """
+        alterations = list(find_alterations(self.select(DESCRIBE_TABLES)))
+        alterations += [text for (text,) in self.select(DESCRIBE_NUMBERING)]
+        if alterations:
+            raise AlteredSchema("; ".join(alterations))
 
     def is_current(self) -> bool:
         """See :py:meth:`Connection.is_current`."""
@@ -186,7 +228,12 @@ def _columns(rows: Iterable[Row]) -> list[list[Any]]:
     return [list(values) for values in zip(*sorted(rows), strict=True)]
 
 
-_LOCK_MIGRATIONS = "SELECT pg_try_advisory_lock(3, 0)"
+_LOCK_MIGRATIONS = "SELECT pg_try_advisory_xact_lock(3, 0)"
+# The second one is new in PostgreSQL 17.
+_STAY_IDLE = """
+    SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
 
 # Locks on names have two keys. Locks with one key show which sequence numbers are in use.
 _LOCK_NAMES = """
@@ -205,8 +252,26 @@ _LAST_SETTLED = """
         FROM pg_locks
         WHERE locktype = 'advisory' AND objsubid = 1 AND mode = 'ShareLock'
           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND drawn.last_value IS NOT NULL))
+          AND drawn.last_value IS NOT NULL)),
+        pg_is_in_recovery()
     FROM galaxy_express_sequence AS drawn
+"""
+
+
+# Numbers that an operator has set the sequence back to would be missed by clients of the feed that
+# have read larger ones. While a migration builds the index, nobody knows the largest.
+_HIGHEST_NUMBER = """
+    SELECT coalesce(
+        CASE WHEN (SELECT indisvalid FROM pg_index
+                   WHERE indexrelid = to_regclass('ix_packages_sequence'))
+        THEN (SELECT max(sequence) FROM packages) END, 0)
+"""
+# With the lock of galaxy_express_draw, which also sets the sequence. Others may draw numbers before
+# it is set, but not a million.
+_ADVANCE_SEQUENCE = """
+    SELECT pg_advisory_xact_lock(2, 0);
+    SELECT setval('galaxy_express_sequence', %(highest)s + 1000000)
+    FROM galaxy_express_sequence WHERE last_value <= %(highest)s
 """
 
 
@@ -249,6 +314,7 @@ class PostgreSQLDatabase(Database):
         # Not all poolers accept settings at connect, and some discard them between transactions.
         self._set = (
             "SET {local} synchronous_commit = on;"  # a response means that the write is on disk
+            " SET {local} row_security = off;"  # fail instead of hiding rows
             " SET {local} lock_timeout = {lock_timeout};"
             f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)};"
         )
@@ -353,7 +419,10 @@ class PostgreSQLDatabase(Database):
     def read_connection(self) -> Iterator[Connection]:
         """See :py:meth:`Database.read_connection`."""
         with self._translating_errors(), self._readers.acquire():
-            raw = self._reader.raw_connection()
+            try:
+                raw = self._reader.raw_connection()
+            except exc.InvalidRequestError as error:
+                raise DatabaseUnavailable("the server closes new connections") from error
             try:
                 yield self._wrap(raw)
             except BaseException as error:
@@ -393,16 +462,23 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def migrating(self) -> Iterator[sqlalchemy.engine.Connection]:
         """See :py:meth:`Database.migrating`."""
-        with self._administering("READ COMMITTED") as connection:
+        # A migration has many transactions, so another connection holds the lock in one of its own.
+        # A session's lock would stay with a pooler, or be shared by its clients.
+        with (
+            self._administering("READ COMMITTED") as guard,
+            self._administering("READ COMMITTED") as connection,
+        ):
+            # Poll: CREATE INDEX CONCURRENTLY would wait for a statement that waits for a lock.
+            while not guard.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
+                guard.rollback()
+                time.sleep(0.1)
+            guard.exec_driver_sql(_STAY_IDLE)
             connection.connection.dbapi_connection.limit = None
             connection.exec_driver_sql("SET lock_timeout = 0")
             connection.exec_driver_sql("SET statement_timeout = 0")
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
-            # Poll: CREATE INDEX CONCURRENTLY would wait for a statement that waits for a lock.
-            while not connection.exec_driver_sql(_LOCK_MIGRATIONS).scalar_one():
-                connection.rollback()
-                time.sleep(0.1)
             yield connection
+            guard.commit()
 
     @contextmanager
     def snapshot(self, unlimited: bool = False) -> Iterator[sqlalchemy.engine.Connection]:
@@ -441,12 +517,28 @@ class PostgreSQLDatabase(Database):
             return Blocked(in_a_line(error))
         if error.pgcode in _MISSING:
             return SchemaMismatch(in_a_line(error))
+        if error.pgcode in _RAISED_BY_TRIGGERS:
+            return NotRecorded(in_a_line(error))
         if error.pgcode == _INSUFFICIENT_PRIVILEGE or isinstance(
             error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
         ):
             return DatabaseUnavailable(in_a_line(error))
-        translated: Exception = error
-        return translated
+        return self._find_cause(error)
+
+    def _find_cause(self, error: Exception) -> Exception:
+        """Return why the server rejects a statement: the tables were altered, or it is a bug."""
+        try:
+            raw = self._connect(to_write=False)
+        except (psycopg2.Error, DatabaseUnavailable):
+            return error
+        with closing(raw):
+            try:
+                self._wrap(raw).check_tables()
+            except AlteredSchema as altered:
+                return altered
+            except psycopg2.Error:  # by a migration, which creates the tables
+                pass
+        return error
 
 
 def _milliseconds(span: timedelta) -> int:
@@ -459,6 +551,8 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
 _LOCKED = "55P03"
 _READ_ONLY = "25006"
+# What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
+_RAISED_BY_TRIGGERS = {"P0001", "0A000"}
 _HARMLESS = {*_RETRYABLE, _LOCKED}
 
 _DESCRIBE_SERVER = """

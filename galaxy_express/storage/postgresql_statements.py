@@ -30,8 +30,8 @@ STATEMENTS = Statements(
             %s::bigint[], %s::bigint[], %s::integer[]
         ) AS row (package_id, sender_id, recipient_id, package_type, sent_at, status,
                   decided_at, declined_at, place)
-        ON CONFLICT DO NOTHING
-        RETURNING package_id
+        ON CONFLICT (package_id) DO NOTHING
+        RETURNING sequence, package_id
     """,
     insert_updates="""
         WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
@@ -41,6 +41,7 @@ STATEMENTS = Statements(
         FROM drawn, unnest(
             %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::boolean[], %s::integer[]
         ) AS row (recipient_id, made_at, received_at, wanted, applied, place)
+        RETURNING sequence
     """,
     # The condition is that of Preference.supersedes.
     upsert_preferences="""

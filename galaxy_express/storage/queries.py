@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
 from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
-from galaxy_express.storage.database import LAST_SEQUENCE, Connection, Pages
+from galaxy_express.storage.database import LAST_SEQUENCE, Connection, NotRecorded, Pages
 
 Item = TypeVar("Item")
 
@@ -146,7 +146,10 @@ def record_preferences(
 
 
 def record_updates(connection: Connection, updates: Iterable[ReceivedUpdate]) -> None:
-    """Record preference updates in the history, in the order given."""
+    """Record preference updates in the history, in the order given.
+
+    :raises galaxy_express.storage.database.NotRecorded: if the database leaves any out.
+    """
     rows = [
         (
             received.update.recipient_id,
@@ -157,8 +160,8 @@ def record_updates(connection: Connection, updates: Iterable[ReceivedUpdate]) ->
         )
         for received in updates
     ]
-    if rows:
-        connection.insert_updates(rows)
+    if rows and connection.insert_updates(rows) != len(rows):
+        raise NotRecorded("preference updates were not stored; does a trigger leave them out?")
 
 
 def delete_preferences(connection: Connection, recipient_id: str) -> None:

@@ -110,6 +110,8 @@ class Servers:
     def _open(self, address: Host, limit: float) -> LimitedConnection:
         deadline = time.monotonic() + limit
         target = {name: value for name, value in address._asdict().items() if value}
+        if address.host:  # not that of $PGHOSTADDR
+            target["hostaddr"] = address.hostaddr
         connection = LimitedConnection(make_dsn(**(self._parameters | target)), limit)
         try:
             connection.limit = max(0.0, deadline - time.monotonic())

@@ -80,9 +80,9 @@ class SQLiteConnection(Connection):
         first = numbered[0][0]
         return {package_id for (package_id,) in self.select(_PACKAGES_FROM, (first,))}
 
-    def insert_updates(self, rows: Sequence[Row]) -> None:
+    def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""
-        self._write(self.statements.insert_updates, self._number(rows))
+        return self._write(self.statements.insert_updates, self._number(rows))
 
     def read_clock(self) -> int:
         """See :py:meth:`Connection.read_clock`."""

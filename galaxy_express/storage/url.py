@@ -1,7 +1,9 @@
 """The setting ``database.url``."""
 
+import os
 import re
 from typing import Any
+from urllib.parse import quote, unquote
 
 import psycopg2
 from psycopg2.extensions import make_dsn
@@ -24,6 +26,12 @@ _SETTINGS = {
 _WITHOUT_EFFECT = {
     "client_encoding": "the service always uses UTF-8",
     "load_balance_hosts": "the hosts are tried in order",
+}
+
+# Variables of libpq that would change more than what the URL leaves open, and their replacements.
+_ENVIRONMENT = {
+    "PGOPTIONS": ("options", _SETTINGS["options"]),
+    "PGSERVICE": ("service", "?service= in the URL"),
 }
 
 # postgresql://user:password@a:1,b:2/name, a form that PostgreSQL supports and SQLAlchemy doesn't.
@@ -50,6 +58,8 @@ def database_url(text: str) -> URL:
     else:
         if several:
             url = _add_hosts(url, several[2])
+        elif url.host:
+            url = url.set(host=_decode_host(url.host))
         _check_postgresql(url)
     return url
 
@@ -65,7 +75,8 @@ def describe_postgresql(url: URL) -> str:
     parameters = postgresql_parameters(url)
     hosts = split_hosts({name: parameters.get(name, "") for name in ("host", "port", "hostaddr")})
     named = ",".join(
-        (host.host or host.hostaddr) + (f":{host.port}" if host.port else "") for host in hosts
+        quote(host.host or host.hostaddr, safe=":") + (f":{host.port}" if host.port else "")
+        for host in hosts
     )
     user = f"{url.username}{':***' if url.password else ''}@" if url.username else ""
     return f"{url.drivername}://{user}{named}/{url.database or ''}"
@@ -86,12 +97,26 @@ def _add_hosts(url: URL, text: str) -> URL:
         raise ValueError("host is in the URL twice, before and after ?")
     if not all(match and match[1] for match in matches):
         raise ValueError(f"{text} is not a list of hosts such as a:5432,b:5432")
-    hosts = ",".join(match[1].strip("[]") for match in matches if match)
+    hosts = ",".join(_decode_host(match[1].strip("[]")) for match in matches if match)
     ports = ",".join(match[2] or "" for match in matches if match)
     return url.update_query_dict({"host": hosts, "port": ports})
 
 
+def _decode_host(text: str) -> str:
+    # The folder of a socket has slashes, which are percent-encoded in a URL.
+    host = unquote(text)
+    if "," in host:
+        raise ValueError(f"the host {text} has a comma, which separates hosts")
+    return host
+
+
 def _check_postgresql(url: URL) -> None:
+    for variable, (name, replacement) in _ENVIRONMENT.items():
+        if os.environ.get(variable) and name not in url.query:
+            raise ValueError(
+                f"the environment variable {variable} isn't supported: unset it, or use"
+                f" {replacement}"
+            )
     before = {
         "user": url.username,
         "password": url.password,

@@ -23,7 +23,7 @@ from sentry_sdk.scope import add_global_event_processor
 
 from galaxy_express import metrics
 from galaxy_express.group_commit import Overloaded
-from galaxy_express.storage.database import DatabaseUnavailable, SchemaMismatch
+from galaxy_express.storage.database import DatabaseUnavailable
 from galaxy_express.web import instrumentation
 from galaxy_express.web.outages import Outages
 from galaxy_express.web.rejections import (
@@ -245,12 +245,7 @@ def errors_tween_factory(
             response = handler(request)
         except DatabaseUnavailable as error:
             outages.note_failure(error, "The database is unavailable: %s", error)
-            what = (
-                "not set up (make migratedb)"
-                if isinstance(error, SchemaMismatch)
-                else "unavailable"
-            )
-            return _failed(f"the database is {what}; a retry is safe", "unavailable")
+            return _failed(f"the database is {error.state}; a retry is safe", "unavailable")
         except Overloaded as error:
             outages.note_failure(error, "The service is overloaded: %s", error)
             return _failed("the service is overloaded; a retry is safe", "overloaded")

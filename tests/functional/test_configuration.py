@@ -70,6 +70,8 @@ def test_invalid_database_url(url: str) -> None:
         ("postgresql://h:port/g", "not a URL"),
         ("postgresql://a:1,b:port/g", "not a list of hosts"),
         ("postgresql://a,/g", "not a list of hosts"),
+        ("postgresql://a%2Cb/g", "has a comma"),
+        ("postgresql://a,b%2Cc/g", "has a comma"),
         ("postgresql://a,b/g?host=c", "host is in the URL twice"),
         ("postgresql:///g?host=a,b&port=1,2,3", "2 hosts, and 3 of port"),
         ("postgresql:///g?host=a,b&hostaddr=127.0.0.1,::1,::2", "of host"),
@@ -107,6 +109,10 @@ def test_supported_url_parameters(url: str) -> None:
         ("postgresql:///g?host=a,b&port=1", [("a", "1"), ("b", "1")]),
         ("postgresql:///g?host=a:1&host=b:2", [("a", "1"), ("b", "2")]),
         ("postgresql://h:5/g", [("h", "5")]),
+        ("postgresql://%2Frun%2Fa/g", [("/run/a", "")]),
+        ("postgresql://%2Frun%2Fa:5/g", [("/run/a", "5")]),
+        ("postgresql://fry@%2Frun%2Fa,b:2/g", [("/run/a", ""), ("b", "2")]),
+        ("postgresql://%2Frun:1,%40abstract:2/g", [("/run", "1"), ("@abstract", "2")]),
         ("postgresql:///g", [("", "")]),
     ],
 )
@@ -115,6 +121,30 @@ def test_several_hosts(url: str, hosts: list[tuple[str, str]]) -> None:
     parameters = postgresql_parameters(database_url(url))
     assert [host[:2] for host in split_hosts(parameters)] == hosts
     assert parameters["database"] == "g"
+
+
+@pytest.mark.parametrize("variable", ["PGOPTIONS", "PGSERVICE"])
+def test_variables_that_would_change_the_connection(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Environment variables of PostgreSQL that would change more than the URL leaves open are
+    errors."""
+    monkeypatch.setenv(variable, "-c search_path=elsewhere")
+    assert f"the environment variable {variable}" in error_of("database.url", "postgresql://h/g")
+    monkeypatch.setenv(variable, "")
+    database_url("postgresql://h/g")
+
+
+def test_service_in_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service in the URL replaces that of the environment."""
+    monkeypatch.setenv("PGSERVICE", "elsewhere")
+    database_url("postgresql://?service=planet")
+
+
+def test_description_of_a_socket() -> None:
+    """The folder of a socket is percent-encoded in the description of a database."""
+    url = "postgresql://fry@%2Frun%2Fa:5,b/g"
+    assert describe_postgresql(database_url(url)) == url
 
 
 def test_description_has_all_hosts_and_no_password() -> None:

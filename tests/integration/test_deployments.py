@@ -1,7 +1,9 @@
 """PostgreSQL in real deployments: poolers, encodings, privileges and settings."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy.engine import URL, make_url
@@ -84,6 +86,33 @@ def test_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None:
     finally:
         backend.rows("ALTER ROLE CURRENT_USER RESET ALL")
     assert backend.stored() == backend.counted()
+
+
+def test_migrations_through_a_pooler(postgresql: PostgreSQLBackend, open_url: OpenUrl) -> None:
+    """Migrations through PgBouncer in transaction mode exclude each other and direct ones, and
+    leave no lock behind."""
+    with pgbouncer(make_url(postgresql.url), "transaction") as url:
+        pooled = postgresql.config | {"database.url": url.render_as_string(hide_password=False)}
+        with ThreadPoolExecutor(3) as threads:
+            with open_url(url).migrating() as connection:
+                connection.commit()
+                waiting = [threads.submit(create_schema, each) for each in (pooled, pooled)]
+                waiting.append(threads.submit(create_schema, postgresql.config))
+                time.sleep(0.5)
+                assert not any(each.done() for each in waiting)
+                assert postgresql.rows("SELECT to_regclass('packages')") == [(None,)]
+            for each in waiting:
+                each.result(30)
+        assert (
+            postgresql.rows(
+                "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+                " WHERE locktype = 'advisory' AND datname = current_database()"
+            )
+            == []
+        )
+    database = open_url(make_url(postgresql.url))
+    with database.read_connection() as reading:
+        queries.check_schema(reading)
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

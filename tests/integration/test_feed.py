@@ -20,7 +20,7 @@ from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.conftest import BACKENDS, MakeDesk
 from tests.integration.racing import run_concurrently
-from tests.integration.values import package, send
+from tests.integration.values import at, package, send, update, update_preferences
 
 POSTGRESQL = pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 
@@ -222,6 +222,50 @@ def test_sequence_set_back_by_a_restored_dump(
     backend.rows(f"SELECT setval('galaxy_express_sequence', {sequence[0] - 2_000_000})")
     send(desk, package("new"))
     assert follower.read() == ["new"]
+
+
+HOUR = 3_600_000_000
+# Ahead of the clock, as after a time when the server's clock was wrong.
+AHEAD = "SELECT setval('galaxy_express_sequence', last_value + {}) FROM galaxy_express_sequence"
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("back", [10, HOUR - 60_000_000])
+def test_sequence_set_back(
+    backend: Backend,
+    desk: DeliveryDesk,
+    make_desk: MakeDesk,
+    open_database: OpenDatabase,
+    back: int,
+) -> None:
+    """If an operator sets the sequence back, by less than the clock reveals, new decisions still
+    have larger numbers than old ones, be they of the same instance or of a new one."""
+    backend.rows(AHEAD.format(HOUR))
+    follower = Follower(open_database())
+    new = make_desk()
+    for number, each in enumerate([desk, desk, new]):
+        send(each, *(package(f"{number}-{place}") for place in range(20)))
+        follower.read()
+        backend.rows(AHEAD.format(-back))
+    send(new, package("last"))
+    assert follower.read() == ["last"]
+    assert len(follower.seen) == 61
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 61}
+
+
+@POSTGRESQL
+def test_sequence_set_back_between_updates(
+    backend: Backend, database: Database, desk: DeliveryDesk
+) -> None:
+    """If the sequence is set back, the history of preferences stays in order, too."""
+    backend.rows(AHEAD.format(HOUR))
+    for minute in range(3):
+        backend.rows(AHEAD.format(-10))
+        update_preferences(desk, update(minute, personal=minute == 1))
+    request = PageRequest(ascending=True, after=None, limit=100)
+    with database.read_connection() as connection:
+        page = queries.find_updates_page(connection, "leela", request)
+    assert [each.update.timestamp for each in page.items] == [at(0), at(1), at(2)]
 
 
 def test_times_follow_the_order(database: Database, make_desk: MakeDesk) -> None:

@@ -8,7 +8,9 @@ from random import Random
 
 import psycopg2
 import pytest
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import Pool
 
 from galaxy_express.delivery import REJECTED
 from galaxy_express.desk import ATTEMPTS, DeliveryDesk, SendRequest
@@ -335,6 +337,58 @@ def test_connection_closed_between_uses(
             assert queries.find_decision(connection, name) is not None
         with postgresql.unavailable():
             pass
+
+
+def test_new_connections_are_closed(postgresql: PostgreSQLBackend, database: Database) -> None:
+    """If the server closes each connection before it is used, the database is unavailable."""
+
+    def wait(*_: object) -> None:
+        time.sleep(0.5)
+
+    with database.read_connection():
+        pass
+    name = make_url(postgresql.url).database
+    postgresql.rows(f"ALTER DATABASE {name} SET idle_session_timeout = 200")
+    event.listen(Pool, "connect", wait)
+    try:
+        with postgresql.unavailable():
+            pass
+        with pytest.raises(DatabaseUnavailable), database.read_connection():
+            pass
+    finally:
+        event.remove(Pool, "connect", wait)
+        postgresql.rows(f"ALTER DATABASE {name} RESET idle_session_timeout")
+
+
+# Connections, resources, locks and conflicts; the others are of the same classes.
+OUTAGES = ["08000", "08006", "53000", "53100", "53200", "53300", "53400", "57014", "57P01", "57P02"]
+OUTAGES += [
+    "57P03",
+    "57P04",
+    "57P05",
+    "25006",
+    "25P03",
+    "40001",
+    "40P01",
+    "55P03",
+    "58030",
+    "XX000",
+]
+
+
+@pytest.mark.parametrize("code", OUTAGES)
+def test_errors_of_the_server_are_outages(backend: Backend, desk: DeliveryDesk, code: str) -> None:
+    """Errors that a retry may avoid make the database unavailable, and nothing is recorded."""
+    backend.rows(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$"
+    )
+    backend.rows("CREATE TRIGGER fail BEFORE INSERT ON packages EXECUTE FUNCTION fail()")
+    with pytest.raises(DatabaseUnavailable):
+        send(desk, package())
+    backend.rows("DROP TRIGGER fail ON packages")
+    assert [describe(outcome) for outcome in send(desk, package())] == ["delivered"]
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 1}
 
 
 def test_connection_lost_in_a_transaction(backend: Backend, database: Database) -> None:

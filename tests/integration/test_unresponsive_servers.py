@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy.engine import URL, make_url
@@ -145,6 +147,33 @@ def test_several_hosts_without_ports(server: URL, monkeypatch: pytest.MonkeyPatc
     database = database_from_config({"database.url": url} | HASTY)
     read(database)
     database.close()
+
+
+def test_address_in_the_environment(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host in the URL, be it a name or an address, isn't replaced by ``$PGHOSTADDR``."""
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.255")
+    for host in ("127.0.0.1", "localhost"):
+        url = server.set(host=host).render_as_string(hide_password=False)
+        database = database_from_config({"database.url": url} | HASTY)
+        read(database)
+        database.close()
+
+
+def test_sockets_in_the_url(backend: Backend, server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a socket is a percent-encoded host, alone or among several."""
+    ((folders,),) = backend.rows("SHOW unix_socket_directories")
+    folder = folders.split(",")[0]
+    if not Path(folder, f".s.PGSQL.{server.port}").exists():
+        pytest.skip("the PostgreSQL server runs on another machine")
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.255")
+    socket = f"{quote(folder, safe='')}:{server.port}"
+    with silent_port() as silent:
+        for hosts in (socket, f"127.0.0.1:{silent},{socket}"):
+            url = f"postgresql://{server.username}@{hosts}/{server.database}"
+            database = database_from_config({"database.url": url} | HASTY)
+            with database.read_connection() as connection:
+                assert connection.select("SELECT inet_server_addr()") == [(None,)]
+            database.close()
 
 
 def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:

@@ -13,12 +13,14 @@ from webtest import TestApp
 
 from galaxy_express import make_wsgi_app
 from galaxy_express.application import close_application
+from galaxy_express.delivery import decide as decide_package
 from galaxy_express.desk import DeliveryDesk
-from galaxy_express.models import create_schema
+from galaxy_express.models import create_schema, from_microseconds
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.queries import PageRequest
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail
 from tests.integration.values import describe
@@ -235,6 +237,38 @@ def test_no_response_before_a_standby_has_the_decision(
 def _is_answered(app: "TestApp[Any]", package_id: str) -> bool:
     response = app.post_json("/packages", package(package_id=package_id), status="*")
     return bool(response.status_int == 200)
+
+
+def test_no_feed_is_read_from_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
+    """A standby isn't used for the feed, which would miss the decisions in progress on the primary;
+    the newest decisions can be read."""
+    create_schema({"database.url": own_cluster.url})
+    first, second = (open_at(own_cluster.port) for _ in range(2))
+    with own_cluster.standby() as standby:
+        database = open_at(standby.port)
+        with first.transaction() as connection:
+            now = from_microseconds(connection.read_clock())
+            late = decide_package(make_package("late"), True, None, now)
+            queries.record_decisions(connection, [late])
+            decide(DeliveryDesk(second, PACKAGE_TYPES), make_package("after"))
+            wait_until(lambda: _has(standby, "after"), "the standby has a package")
+            for recipient_id in (None, "leela"):
+                assert _list(database, recipient_id, ascending=False) == ["after"]
+                with pytest.raises(DatabaseUnavailable, match="standby"):
+                    _list(database, recipient_id, ascending=True)
+            with (
+                pytest.raises(DatabaseUnavailable, match="standby"),
+                database.read_connection() as reading,
+            ):
+                queries.find_feed_position(reading)
+        assert _list(first, None, ascending=True) == ["late", "after"]
+
+
+def _list(database: Database, recipient_id: str | None, ascending: bool) -> list[str]:
+    with database.read_connection() as connection:
+        request = PageRequest(ascending=ascending, after=None, limit=10)
+        page = queries.find_decisions_page(connection, recipient_id, request)
+    return [decision.package.package_id for decision in page.items]
 
 
 def test_reads_leave_a_standby(own_cluster: Cluster, open_at: OpenAt) -> None:
