@@ -190,6 +190,7 @@ class Connection(ABC):
 
         :raises TransactionConflict: if a row was left unchanged because of a concurrent write
             that this transaction had not seen.
+        :raises NotRecorded: if the database leaves a row out.
         :raises Blocked: if another transaction held the lock of a row for too long.
         """
 

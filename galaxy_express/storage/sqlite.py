@@ -26,6 +26,7 @@ from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     ErrorTranslation,
+    NotRecorded,
     PersistentConnection,
     Row,
     SchemaMismatch,
@@ -108,7 +109,8 @@ class SQLiteConnection(Connection):
 
     def upsert(self, sql: str, rows: Sequence[Row]) -> None:
         """See :py:meth:`Connection.upsert`."""
-        self._write(sql, rows)
+        if self._write(sql, rows) != len(rows):
+            raise NotRecorded("rows were not stored; does a trigger leave them out?")
 
     def _write(self, sql: str, rows: Sequence[Row]) -> int:
         # Each execute() releases the GIL and has to win it back, so a few statements write many

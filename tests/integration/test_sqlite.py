@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from galaxy_express.delivery import REJECTED
-from galaxy_express.desk import DeliveryDesk
+from galaxy_express.desk import DeliveryDesk, SendRequest
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database, DatabaseUnavailable, NotRecorded
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.racing import run_concurrently
-from tests.integration.values import describe, package, send
+from tests.integration.values import commit, describe, package, send, update
 
 
 @pytest.fixture
@@ -229,3 +229,15 @@ def test_reads_do_not_wait_for_locks(
         assert time.monotonic() < started + 30
     with reader.read_connection() as read:
         assert queries.read_totals(read) == {}
+
+
+@pytest.mark.parametrize("table", ["packages", "preferences", "preference_updates", "counters"])
+def test_rows_that_a_trigger_leaves_out(backend: Backend, desk: DeliveryDesk, table: str) -> None:
+    """A write whose rows a trigger leaves out fails, and nothing is recorded."""
+    backend.rows(
+        f"CREATE TRIGGER leave_out BEFORE INSERT ON {table} BEGIN SELECT raise(IGNORE); END"
+    )
+    with pytest.raises(NotRecorded):
+        commit(desk, [update(personal=True), SendRequest([package()])])
+    assert backend.contents() == [[], [], []]
+    assert backend.counted() == {}

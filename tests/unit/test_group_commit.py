@@ -26,6 +26,10 @@ class Unreachable(Exception):
     """The ledger is unreachable, so that no write can succeed."""
 
 
+class LeftOut(Unreachable):
+    """The ledger leaves out a write; others may succeed."""
+
+
 class Locked(Exception):
     """Another transaction holds a lock."""
 
@@ -102,6 +106,7 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
             timeout=timedelta(seconds=timeout),
             on_commit=ledger.note,
             blocked_errors=Locked,
+            single_errors=LeftOut,
             keys=lambda write: [write.text],
             patience=timedelta(seconds=patience),
         )
@@ -292,15 +297,18 @@ def test_write_abandoned_during_its_commit_is_committed(
     assert ledger.groups == [["busy"], ["a"]]
 
 
+@pytest.mark.parametrize("error", [ArithmeticError("poison"), LeftOut("left out")])
 @pytest.mark.parametrize("poison", [{"a"}, {"c"}, {"e"}, {"b", "d"}, set("abcde")])
-def test_failing_write_fails_alone(make_queue: MakeQueue, ledger: Ledger, poison: set[str]) -> None:
+def test_failing_write_fails_alone(
+    make_queue: MakeQueue, ledger: Ledger, poison: set[str], error: Exception
+) -> None:
     """Only the writes that can't be committed fail; the rest of their group is committed."""
-    ledger.poison = poison
+    ledger.poison, ledger.error = poison, error
     busy, waiting = submit_while_busy(make_queue(), ledger, *"abcde")
     ledger.resume()
     for text, greenlet in zip("abcde", waiting, strict=True):
         if text in poison:
-            with pytest.raises(ArithmeticError):
+            with pytest.raises(type(error)):
                 greenlet.get(timeout=10)
         else:
             assert greenlet.get(timeout=10) == text.upper()
