@@ -38,8 +38,8 @@ check-port: install
 	@$(BIN)/python -m galaxy_express.serving.bind '$(BIND)'
 
 # PostgreSQL, a browser and strace are used if they are installed. In CI no test may be skipped.
-# Tests mostly wait, so there are more processes than most machines have cores.
-PYTEST = pytest --numprocesses=4 $(OPTIONS) $(T)
+# Tests mostly wait, so there are more processes than cores on small machines.
+PYTEST = pytest --numprocesses=6 --dist=worksteal $(OPTIONS) $(T)
 
 test: install-dev ## Run the tests (T=tests/functional/test_batch.py OPTIONS=-x).
 	$(BIN)/python -m $(PYTEST)

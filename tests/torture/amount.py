@@ -40,7 +40,7 @@ SHORT = Amount(
     inputs=300,
     connections=2_500,
     workers=2,
-    read_minutes=0.02,
+    read_minutes=0,
     soak_minutes=0,
 )
 LONG = Amount(

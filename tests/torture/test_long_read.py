@@ -5,6 +5,8 @@ import time
 from itertools import count
 from statistics import median, quantiles
 
+import pytest
+
 from galaxy_express.ops.audit import audit_database
 from galaxy_express.storage.sqlite import LOG_BYTES
 from tests.servers.http_client import head
@@ -20,6 +22,7 @@ BATCH = 20
 MEGABYTE = 10**6
 
 
+@pytest.mark.long
 def test_long_read(installation: Installation, amount: Amount, report: Report) -> None:
     """The log grows during a long read, and is emptied after it, even without further writes."""
     log = installation.folder / "galaxy_express.db-wal"
