@@ -12,7 +12,7 @@ from baseplate.clients import ContextFactory
 from baseplate.lib import config
 
 from galaxy_express import metrics
-from galaxy_express.delivery import Conflict, Package, SendOutcome, replay
+from galaxy_express.delivery import Conflict, Decision, Package, SendOutcome, replay
 from galaxy_express.desk import (
     DeliveryDesk,
     Rehearsal,
@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT = timedelta(milliseconds=50)
 NEXT_WAIT = timedelta(milliseconds=20)
 
-# How long a readiness probe waits for a write.
-_REHEARSAL_SECONDS = 1.0
+# How many seconds a request that only reads waits for a write.
+_SHORT_WAIT = 1.0
 
 
 class DeskClient:
@@ -71,14 +71,19 @@ class DeskClient:
 
     def _find_replay(self, package: Package) -> SendOutcome | None:
         # Answer retries from a read, so that they skip the write queue.
-        with self._database.read_connection() as connection:
-            # Otherwise the transaction that finds it waits until it is permanent.
-            if not connection.is_confirmed():
-                return None
-            earlier = queries.find_decision(connection, package.package_id)
+        earlier, is_confirmed = self._read(package.package_id)
         if earlier is None or not package.is_retry_of(earlier.package):
             return None
+        if not is_confirmed:
+            self._submit(SendRequest())  # a later commit confirms it
+            earlier, is_confirmed = self._read(package.package_id)
+            if earlier is None or not is_confirmed:
+                return None
         return replay(package, earlier)
+
+    def _read(self, package_id: str) -> tuple[Decision | None, bool]:
+        with self._database.read_connection() as connection:
+            return queries.find_decision(connection, package_id), connection.is_confirmed()
 
     def send_batch(self, packages: Sequence[Package], rejected: int) -> list[SendOutcome]:
         """Decide packages, in order.
@@ -119,20 +124,23 @@ class DeskClient:
     def _rehearse(self, failure: Exception) -> None:
         """Write, although there is nothing to write, so that an instance which gets no sends while
         it isn't ready finds out when writes succeed again."""
-        with gevent.Timeout(_REHEARSAL_SECONDS, copy.copy(failure)):
+        with gevent.Timeout(_SHORT_WAIT, copy.copy(failure)):
             self._queue.submit(Rehearsal())
 
     def confirm(self, connection: Connection) -> None:
         """Make sure that everything a connection shows is permanent: no failover undoes it.
 
         :param connection: a connection to read from.
-        :raises galaxy_express.storage.database.DatabaseUnavailable: if that isn't known.
+        :raises galaxy_express.storage.database.DatabaseUnavailable: if that isn't known soon.
         :raises galaxy_express.group_commit.Overloaded: as above.
         """
+        if connection.is_confirmed():
+            return
+        # Not for long, since the connection isn't free meanwhile.
+        with gevent.Timeout(_SHORT_WAIT, DatabaseUnavailable("no commit confirms what is read")):
+            self._submit(SendRequest())
         if not connection.is_confirmed():
-            self._submit(SendRequest())  # a later commit proves it
-            if not connection.is_confirmed():
-                raise DatabaseUnavailable("reads lead to another server than writes")
+            raise DatabaseUnavailable("reads lead to another server than writes")
 
     def _submit(self, request: SendRequest) -> list[SendOutcome]:
         self._queue.submit(request)
