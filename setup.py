@@ -33,6 +33,8 @@ setup(
         "gunicorn>=27,<28",
         # Parses requests in our gunicorn worker, strictly and much faster than Python code.
         "httptools>=0.7.1",
+        # Metrics, which Baseplate exports; metric_series.py and metrics_files.py use private names.
+        "prometheus-client>=0.21,<0.27",
         # The demo's HTTP client.
         "requests>=2.32",
         # Restarts the development server when code changes.

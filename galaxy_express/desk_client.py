@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections import Counter as Tally
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -66,7 +67,7 @@ class DeskClient:
             outcome = self._find_replay(package)
             if outcome is None:
                 (outcome,) = self._submit(SendRequest([package]))
-            _count(package, outcome)
+            metrics.count_sends(*_series(package, outcome), 1)
             return outcome
 
     def _find_replay(self, package: Package) -> SendOutcome | None:
@@ -93,8 +94,8 @@ class DeskClient:
         """
         with child_span(self._span, f"{self._name}.send_batch") or nullcontext():
             outcomes = self._submit(SendRequest(packages, rejected))
-            for package, outcome in zip(packages, outcomes, strict=True):
-                _count(package, outcome)
+            for series, number in Tally(map(_series, packages, outcomes)).items():
+                metrics.count_sends(*series, number)
             if rejected:
                 metrics.count_rejected(rejected)
             return outcomes
@@ -165,18 +166,18 @@ def _keys(request: WriteRequest) -> Sequence[Hashable]:
     return [("package", package.package_id) for package in request.packages]
 
 
-def _count(package: Package, outcome: SendOutcome) -> None:
+def _series(package: Package, outcome: SendOutcome) -> tuple[str, str]:
+    """Return the outcome and the package type to count, and log conflicts."""
     if isinstance(outcome, Conflict):
-        metrics.count_send("conflicting", package.package_type)
         logger.debug(
             "Package %r from sender %r conflicts with an earlier package of the same id",
             package.package_id,
             package.sender_id,
         )
-    elif outcome.replayed:
-        metrics.count_send("replayed", package.package_type)
-    else:
-        metrics.count_send(outcome.decision.status.value, package.package_type)
+        return "conflicting", package.package_type
+    if outcome.replayed:
+        return "replayed", package.package_type
+    return outcome.decision.status.value, package.package_type
 
 
 class DeskContextFactory(ContextFactory):

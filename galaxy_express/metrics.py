@@ -13,6 +13,8 @@ from glob import glob
 from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from galaxy_express.metric_series import Record, incrementing, observing, setting
+
 _SENDS = Counter(
     "galaxy_express_sends_total",
     "Packages submitted, by outcome",
@@ -69,28 +71,44 @@ for _code in ("unavailable", "overloaded", "timed_out", "internal"):
 for _operation in ("connect", "statement", "commit"):
     _DATABASE_TIMEOUTS.labels(_operation)
 
+
 # Looking up labels costs several times as much as counting, so the results are cached.
-_sends = cache(_SENDS.labels)
-_updates = cache(_PREFERENCE_UPDATES.labels)
-_seconds = cache(_COMMIT_SECONDS.labels)
+@cache
+def _sends(outcome: str, package_type: str) -> Record:
+    return incrementing(_SENDS.labels(outcome, package_type))
 
 
-def count_send(outcome: str, package_type: str) -> None:
-    """Count a package that was submitted.
+@cache
+def _updates(result: str) -> Record:
+    return incrementing(_PREFERENCE_UPDATES.labels(result))
+
+
+@cache
+def _seconds(success: bool) -> Record:
+    return observing(_COMMIT_SECONDS.labels(str(success).lower()))
+
+
+_writes = observing(_COMMIT_WRITES)
+_set_queued = setting(_QUEUED_PACKAGES)
+_set_unready = setting(_UNREADY_WORKERS)
+
+
+def count_sends(outcome: str, package_type: str, number: int) -> None:
+    """Count packages that were submitted.
 
     :param outcome: ``delivered``, ``dropped``, ``replayed`` or ``conflicting``.
     """
-    _sends(outcome, package_type).inc()
+    _sends(outcome, package_type)(number)
 
 
 def count_rejected(number: int) -> None:
     """Count sends that were rejected."""
-    _sends("rejected", "").inc(number)
+    _sends("rejected", "")(number)
 
 
 def count_preference_update(applied: bool) -> None:
     """Count a preference update."""
-    _updates("applied" if applied else "stale").inc()
+    _updates("applied" if applied else "stale")(1)
 
 
 def count_dropped_log_line() -> None:
@@ -100,9 +118,9 @@ def count_dropped_log_line() -> None:
 
 def observe_commit(writes: int, seconds: float, success: bool) -> None:
     """Record the size of a group of writes, and the duration of its commit in seconds."""
-    _seconds(str(success).lower()).observe(seconds)
+    _seconds(success)(seconds)
     if success:
-        _COMMIT_WRITES.observe(writes)
+        _writes(writes)
 
 
 def count_checkpoint_failure() -> None:
@@ -128,12 +146,12 @@ def count_database_timeout(operation: str) -> None:
 
 def set_ready(ready: bool) -> None:
     """Record the result of a readiness probe."""
-    _UNREADY_WORKERS.set(not ready)
+    _set_unready(not ready)
 
 
 def set_queue_length(packages: int) -> None:
     """Record the number of packages waiting for a commit."""
-    _QUEUED_PACKAGES.set(packages)
+    _set_queued(packages)
 
 
 def count_queued() -> int | None:

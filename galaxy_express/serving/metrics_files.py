@@ -89,6 +89,13 @@ def _allocate(path: str, size: int) -> None:
         os.close(descriptor)
 
 
+class _Memory:
+    """Holds a value that can't be stored in a file."""
+
+    def __init__(self) -> None:
+        self.cells = [0.0]
+
+
 class FileValue:
     """A metric value, with the interface that prometheus_client uses."""
 
@@ -111,8 +118,7 @@ class FileValue:
         multiprocess_mode: str = "",
         **_: object,
     ) -> None:
-        self._value = 0.0
-        self._file: _AllocatedFile | None = None
+        self._store: _AllocatedFile | _Memory = _Memory()
         self._cell = 0
         key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
         kind = f"gauge_{multiprocess_mode}" if typ == "gauge" else typ
@@ -120,8 +126,7 @@ class FileValue:
             with self._lock:
                 file = self._open(kind)
                 self._cell = file.cell(key)
-                self._value = file.cells[self._cell]
-                self._file = file
+                self._store = file
         except _UNUSABLE as error:
             self._report(error)
 
@@ -141,20 +146,16 @@ class FileValue:
     def inc(self, amount: float) -> None:
         """Add to the value."""
         with self._lock:
-            self._value += amount
-            if self._file is not None:
-                self._file.cells[self._cell] = self._value
+            self._store.cells[self._cell] += amount
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the value."""
         with self._lock:
-            self._value = value
-            if self._file is not None:
-                self._file.cells[self._cell] = value
+            self._store.cells[self._cell] = value
 
     def get(self) -> float:
         """Return the value in this worker."""
-        return self._value
+        return self._store.cells[self._cell]
 
     def set_exemplar(self, exemplar: object) -> None:
         """Do nothing: files don't support exemplars."""

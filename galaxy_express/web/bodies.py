@@ -13,6 +13,8 @@ from galaxy_express.web.rejections import (
 MAX_BODY = 64 * 1024
 MAX_BATCH_BODY = 1024 * 1024
 
+_IDENTITY = {"", "identity"}  # the encodings that change nothing
+
 
 def read_body(request: Request, limit: int) -> bytes:
     """Read the body of a request.
@@ -21,8 +23,8 @@ def read_body(request: Request, limit: int) -> bytes:
     :raises RejectedRequest: if it is compressed, over the limit, or incomplete.
     :raises BodyTooSlow: if it doesn't arrive before the timeout of the request.
     """
-    encodings = request.environ.get("HTTP_CONTENT_ENCODING", "")
-    if any(name.strip().lower() not in ("", "identity") for name in encodings.split(",")):
+    encodings = request.environ.get("HTTP_CONTENT_ENCODING")
+    if encodings and not _IDENTITY.issuperset(map(str.strip, encodings.lower().split(","))):
         raise UnsupportedEncoding("the body must not be compressed or otherwise encoded")
     length = request.content_length
     if length is None or length <= limit:

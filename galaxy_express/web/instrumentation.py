@@ -25,7 +25,6 @@ from baseplate.frameworks.pyramid import (
     SpanFinishingAppIterWrapper,
 )
 from baseplate.lib.prometheus_metrics import getHTTPSuccessLabel
-from prometheus_client import Counter, Histogram
 from pyramid.config import Configurator
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -33,6 +32,8 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import EXCVIEW
 from pyramid.viewderivers import INGRESS
+
+from galaxy_express.metric_series import Record, incrementing, observing
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -71,7 +72,7 @@ class InstrumentedConfigurator(BaseplateConfigurator):
             if key not in endpoints:
                 endpoints[key] = _Endpoint(*key)
             request.measurement = endpoints[key], time.perf_counter()
-            endpoints[key].active.inc()
+            endpoints[key].active(1)
             if route is not None:
                 span = self.baseplate.make_server_span(request, route.name)
                 if _has_tag_reader(span):
@@ -168,12 +169,12 @@ def _has_tag_reader(span: Span) -> bool:
 
 
 class _Outcome(NamedTuple):
-    """The metrics of an endpoint for one response code."""
+    """Records into the metrics of an endpoint for one response code."""
 
-    requests: Counter
-    latency: Histogram
-    request_size: Histogram
-    response_size: Histogram
+    requests: Record
+    latency: Record
+    request_size: Record
+    response_size: Record
 
 
 class _Endpoint:
@@ -187,7 +188,7 @@ class _Endpoint:
         template = re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", pattern)
         self._labels = {"http_method": method.lower(), "http_endpoint": template}
         self._outcomes: dict[object, _Outcome] = {}
-        self.active = ACTIVE_REQUESTS.labels(**self._labels)
+        self.active = incrementing(ACTIVE_REQUESTS.labels(**self._labels))
 
     def outcome(self, code: int | str) -> _Outcome:
         """Return the metrics for a response code; it is empty for an exception."""
@@ -195,26 +196,26 @@ class _Endpoint:
             success = getHTTPSuccessLabel(code) if isinstance(code, int) else "false"
             labels = {**self._labels, "http_success": success}
             self._outcomes[code] = _Outcome(
-                REQUESTS_TOTAL.labels(**labels, http_response_code=str(code)),
-                REQUEST_LATENCY.labels(**labels),
-                REQUEST_SIZE.labels(**labels),
-                RESPONSE_SIZE.labels(**labels),
+                incrementing(REQUESTS_TOTAL.labels(**labels, http_response_code=str(code))),
+                observing(REQUEST_LATENCY.labels(**labels)),
+                observing(REQUEST_SIZE.labels(**labels)),
+                observing(RESPONSE_SIZE.labels(**labels)),
             )
         return self._outcomes[code]
 
 
 def _count_response(request: Request, response: Response) -> None:
     outcome = _count(request, response.status_code)
-    if response.content_length is not None:
-        outcome.response_size.observe(response.content_length)
+    if (length := response.content_length) is not None:
+        outcome.response_size(length)
 
 
 def _count(request: Request, code: int | str) -> _Outcome:
     endpoint, started = request.measurement
     outcome: _Outcome = endpoint.outcome(code)
-    endpoint.active.dec()
-    outcome.requests.inc()
-    outcome.latency.observe(time.perf_counter() - started)
-    if "CONTENT_LENGTH" in request.environ and request.content_length is not None:
-        outcome.request_size.observe(request.content_length)
+    endpoint.active(-1)
+    outcome.requests(1)
+    outcome.latency(time.perf_counter() - started)
+    if "CONTENT_LENGTH" in request.environ and (length := request.content_length) is not None:
+        outcome.request_size(length)
     return outcome
