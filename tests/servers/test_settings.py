@@ -98,7 +98,7 @@ def test_unknown_variable_stops_the_start(installation: Installation, name: str)
     """A misspelt environment variable stops a server, unless the configuration file has it."""
     server = installation.server(name)
     installation.configure("desk.max_group", "$GALAXY_EXPRESS_GROUP")
-    server.environment = installation.environment | {
+    server.environment = server.environment | {
         "GALAXY_EXPRESS_GROUP": "many",
         "GALAXY_EXPRESS_WORKRES": "4",
         # As Kubernetes sets them for a service named galaxy-express.
