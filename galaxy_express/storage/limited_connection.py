@@ -4,6 +4,7 @@ PostgreSQL's timeouts are enforced by the server, and libpq's have no effect if 
 for the socket. So the client limits each wait itself: connecting, a statement, a COMMIT.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ class LimitedConnection(connection):
     :ivar opened_at: when it was opened, by the monotonic clock.
     :ivar is_writable: whether its server accepted writes when it was opened.
     :ivar server: identifies its server, until that is restarted.
+    :ivar tables_checked_at: when the tables were checked successfully, by the monotonic clock.
     :ivar has_written: whether a transaction on it that wrote to the log has been committed.
     """
 
@@ -43,6 +45,7 @@ class LimitedConnection(connection):
         self.opened_at = time.monotonic()
         self.is_writable = False
         self.server = ""
+        self.tables_checked_at = -math.inf
         self.has_written = False
 
     def has_no_data(self) -> bool:

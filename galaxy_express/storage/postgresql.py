@@ -42,6 +42,9 @@ from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
 from galaxy_express.storage.unanswered import UnansweredCommits
 from galaxy_express.storage.url import describe_postgresql, postgresql_parameters
 
+# The seconds between two checks of the tables on a connection, which cost more than a read.
+_TABLES_INTERVAL = 5.0
+
 # In addition to PostgreSQL's own timeout, so that its error can arrive.
 _GRACE_SECONDS = 0.5
 
@@ -201,7 +204,10 @@ class PostgreSQLConnection(Connection):
             raise DatabaseUnavailable("the database is read-only")
         if forbidden:
             raise DatabaseUnavailable(f"this role is not allowed to {forbidden}")
-        self.check_tables()
+        driver_connection = self._raw.dbapi_connection
+        if monotonic() - driver_connection.tables_checked_at >= _TABLES_INTERVAL:
+            self.check_tables()
+            driver_connection.tables_checked_at = monotonic()
 
     def check_tables(self) -> None:
         """Check that the tables, which must exist, weren't altered.
