@@ -39,7 +39,7 @@ check-port: install
 
 # PostgreSQL, a browser and strace are used if they are installed. In CI no test may be skipped.
 # Tests mostly wait, so there are more processes than cores on small machines.
-PYTEST = pytest --numprocesses=6 --dist=worksteal $(OPTIONS) $(T)
+PYTEST = pytest --numprocesses=5 --dist=worksteal $(OPTIONS) $(T)
 
 test: install-dev ## Run the tests (T=tests/functional/test_batch.py OPTIONS=-x).
 	$(BIN)/python -m $(PYTEST)
