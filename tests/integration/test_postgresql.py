@@ -107,7 +107,7 @@ def test_slow_statement_times_out(open_database: OpenDatabase) -> None:
 def test_read_connections_are_limited(open_database: OpenDatabase) -> None:
     """If all connections are in use, waiting for one times out."""
     database = open_database(
-        {"database.pool_size": "1", "database.connect_timeout": "50 milliseconds"}
+        {"database.pool_size": "1", "database.connect_timeout": "500 milliseconds"}
     )
     started = time.monotonic()
     with database.read_connection(), pytest.raises(DatabaseUnavailable), database.read_connection():

@@ -74,7 +74,10 @@ def test_service_starts_from_the_wheel(site_packages: Path, tmp_path: Path) -> N
     installation = Installation(tmp_path, SQLiteBackend(tmp_path / "galaxy_express.db"))
     del installation.environment["PYTHONPATH"]
     port = free_port()
-    environment = installation.environment | {"GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}"}
+    environment = installation.environment | {
+        "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
+        "GALAXY_EXPRESS_METRICS_BIND": str(free_port()),
+    }
     python = str(site_packages.parents[2] / "bin" / "python")
 
     where = "import galaxy_express; print(galaxy_express.__path__[0])"
