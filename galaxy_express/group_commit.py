@@ -312,7 +312,11 @@ class GroupCommit(Generic[AnyWrite]):
         self._thread.submit(lambda: self._commit_in_parts(writes, commit), finish)
 
     def _note_failure(self, result: _Result[AnyWrite], writes: int) -> None:
-        shared = [e for e in result.errors.values() if isinstance(e, self._shared_errors)]
+        shared = [
+            error
+            for error in result.errors.values()
+            if isinstance(error, self._shared_errors) and not isinstance(error, self._single_errors)
+        ]
         if shared:
             self.failure = shared[0]
         elif len(result.errors) + sum(len(part) for part, _ in result.blocked) < writes:
@@ -386,7 +390,7 @@ class GroupCommit(Generic[AnyWrite]):
             commit(writes)
         except self._blocked_errors as error:
             return _Result({}, [(writes, error)])
-        except Exception as error:
+        except Exception as error:  # whatever it is, it belongs to the waiting writes
             is_single = isinstance(error, self._single_errors)
             if isinstance(error, self._shared_errors) and not is_single:
                 return _Result(_for_each(writes, error), [])
