@@ -9,6 +9,7 @@ def includeme(config: Configurator) -> None:
     """Add the API and the pages to the application, for the package types in its settings."""
     settings = config.registry.settings
     settings["schemas"] = Schemas(settings["package_types"], settings["max_ahead"])
+    config.include(".routing")
     config.include(".request_ids")
     config.include(".problems")
     config.include(".cross_site")
