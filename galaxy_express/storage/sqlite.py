@@ -191,6 +191,10 @@ _OPENING_LOCK_TIMEOUT = timedelta(milliseconds=200)
 _OPENING_INTERVAL = 1.0
 
 
+# The seconds between two checks of the connection for reads.
+_CHECK_INTERVAL = 0.001
+
+
 _PACKAGES_FROM = "SELECT package_id FROM packages WHERE sequence >= ?"
 _LAST_SEQUENCE = """
     SELECT max(coalesce((SELECT max(sequence) FROM packages), 0),
@@ -228,6 +232,21 @@ def _state(path: str) -> tuple[int, ...]:
 
 def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+class _ReadConnection(PersistentConnection):
+    """The connection for reads. It is only checked once per millisecond, since many reads take less
+    time than a look at the file."""
+
+    _next_check = 0.0
+
+    def get(self) -> Connection:
+        """See :py:meth:`PersistentConnection.get`."""
+        now = time.monotonic()
+        if self._connection is not None and now < self._next_check:
+            return self._connection
+        self._next_check = now + _CHECK_INTERVAL
+        return super().get()
 
 
 class _Reading(AbstractContextManager[Connection]):
@@ -268,7 +287,7 @@ class SQLiteDatabase(Database):
         self._briefly_waiting_engine = self._make_engine("rw", _OPENING_LOCK_TIMEOUT)
         self._no_waits_until = 0.0
         # Reads run on the event loop, which must not wait for a lock.
-        self._read_connection = PersistentConnection(self._connect_nonblocking)
+        self._read_connection = _ReadConnection(self._connect_nonblocking)
         connect = partial(self._connect, self._engine)
         # TRUNCATE blocks all writes while it waits for readers, so it must not wait.
         self._checkpoint_connection = PersistentConnection(self._connect_nonblocking)
