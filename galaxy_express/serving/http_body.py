@@ -77,8 +77,9 @@ class Incoming:
             if end >= 0:
                 break
             searched = len(self._data) - self._start
-            limits.check(self._data[self._start :])
-            check_beginning(self._data[self._start :])
+            if searched:
+                limits.check(self._data[self._start :])
+                check_beginning(self._data[self._start :])
             if not self.receive():
                 if self.is_empty:
                     return b""

@@ -5,6 +5,7 @@ and ``Expect``.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -119,33 +120,41 @@ def parse_head(head: bytes) -> Head:
         raise _bad("the request line is malformed")
     method, target = match[1].decode(), match[2].decode()
     minor = int(match[3])
-    fields = _parse_fields(head[match.end() :])
-    environ = fields.environ
+    lines = head[match.end() :]
+    parse_fields = _parse_known_fields if len(lines) <= _KNOWN_BYTES else _parse_fields
+    fields = parse_fields(lines, minor > 0)
     authority, path, query = _split_target(method, target)
-    _check_host(fields, minor)
-    if authority is not None:
-        environ["HTTP_HOST"] = authority  # RFC 9112, section 3.2.2
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
-    environ["REQUEST_METHOD"] = method
-    environ["PATH_INFO"] = path
-    environ["QUERY_STRING"] = query
-    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if minor else "HTTP/1.0"
-    return Head(
-        environ,
-        minor,
-        _body_length(fields, minor),
-        _keeps_alive(environ, minor),
-        _expects_continue(environ, minor),
-    )
+    environ = {
+        **fields.environ,
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": "HTTP/1.1" if minor else "HTTP/1.0",
+    }
+    if authority is not None:
+        environ["HTTP_HOST"] = authority  # RFC 9112, section 3.2.2
+    # After CONNECT, the following bytes would be for another server.
+    keeps_alive = fields.keeps_alive and method != "CONNECT"
+    return Head(environ, minor, fields.length, keeps_alive, fields.expects_continue)
 
 
 def _bad(reason: str) -> Unreadable:
     return Unreadable(HTTPStatus.BAD_REQUEST, reason)
 
 
+class _Fields(NamedTuple):
+    """The fields of a head, and what they mean; see :py:class:`Head`."""
+
+    environ: Mapping[str, str]
+    length: int | None
+    keeps_alive: bool
+    expects_continue: bool
+
+
 @dataclass(slots=True)
-class _Fields:
+class _Received:
     """The callbacks of llhttp."""
 
     environ: dict[str, str] = field(default_factory=dict)
@@ -174,21 +183,32 @@ def _environ_key(name: bytes) -> str | None:
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
-def _parse_fields(lines: bytes) -> _Fields:
-    fields = _Fields()
+def _parse_fields(lines: bytes, is_http_1_1: bool) -> _Fields:
+    received = _Received()
     try:
-        httptools.HttpRequestParser(fields).feed_data(_PARSED_REQUEST_LINE + lines)
+        httptools.HttpRequestParser(received).feed_data(_PARSED_REQUEST_LINE + lines)
     except httptools.HttpParserUpgrade:
         pass  # the client offers another protocol, and continues with HTTP/1.1
     except httptools.HttpParserError as error:
         # llhttp rejects transfer codings after the fields are complete; see _body_length.
-        if not fields.are_complete:
+        if not received.are_complete:
             raise _bad(str(error)) from None
-    if not fields.are_complete:
+    if not received.are_complete:
         raise _bad("the header fields are malformed")
-    if "CONTENT_TYPE" in fields.repeated:
+    if "CONTENT_TYPE" in received.repeated:
         raise _bad("Content-Type is repeated")
-    return fields
+    _check_host(received, is_http_1_1)
+    return _Fields(
+        received.environ,
+        _body_length(received, is_http_1_1),
+        _keeps_alive(received.environ, is_http_1_1),
+        _expects_continue(received.environ, is_http_1_1),
+    )
+
+
+# Clients repeat the same fields with each request.
+_parse_known_fields = lru_cache(maxsize=256)(_parse_fields)
+_KNOWN_BYTES = 512
 
 
 def _split_target(method: str, target: str) -> tuple[str | None, str, str]:
@@ -209,12 +229,12 @@ def _split_target(method: str, target: str) -> tuple[str | None, str, str]:
     raise _bad("the target is not a path")
 
 
-def _check_host(fields: _Fields, minor: int) -> None:
-    host = fields.environ.get("HTTP_HOST")
+def _check_host(received: _Received, is_http_1_1: bool) -> None:
+    host = received.environ.get("HTTP_HOST")
     if host is None:
-        if minor:
+        if is_http_1_1:
             raise _bad("Host is missing")
-    elif "HTTP_HOST" in fields.repeated:
+    elif "HTTP_HOST" in received.repeated:
         raise _bad("Host is repeated")
     elif not _is_host(host):
         raise _bad("Host is malformed")
@@ -232,11 +252,11 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def _body_length(fields: _Fields, minor: int) -> int | None:
-    length = fields.environ.get("CONTENT_LENGTH")
-    coding = fields.environ.get("HTTP_TRANSFER_ENCODING")
+def _body_length(received: _Received, is_http_1_1: bool) -> int | None:
+    length = received.environ.get("CONTENT_LENGTH")
+    coding = received.environ.get("HTTP_TRANSFER_ENCODING")
     if coding is not None:
-        if not minor:
+        if not is_http_1_1:
             raise _bad("HTTP/1.0 has no Transfer-Encoding")
         if length is not None:
             raise _bad("there is both a Content-Length and a Transfer-Encoding")
@@ -247,27 +267,25 @@ def _body_length(fields: _Fields, minor: int) -> int | None:
         raise Unreadable(HTTPStatus.NOT_IMPLEMENTED, "the Transfer-Encoding is not supported")
     if length is None:
         return 0
-    if "CONTENT_LENGTH" in fields.repeated or not (length.isascii() and length.isdigit()):
+    if "CONTENT_LENGTH" in received.repeated or not (length.isascii() and length.isdigit()):
         raise _bad("the Content-Length is not a number")
     if len(length) > _MAX_DIGITS:
         raise _bad("the Content-Length has too many digits")
     return int(length)
 
 
-def _keeps_alive(environ: dict[str, str], minor: int) -> bool:
+def _keeps_alive(environ: Mapping[str, str], is_http_1_1: bool) -> bool:
     options = environ.get("HTTP_CONNECTION")
-    if environ["REQUEST_METHOD"] == "CONNECT":
-        return False  # the following bytes would be for another server
     if options is None:
-        return minor > 0
+        return is_http_1_1
     names = {option.strip(" \t").lower() for option in options.split(",")}
-    return "close" not in names and (minor > 0 or "keep-alive" in names)
+    return "close" not in names and (is_http_1_1 or "keep-alive" in names)
 
 
-def _expects_continue(environ: dict[str, str], minor: int) -> bool:
+def _expects_continue(environ: Mapping[str, str], is_http_1_1: bool) -> bool:
     expectation = environ.get("HTTP_EXPECT")
     if expectation is None:
         return False
     if expectation.lower() != "100-continue":
         raise Unreadable(HTTPStatus.EXPECTATION_FAILED, "the expectation is not supported")
-    return minor > 0  # HTTP/1.0 has no 100
+    return is_http_1_1  # HTTP/1.0 has no 100

@@ -32,6 +32,28 @@ def get(*fields: str) -> Head:
     return parse_head(head("GET / HTTP/1.1", *fields))
 
 
+def test_heads_are_independent() -> None:
+    """What is changed in the environ of one request isn't seen by the next with the same fields."""
+    first, expected = get("Accept: a"), get("Accept: a").environ.copy()
+    first.environ["HTTP_ACCEPT"] = "changed"
+    parse_head(head("GET http://other/ HTTP/1.1", "Accept: a"))
+
+    assert get("Accept: a").environ == expected
+
+
+def test_same_fields_of_another_version() -> None:
+    """What fields mean depends on the version, also after the same fields with another one."""
+    newer, older = (parse_head(head(f"GET / HTTP/1.{minor}")) for minor in (1, 0))
+    connect = parse_head(head("CONNECT x:1 HTTP/1.1"))
+
+    assert [each.keeps_alive for each in (newer, older, connect)] == [True, False, False]
+    with pytest.raises(Unreadable, match="Host is missing"):
+        parse_head(head("GET / HTTP/1.1", host=""))
+    assert parse_head(head("GET / HTTP/1.0", host="")).environ["PATH_INFO"] == "/"
+    with pytest.raises(Unreadable, match="Host is missing"):
+        parse_head(head("GET / HTTP/1.1", host=""))
+
+
 @pytest.mark.parametrize(
     ("target", "path", "query", "host"),
     [
