@@ -165,7 +165,10 @@ def tween_factory(
 
 
 def _has_tag_reader(span: Span) -> bool:
-    return any(type(o).on_set_tag is not SpanObserver.on_set_tag for o in span.observers)
+    for observer in span.observers:  # any() would take twice as long
+        if type(observer).on_set_tag is not SpanObserver.on_set_tag:
+            return True
+    return False
 
 
 class _Outcome(NamedTuple):
