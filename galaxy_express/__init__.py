@@ -9,6 +9,7 @@ The modules::
     delivery        the rules of a decision (pure)
     preferences     the rules of a preference update (pure)
     group_commit    many concurrent writes, one transaction, one sync
+    shared_lookups  many concurrent lookups, few queries
     package_types   the registered package types
     models          the tables
     storage/        SQLite and PostgreSQL: connections, transactions, statements

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter as Tally
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -25,6 +25,7 @@ from galaxy_express.group_commit import GroupCommit
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import PreferenceUpdate, UpdatedPreferences
 from galaxy_express.settings import DatabaseSettings, DeskSettings, read_section
+from galaxy_express.shared_lookups import SharedLookups
 from galaxy_express.storage import queries
 from galaxy_express.storage.checkpoints import Checkpoints
 from galaxy_express.storage.database import (
@@ -50,10 +51,16 @@ class DeskClient:
     """The delivery desk on the context of a request, with a child span per operation."""
 
     def __init__(
-        self, database: Database, queue: GroupCommit[WriteRequest], name: str, span: Span
+        self,
+        database: Database,
+        queue: GroupCommit[WriteRequest],
+        lookups: "_Lookups",
+        name: str,
+        span: Span,
     ) -> None:
         self._database = database
         self._queue = queue
+        self._lookups = lookups
         self._name = name
         self._span = span
 
@@ -72,19 +79,15 @@ class DeskClient:
 
     def _find_replay(self, package: Package) -> SendOutcome | None:
         # Answer retries from a read, so that they skip the write queue.
-        earlier, is_confirmed = self._read(package.package_id)
+        earlier, is_confirmed = self._lookups.find(package.package_id)
         if earlier is None or not package.is_retry_of(earlier.package):
             return None
         if not is_confirmed:
             self._submit(SendRequest())  # a later commit confirms it
-            earlier, is_confirmed = self._read(package.package_id)
+            earlier, is_confirmed = self._lookups.find(package.package_id)
             if earlier is None or not is_confirmed:
                 return None
         return replay(package, earlier)
-
-    def _read(self, package_id: str) -> tuple[Decision | None, bool]:
-        with self._database.read_connection() as connection:
-            return queries.find_decision(connection, package_id), connection.is_confirmed()
 
     def send_batch(self, packages: Sequence[Package], rejected: int) -> list[SendOutcome]:
         """Decide packages, in order.
@@ -159,6 +162,24 @@ class DeskClient:
             return request.result
 
 
+#: Decisions by package id, and whether they are confirmed.
+_Lookups = SharedLookups[str, tuple[Decision | None, bool]]
+
+
+def _look_up(database: Database) -> _Lookups:
+    def find_one(package_id: str) -> tuple[Decision | None, bool]:
+        with database.read_connection() as connection:
+            return queries.find_decision(connection, package_id), connection.is_confirmed()
+
+    def find_many(package_ids: Collection[str]) -> dict[str, tuple[Decision | None, bool]]:
+        with database.read_connection() as connection:
+            found = queries.find_decisions(connection, package_ids)
+            is_confirmed = connection.is_confirmed()
+        return {package_id: (found.get(package_id), is_confirmed) for package_id in package_ids}
+
+    return SharedLookups(find_one, find_many)
+
+
 def _keys(request: WriteRequest) -> Sequence[Hashable]:
     """The keys of the rows that a request writes, for which it may be blocked."""
     if isinstance(request, UpdateRequest):
@@ -194,6 +215,7 @@ class DeskContextFactory(ContextFactory):
         lock_timeout = read_section(app_config, "database", DatabaseSettings).lock_timeout
         desk = DeliveryDesk(database, package_types)
         self._database = database
+        self._lookups = _look_up(database)
         self._checkpoints = Checkpoints(database)
         self._queue: GroupCommit[WriteRequest] = GroupCommit(
             lambda requests: desk.commit(requests, min(FIRST_WAIT, lock_timeout)),
@@ -211,7 +233,7 @@ class DeskContextFactory(ContextFactory):
 
     def make_object_for_context(self, name: str, span: Span) -> DeskClient:
         """See :py:class:`baseplate.clients.ContextFactory`."""
-        return DeskClient(self._database, self._queue, name, span)
+        return DeskClient(self._database, self._queue, self._lookups, name, span)
 
     def close(self) -> None:
         """Stop the worker threads after their current calls."""
