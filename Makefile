@@ -22,7 +22,7 @@ T ?=
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test test-unit coverage lint format bench bench-growth bench-profile demo torture shell migratedb dropdb resetdb backupdb auditdb partitiondb forgetrecipient requirements wheel clean install install-dev check-port
+.PHONY: help run serve test test-unit coverage lint format bench bench-growth bench-instances bench-profile demo torture shell migratedb dropdb resetdb backupdb auditdb partitiondb forgetrecipient requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +68,9 @@ bench: install-dev ## Measure the speed (OPTIONS=--help).
 
 bench-growth: install-dev ## Measure the effect of ten million packages (OPTIONS=--help).
 	$(BIN)/python -m benchmarks.growth $(OPTIONS)
+
+bench-instances: install-dev ## Measure several instances with PostgreSQL (OPTIONS=--help).
+	$(BIN)/python -m benchmarks.instances $(OPTIONS)
 
 bench-profile: install-dev ## Measure the cost of each part of a send (OPTIONS=--help).
 	$(BIN)/python -m benchmarks.profile $(OPTIONS)

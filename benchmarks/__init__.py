@@ -1,9 +1,10 @@
 """Benchmarks: real servers under real load, compared with other servers.
 
 ``make bench`` measures rates, latencies and CPU time, and compares them with goals.
-``make bench-growth`` measures the effect of millions of packages. ``make bench-profile``
-measures the cost of each part of a send. ``OPTIONS=--help`` lists their options. All of them
-need wrk, Linux, and an otherwise idle machine.
+``make bench-growth`` measures the effect of millions of packages. ``make bench-instances``
+measures what a send costs on PostgreSQL, and calculates what higher rates need.
+``make bench-profile`` measures the cost of each part of a send. ``OPTIONS=--help`` lists their
+options. All of them need wrk, Linux, and an otherwise idle machine.
 
 To compare with an earlier revision of this repository, name it. Both revisions are then
 measured alternately in one run::
@@ -13,7 +14,7 @@ measured alternately in one run::
 The modules::
 
     __main__, growth,   the measurements, their order, and the tables
-    profile
+    instances, profile
       settings          the options: duration, folder, database
       conditions        the machine, the disk and the database
       report            medians, ratios, goals, Markdown

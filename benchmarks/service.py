@@ -4,7 +4,8 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -74,8 +75,15 @@ class Service(Target):
         :raises SystemExit: as :py:meth:`load` does.
         """
         run = self.load(load, seconds)
-        self._ledger.enter(self._decisions, load.packages * (run.made - run.good))
+        self.enter(load, run)
         return run
+
+    def enter(self, load: Load, run: Run) -> None:
+        """Check that the acknowledged packages of the last load are in the database.
+
+        :raises benchmarks.audit.Discrepancy: if they aren't.
+        """
+        self._ledger.enter(self._decisions, load.packages * (run.made - run.good))
 
     def send_known_packages(self) -> None:
         """Send packages for a second, for later reads and retries."""
@@ -89,6 +97,35 @@ class Service(Target):
         :raises benchmarks.audit.Discrepancy: if they don't agree.
         """
         self._ledger.check()
+
+
+class Instances:
+    """Several instances of the service with the same database.
+
+    :param database_url: the URL of their database.
+    """
+
+    def __init__(self, services: Sequence[Service], database_url: str) -> None:
+        self._services = services
+        self.database_url = database_url
+
+    def run(self, load: Load, seconds: int) -> None:
+        """Send a load to each instance, and check the database; see :py:meth:`Service.run`."""
+        self.enter(load, self.load(load, seconds))
+
+    def load(self, load: Load, seconds: int) -> list[Run]:
+        """Send a load to each instance at the same time; see :py:meth:`Target.load`."""
+        with ThreadPoolExecutor(len(self._services)) as threads:
+            return list(threads.map(lambda service: service.load(load, seconds), self._services))
+
+    def enter(self, load: Load, runs: Iterable[Run]) -> None:
+        """Check the database after a load; see :py:meth:`Service.enter`."""
+        for service, run in zip(self._services, runs, strict=True):
+            service.enter(load, run)
+
+    def check(self) -> None:
+        """Compare the statistics with the database; see :py:meth:`Service.check`."""
+        self._services[0].check()
 
 
 def _resident_bytes(pid: int) -> int:
@@ -116,20 +153,26 @@ def serving(
         revision.create_tables(database_url)
         if packages:
             fill(database_url, packages)
-        shutil.copytree(revision.root / "configs", folder / "configs")
-        if config is not None:
-            (folder / "configs/production.ini").write_text(config)
-        port = free_port()
-        command = [str(revision.python), "-m", "gunicorn", "--config", "configs/gunicorn.conf.py"]
-        environment = _environment(revision.root) | {
-            "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
-            "GALAXY_EXPRESS_DATABASE_URL": database_url,
-            "GALAXY_EXPRESS_DRAIN_SECONDS": "0",  # no load balancer needs to notice the shutdown
-            "GALAXY_EXPRESS_METRICS_BIND": f"127.0.0.1:{free_port()}",
-            "GALAXY_EXPRESS_WORKERS": str(workers or settings.workers),
-        }
-        with Server(command, folder, port, environment) as server:
+        with _server(revision, folder, database_url, workers or settings.workers, config) as server:
             yield Service(server, folder, _ledger(server, database_url, packages))
+
+
+@contextmanager
+def serving_instances(settings: Settings, number: int) -> Iterator[Instances]:
+    """Serve this revision with several instances and one empty database; remove all afterwards."""
+    with ExitStack() as stack:
+        folders = [stack.enter_context(_folder(settings)) for _ in range(number)]
+        database_url = stack.enter_context(_empty_database(settings.postgres, folders[0]))
+        PRESENT.create_tables(database_url)
+        servers = [
+            stack.enter_context(_server(PRESENT, folder, database_url, settings.workers))
+            for folder in folders
+        ]
+        ledger = _ledger(servers[0], database_url)
+        services = [
+            Service(server, folder, ledger) for server, folder in zip(servers, folders, strict=True)
+        ]
+        yield Instances(services, database_url)
 
 
 @contextmanager
@@ -151,6 +194,25 @@ def serving_bare(settings: Settings) -> Iterator[Target]:
         _stock_server(settings, folder, "benchmarks.bare:application", {}) as server,
     ):
         yield Target(server, folder)
+
+
+def _server(
+    revision: Revision, folder: Path, database_url: str, workers: int, config: str | None = None
+) -> Server:
+    """A revision under its own gunicorn worker, not started."""
+    shutil.copytree(revision.root / "configs", folder / "configs")
+    if config is not None:
+        (folder / "configs/production.ini").write_text(config)
+    port = free_port()
+    command = [str(revision.python), "-m", "gunicorn", "--config", "configs/gunicorn.conf.py"]
+    environment = _environment(revision.root) | {
+        "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
+        "GALAXY_EXPRESS_DATABASE_URL": database_url,
+        "GALAXY_EXPRESS_DRAIN_SECONDS": "0",  # no load balancer needs to notice the shutdown
+        "GALAXY_EXPRESS_METRICS_BIND": f"127.0.0.1:{free_port()}",
+        "GALAXY_EXPRESS_WORKERS": str(workers),
+    }
+    return Server(command, folder, port, environment)
 
 
 def _stock_server(

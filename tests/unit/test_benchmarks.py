@@ -3,6 +3,8 @@
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +13,14 @@ import pytest
 
 from benchmarks import parts
 from benchmarks.parts import PARTS, Replacement
-from benchmarks.processor import processor_seconds, stat_seconds, threads_seconds
+from benchmarks.processor import (
+    child_pids,
+    family_seconds,
+    parent_pid,
+    processor_seconds,
+    stat_seconds,
+    threads_seconds,
+)
 from benchmarks.report import (
     Line,
     Results,
@@ -116,6 +125,34 @@ def test_line_of_proc_stat() -> None:
     name = "a (strange) name"
     fields = ["S", *["1"] * 10, str(3 * ticks), str(ticks), *["9"] * 30]
     assert stat_seconds(f"123 ({name}) {' '.join(fields)}\n") == 4
+
+
+def test_line_of_proc_stat_with_ended_children() -> None:
+    """The time of children that have ended is added only where it is asked for."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    fields = ["S", *["1"] * 10, *(str(seconds * ticks) for seconds in (1, 2, 4, 8)), *["9"] * 30]
+    stat = f"123 (a name) {' '.join(fields)}\n"
+    assert stat_seconds(stat) == 3
+    assert stat_seconds(stat, ended_children=True) == 15
+
+
+def test_cpu_time_of_a_family() -> None:
+    """The CPU time of a process and its children includes living children and those that ended."""
+    used = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True); input()"
+    before = family_seconds(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", used],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert parent_pid(child.pid) == os.getpid()
+        assert child.pid in child_pids(os.getpid())
+        assert family_seconds(os.getpid()) >= before + 0.19
+        child.communicate(b"\n")
+    assert child.pid not in child_pids(os.getpid())
+    assert family_seconds(os.getpid()) >= before + 0.19
 
 
 def test_cpu_time_matches_the_operating_system() -> None:
