@@ -7,6 +7,7 @@ replaced by patching the service's classes, which is only acceptable in a profil
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -33,6 +34,7 @@ class Replacement:
     """A method of the service, and its replacement in a profile.
 
     :raises AttributeError: if the class has no such method.
+    :raises TypeError: if the replacement doesn't have the same number of parameters.
     """
 
     owner: type
@@ -42,6 +44,9 @@ class Replacement:
     def __post_init__(self) -> None:
         if self.method not in vars(self.owner):
             raise AttributeError(f"{self.owner.__name__} defines no method {self.method}")
+        replaced = getattr(self.owner, self.method)
+        if len(signature(replaced).parameters) != len(signature(self.function).parameters):
+            raise TypeError(f"{self.owner.__name__}.{self.method} has other parameters")
 
     def apply(self) -> None:
         """Replace the method in this process."""
@@ -89,8 +94,8 @@ _log = _Log()
 _NO_LOOK_UP = Replacement(DeskClient, "_find_replay", lambda _client, _package: None)
 _NO_QUEUE = Replacement(DeskClient, "_submit", lambda _client, request: _decide(request))
 _NO_CHECKPOINTS = Replacement(Checkpoints, "note_commit", lambda _checkpoints: None)
-_NO_COMMIT = Replacement(DeliveryDesk, "commit", lambda _desk, requests: _decide_all(requests))
-_FILE = Replacement(DeliveryDesk, "commit", lambda _desk, requests: _log.commit(requests))
+_NO_COMMIT = Replacement(DeliveryDesk, "commit", lambda _desk, requests, _: _decide_all(requests))
+_FILE = Replacement(DeliveryDesk, "commit", lambda _desk, requests, _: _log.commit(requests))
 
 #: The replacements, by the name of the last part that isn't replaced.
 PARTS: dict[str, tuple[Replacement, ...]] = {

@@ -204,6 +204,12 @@ def test_each_part_adds_something() -> None:
     assert PARTS[parts.WHOLE] == replacements[-1] == ()
 
 
+def test_part_of_a_profile_must_fit() -> None:
+    """A profile that replaces a method which has other parameters by now is an error."""
+    with pytest.raises(TypeError, match=r"Replacement\.apply has other parameters"):
+        Replacement(Replacement, "apply", lambda: None)
+
+
 def test_part_of_a_profile_must_exist() -> None:
     """A profile that replaces a method which no longer exists is an error."""
     with pytest.raises(AttributeError, match="DeliveryDesk defines no method no_such_method"):
