@@ -58,6 +58,15 @@ class AlteredSchema(SchemaMismatch):
         return f"the tables were altered: {self.args[0]}"
 
 
+class WorkerNode(DatabaseUnavailable):
+    """The server is a worker node of Citus, where locks and sequences aren't shared."""
+
+    state = "on a worker node of Citus (connect to the coordinator)"
+
+    def __str__(self) -> str:
+        return f"it is {self.state}"
+
+
 class TransactionConflict(DatabaseUnavailable):
     """The transaction conflicted with another, was rolled back, and can be retried immediately."""
 
@@ -367,7 +376,7 @@ class Database(ABC):
         self, unlimited: bool = False
     ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """A connection for examining the database. It shows the database as it is at one
-        moment, and doesn't block writers.
+        moment, unless it is distributed, and doesn't block writers.
 
         :param unlimited: whether a statement may take as long as it needs.
         :raises DatabaseUnavailable: if it can't be read.
@@ -390,6 +399,13 @@ class Database(ABC):
 
         :raises DatabaseUnavailable: if it can't be emptied.
         """
+
+    def is_distributed(self) -> bool:
+        """Return whether tables are on several servers, whose snapshots are of different moments.
+
+        :raises DatabaseUnavailable: if it can't be read.
+        """
+        return False
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """Return the damage that the database finds in its files, one sentence each."""

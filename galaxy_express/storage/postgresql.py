@@ -28,6 +28,7 @@ from galaxy_express.storage.database import (
     Row,
     SchemaMismatch,
     TransactionConflict,
+    WorkerNode,
     in_a_line,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
@@ -397,7 +398,11 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
             cursor.execute(settings + _DESCRIBE_SERVER)
-            ((encoding, is_standby, read_only, server),) = cursor.fetchall()
+            ((encoding, is_standby, read_only, server, is_citus),) = cursor.fetchall()
+            if is_citus:
+                cursor.execute(_WORKER_NODE)
+                if cursor.fetchall():
+                    raise WorkerNode
         if encoding != "UTF8":
             raise DatabaseUnavailable(
                 f"the database's encoding is {encoding}, which can't store all text: create it"
@@ -505,6 +510,12 @@ class PostgreSQLDatabase(Database):
             connection.execution_options(isolation_level=isolation_level, **options)
             yield connection
 
+    def is_distributed(self) -> bool:
+        """See :py:meth:`Database.is_distributed`."""
+        with self.read_connection() as connection:
+            ((is_citus,),) = connection.select(_IS_CITUS)
+            return is_citus and bool(connection.select(_TABLES_OF_CITUS))
+
     def close(self) -> None:
         """See :py:meth:`Database.close`."""
         super().close()
@@ -563,7 +574,17 @@ _HARMLESS = {*_RETRYABLE, _LOCKED}
 
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),
-       current_setting('transaction_read_only'), pg_postmaster_start_time()::text
+       current_setting('transaction_read_only'), pg_postmaster_start_time()::text,
+       to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL
+"""
+
+# The coordinator of Citus is in group 0.
+_WORKER_NODE = "SELECT groupid FROM pg_catalog.pg_dist_local_group WHERE groupid <> 0"
+_IS_CITUS = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
+_TABLES_OF_CITUS = """
+SELECT logicalrelid FROM pg_catalog.pg_dist_partition
+WHERE logicalrelid IN (to_regclass('packages'), to_regclass('preferences'),
+                       to_regclass('preference_updates'), to_regclass('counters'))
 """
 
 _CHECK_WRITABLE = """
