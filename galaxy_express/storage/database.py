@@ -80,6 +80,10 @@ class NotRecorded(DatabaseUnavailable):
     rolled back. Other writes may succeed."""
 
 
+class RejectedRow(NotRecorded, AlteredSchema):
+    """An operator has altered the tables, so that they don't store a row; others may be stored."""
+
+
 def in_a_line(error: Exception) -> str:
     """The message of an exception, without line breaks."""
     return " ".join(str(error).split())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -25,6 +26,7 @@ from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     NotRecorded,
+    RejectedRow,
     Row,
     SchemaMismatch,
     TransactionConflict,
@@ -45,6 +47,9 @@ from galaxy_express.storage.url import describe_postgresql, postgresql_parameter
 
 # The seconds between two checks of the tables on a connection, which cost more than a read.
 _TABLES_INTERVAL = 5.0
+
+# How many seconds errors are explained by the same alterations of the tables.
+_ALTERATIONS_AGE = 1.0
 
 # In addition to PostgreSQL's own timeout, so that its error can arrive.
 _GRACE_SECONDS = 0.5
@@ -226,7 +231,8 @@ class PostgreSQLConnection(Connection):
 
     def outlives(self, error: Any) -> bool:
         """See :py:meth:`Connection.outlives`."""
-        return error.pgcode in _HARMLESS and not self._raw.dbapi_connection.closed
+        is_harmless = error.pgcode in _HARMLESS or _is_of_row(error)
+        return is_harmless and not self._raw.dbapi_connection.closed
 
 
 def _columns(rows: Iterable[Row]) -> list[list[Any]]:
@@ -330,6 +336,8 @@ class PostgreSQLDatabase(Database):
         )
         # When connections to the server turned out to be broken; older ones aren't used again.
         self._broken_before = 0.0
+        self._alterations = ""
+        self._alterations_read_at = -inf
         self._unanswered = UnansweredCommits()
         self._confirmations = Confirmations()
         self._servers = Servers(
@@ -544,18 +552,34 @@ class PostgreSQLDatabase(Database):
 
     def _find_cause(self, error: Exception) -> Exception:
         """Return why the server rejects a statement: the tables were altered, or it is a bug."""
+        # A group with rejected rows is split, and may have hundreds of errors.
+        if monotonic() - self._alterations_read_at > _ALTERATIONS_AGE:
+            self._alterations = self._read_alterations()
+            self._alterations_read_at = monotonic() if self._alterations else -inf
+        if not self._alterations:
+            return error
+        kind = RejectedRow if _is_of_row(error) else AlteredSchema
+        return kind(self._alterations)
+
+    def _read_alterations(self) -> str:
+        """Return how the tables were altered; an empty text if they weren't, or can't be read."""
         try:
             raw = self._connect(to_write=False)
         except (psycopg2.Error, DatabaseUnavailable):
-            return error
+            return ""
         with closing(raw):
             try:
                 self._wrap(raw).check_tables()
             except AlteredSchema as altered:
-                return altered
+                return str(altered.args[0])
             except psycopg2.Error:  # by a migration, which creates the tables
                 pass
-        return error
+        return ""
+
+
+def _is_of_row(error: Any) -> bool:
+    """Return whether the values of a row caused an error."""
+    return str(error.pgcode).startswith(_CLASSES_OF_ROWS)
 
 
 def _milliseconds(span: timedelta) -> int:
@@ -570,7 +594,9 @@ _LOCKED = "55P03"
 _READ_ONLY = "25006"
 # What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
 _RAISED_BY_TRIGGERS = {"P0001", "0A000"}
-_HARMLESS = {*_RETRYABLE, _LOCKED}
+_CLASSES_OF_ROWS = ("22", "23")  # data exceptions, integrity constraint violations
+# Rolling back is enough. A group of writes that is split may have many of them.
+_HARMLESS = {*_RETRYABLE, _LOCKED, *_RAISED_BY_TRIGGERS}
 
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),

@@ -284,3 +284,23 @@ def test_missing_partition(
         send(app, 200, package_id=str(number))
     assert app.get("/health").json is True
     assert totals(app) == (20, 0, 0)
+
+
+@pytest.mark.parametrize("backend", ["partitioned"], indirect=True)
+def test_missing_partition_fails_alone(app: TestApp, backend: Backend) -> None:
+    """If a partition is missing, packages of other partitions are recorded, whatever shares their
+    transactions."""
+    backend.rows("ALTER TABLE packages DETACH PARTITION packages_1")
+    lost = {
+        name
+        for (name,) in backend.rows(
+            "SELECT name FROM (SELECT 'pkg-' || n AS name FROM generate_series(1, 200) AS n) AS ids"
+            " WHERE satisfies_hash_partition('packages'::regclass, 3, 1, name COLLATE \"C\")"
+        )
+    }
+    names = [f"pkg-{number}" for number in range(1, 201)]
+    answers = run_concurrently([partial(send, app, ANY, package_id=name) for name in names])
+    assert [answer.status_int for answer in answers] == [
+        503 if name in lost else 201 for name in names
+    ]
+    assert sum(backend.stored().values()) == sum(backend.counted().values()) == 200 - len(lost)
