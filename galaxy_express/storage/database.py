@@ -198,12 +198,10 @@ class Connection(ABC):
         """Return the size of the database on disk, in bytes, without blocking anyone."""
 
     @abstractmethod
-    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> int:
         """Insert rows, or update those whose primary key exists.
 
-        :raises TransactionConflict: if a row was left unchanged because of a concurrent write
-            that this transaction had not seen.
-        :raises NotRecorded: if the database leaves a row out.
+        :returns: how many were inserted or updated.
         :raises Blocked: if another transaction held the lock of a row for too long.
         """
 

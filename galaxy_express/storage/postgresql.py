@@ -153,14 +153,12 @@ class PostgreSQLConnection(Connection):
         ((size,),) = self.select("SELECT pg_database_size(current_database())")
         return int(size)
 
-    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.upsert`."""
         try:
-            written = self.select(sql, _columns(rows))
+            return len(self.select(sql, _columns(rows)))
         except LockNotAvailable as error:
             raise Blocked(in_a_line(error)) from error
-        if len(written) < len(rows):
-            raise TransactionConflict("another transaction wrote to a row first")
 
     def lock(self, names: Iterable[str]) -> None:
         """See :py:meth:`Connection.lock`."""

@@ -57,10 +57,14 @@ def test_send_that_is_not_stored(app: TestApp, backend: Backend, table: str) -> 
 
 
 @pytest.mark.parametrize("table", ["preferences", "preference_updates"])
-def test_update_that_is_not_stored(app: TestApp, backend: Backend, table: str) -> None:
-    """An update whose rows a trigger leaves out gets a 503, and changes nothing."""
+def test_update_that_is_not_stored(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    """An update whose rows a trigger leaves out gets a 503, and changes nothing; the log names the
+    cause."""
     leave_out(backend, table)
     assert update(app, UPDATE, status=503).json["code"] == "unavailable"
+    assert "were not stored; does a trigger leave them out?" in caplog.text
     assert app.get("/recipients/leela/preferences").json["updated_at"] is None
     assert app.get("/recipients/leela/preferences/history").json["updates"] == []
 
@@ -72,6 +76,15 @@ def test_send_that_is_not_stored_fails_alone(app: TestApp, backend: Backend) -> 
     answers = run_concurrently([partial(send, app, ANY, package_id=name) for name in names])
     assert Counter(answer.status_int for answer in answers) == {201: 10, 503: 2}
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 10}
+
+
+def test_update_that_is_not_stored_fails_alone(app: TestApp, backend: Backend) -> None:
+    """If a trigger leaves out some preferences, the other writes of their transaction are
+    recorded."""
+    leave_out(backend, "preferences", "new.recipient_id LIKE 'lost%'")
+    updates = [partial(update, app, UPDATE, name, ANY) for name in ("leela", "lost-1", "fry")]
+    answers = run_concurrently([partial(send, app, ANY), *updates])
+    assert [answer.status_int for answer in answers] == [201, 200, 503, 200]
 
 
 def test_send_that_a_trigger_rejects_fails_alone(app: TestApp, backend: Backend) -> None:
