@@ -170,6 +170,7 @@ class Connection(ABC):
 
         :param rows: without sequence numbers.
         :returns: the ids that were inserted.
+        :raises NotRecorded: if the database stores other values.
         """
 
     @abstractmethod

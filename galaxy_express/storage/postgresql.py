@@ -102,8 +102,10 @@ class PostgreSQLConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        inserted = self._insert(self.statements.insert_packages, rows)
-        return {package_id for _, package_id in inserted}
+        inserted = [row[1:] for row in self._insert(self.statements.insert_packages, rows)]
+        if not set(rows).issuperset(inserted):
+            raise NotRecorded("packages were not stored as sent; does a trigger change them?")
+        return {row[0] for row in inserted}
 
     def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""

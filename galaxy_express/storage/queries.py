@@ -104,6 +104,7 @@ def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> s
 
     :returns: the ids of the packages whose decisions were recorded. Any other package was
         decided before, and that decision stands.
+    :raises galaxy_express.storage.database.NotRecorded: if the database stores other values.
     """
     rows = [
         (

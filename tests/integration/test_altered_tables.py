@@ -114,6 +114,37 @@ def test_send_that_is_stored_with_another_id(app: TestApp, backend: Backend) -> 
     assert backend.stored() == backend.counted() == {}
 
 
+CHANGES = {
+    "sender_id": "upper(new.sender_id)",
+    "recipient_id": "upper(new.recipient_id)",
+    "package_type": "'marketing'",
+    "timestamp": "new.timestamp - 1",
+    "status": "'dropped'",
+    "decided_at": "NULL",
+    "declined_at": "0",
+}
+
+
+@pytest.mark.parametrize("column", CHANGES)
+def test_send_that_is_stored_otherwise(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    """A send that a trigger changes gets a 503, and nothing is stored; others are recorded."""
+    backend.rows(
+        "CREATE FUNCTION alter_row() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN NEW.{column} := {CHANGES[column]}; RETURN NEW; END$$"
+    )
+    backend.rows(
+        "CREATE TRIGGER alter_row BEFORE INSERT ON packages FOR EACH ROW"
+        " WHEN (new.package_id LIKE 'altered%') EXECUTE FUNCTION alter_row()"
+    )
+    names = ["kept-1", "altered", "kept-2"]
+    answers = run_concurrently([partial(send, app, ANY, package_id=name) for name in names])
+    assert [answer.status_int for answer in answers] == [201, 503, 201]
+    assert "packages were not stored as sent; does a trigger change them?" in caplog.text
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 2}
+
+
 # Statements that alter the tables, and what the service says about each.
 ALTERATIONS = {
     "no unique id": (
