@@ -540,7 +540,9 @@ class PostgreSQLDatabase(Database):
             return TransactionConflict(in_a_line(error))
         if error.pgcode == _LOCKED:
             return Blocked(in_a_line(error))
-        if error.pgcode in _MISSING:
+        if error.pgcode in _MISSING or (
+            error.pgcode == _MISSING_FUNCTION and "galaxy_express_draw" in str(error)
+        ):
             return SchemaMismatch(in_a_line(error))
         if error.pgcode in _RAISED_BY_TRIGGERS:
             return NotRecorded(in_a_line(error))
@@ -588,6 +590,7 @@ def _milliseconds(span: timedelta) -> int:
 
 # SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
+_MISSING_FUNCTION = "42883"
 _INSUFFICIENT_PRIVILEGE = "42501"
 _RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
 _LOCKED = "55P03"

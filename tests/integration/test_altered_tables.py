@@ -236,6 +236,52 @@ def test_unsafe_alteration(
     assert send(app, ANY).status_int in (201, 503)
 
 
+MISSING = {
+    "sequence": "DROP SEQUENCE galaxy_express_sequence",
+    "function": "DROP FUNCTION galaxy_express_draw CASCADE",
+    "both": "DROP SEQUENCE galaxy_express_sequence; DROP FUNCTION galaxy_express_draw CASCADE",
+    "both and a table": (
+        "DROP SEQUENCE galaxy_express_sequence; DROP FUNCTION galaxy_express_draw CASCADE;"
+        "DROP TABLE preference_updates"
+    ),
+}
+# Later than the server's clock.
+FUTURE = "SELECT setval('galaxy_express_sequence', 9000000000000000)"
+
+
+@pytest.mark.parametrize("is_ahead", [False, True], ids=["", "ahead"])
+@pytest.mark.parametrize("missing", MISSING)
+def test_missing_numbering_is_recreated(
+    app: TestApp,
+    backend: Backend,
+    caplog: pytest.LogCaptureFixture,
+    missing: str,
+    is_ahead: bool,
+) -> None:
+    """``make migratedb`` recreates a missing sequence or function. The numbers go on, so that the
+    feed has all later decisions."""
+    if is_ahead:
+        backend.rows(FUTURE)
+    send(app, package_id="before")
+    after = app.get("/packages?order=asc").json["next"]
+    backend.rows(MISSING[missing])
+    assert "make migratedb" in send(app, 503, package_id="failed").json["detail"]
+    app.get("/health", status=503)
+    assert "make migratedb" in caplog.text
+
+    create_schema(backend.config)
+    assert app.get("/health").json is True
+    send(app, package_id="later")
+    update(app, UPDATE)
+    backend.rows(  # as version 1.0 does
+        "INSERT INTO packages"
+        " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+        " VALUES ('last', 'zap', 'leela', 'personal', 0, 'delivered')"
+    )
+    page = app.get(f"/packages?order=asc&after={after}").json["packages"]
+    assert [package["package_id"] for package in page] == ["later", "last"]
+
+
 HARMLESS = {
     "unique constraint instead of the primary key": (
         "ALTER TABLE packages DROP CONSTRAINT pk_packages, ADD UNIQUE (package_id)"
