@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("url", help="any database on a server where databases can be created")
     parser.add_argument("--packages", type=int, default=10_000_000, help="the number of packages")
     parser.add_argument(
-        "--partitions", type=int, nargs="*", default=[16, 64, 256], help="the numbers to compare"
+        "--partitions", type=int, nargs="*", default=[4, 16, 64], help="the numbers to compare"
     )
     settings = parser.parse_args()
     server = PostgreSQLBackend(settings.url, "postgres")

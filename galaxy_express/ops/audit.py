@@ -1,5 +1,6 @@
 """The audit: check that counters match rows, and that rows satisfy the invariants."""
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,20 +88,28 @@ class Audit:
         according to the counters.
     :param rejected: the number of rejected requests, according to the counters.
     :param problems: the problems that were found, one sentence each.
+    :param is_complete: whether tables could be compared with each other.
     """
 
     totals: dict[CounterKey, tuple[int, int]]
     rejected: int
     problems: list[str]
+    is_complete: bool = True
 
 
 def audit(database: Database) -> Audit:
     """Examine a snapshot of everything that is stored, without blocking reads or writes.
 
-    While it runs, SQLite can't reuse its write-ahead log, which grows if there are writes.
+    While it runs, SQLite can't reuse its write-ahead log, which grows if there are writes. In a
+    distributed database, tables are only compared with each other if nothing is written meanwhile.
 
     :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be read.
     """
+    settled = None
+    if database.is_distributed():
+        # Before the snapshot: a transaction in progress has drawn numbers, or will.
+        with database.read_connection() as reader:
+            settled = reader.last_settled()
     with database.snapshot(unlimited=True) as connection:
         missing = models.missing_tables(connection)
         if missing:
@@ -115,7 +124,6 @@ def audit(database: Database) -> Audit:
         problems = [
             f"The file is damaged: {damage}" for damage in database.check_integrity(connection)
         ]
-        problems += _wrong_counters(totals)
         for table in models.metadata_for(connection.dialect.name).sorted_tables:
             problems += _lost_constraints(connection, table)
             for key in _keys(table):
@@ -123,8 +131,17 @@ def audit(database: Database) -> Audit:
         # The sequence must be unique even where it isn't a key.
         problems += _repeated_keys(connection, _packages, [_packages.c.sequence])
         problems += _broken_rules(connection)
-        problems += _contradictions(connection)
-    return Audit(totals, rejected, problems)
+        differences = [*_wrong_counters(totals), *_contradictions(connection)]
+        is_complete = settled is None or not _has_drawn(connection, settled)
+        if is_complete:
+            problems += differences
+    return Audit(totals, rejected, problems, is_complete)
+
+
+def _has_drawn(connection: Connection, settled: int) -> bool:
+    """Return whether a write has drawn sequence numbers larger than a settled one."""
+    last = connection.exec_driver_sql("SELECT last_value FROM galaxy_express_sequence")
+    return bool(last.scalar_one() > settled)
 
 
 def _count_packages(connection: Connection) -> dict[CounterKey, int]:
@@ -223,13 +240,16 @@ def _broken_rules(connection: Connection) -> Iterator[str]:
 def audit_database(app_config: RawConfig) -> None:
     """Print the result of an audit (a script for ``baseplate-script``).
 
-    :raises SystemExit: with exit code 1, if there are problems or the audit fails.
+    :raises SystemExit: with exit code 1, if there are problems or the audit fails; with 75 (try
+        again later), if there are none, but tables couldn't be compared.
     """
     with database_for_script(app_config) as database:
         found = audit(database)
     sys.stdout.write(f"{database}\n\n{_report(found)}\n")
     if found.problems:
         raise SystemExit(1)
+    if not found.is_complete:
+        raise SystemExit(os.EX_TEMPFAIL)
 
 
 def _report(found: Audit) -> str:
@@ -237,5 +257,13 @@ def _report(found: Audit) -> str:
     for (outcome, package_type), (stored, counted) in found.totals.items():
         lines.append(f"{outcome:<12} {package_type:<24} {stored:>12,} {counted:>12,}")
     lines += [f"{'rejected':<12} {'':<24} {'':>12} {found.rejected:>12,}", ""]
-    lines += found.problems or ["No problems found."]
+    lines += found.problems
+    if not found.is_complete:
+        lines.append(
+            "Something was written while the audit ran, and there is no snapshot over several"
+            " servers: tables were not compared with each other. Stop the writes, and run the audit"
+            " again."
+        )
+    elif not found.problems:
+        lines.append("No problems found.")
     return "\n".join(lines)

@@ -58,6 +58,15 @@ class AlteredSchema(SchemaMismatch):
         return f"the tables were altered: {self.args[0]}"
 
 
+class WorkerNode(DatabaseUnavailable):
+    """The server is a worker node of Citus, where locks and sequences aren't shared."""
+
+    state = "on a worker node of Citus (connect to the coordinator)"
+
+    def __str__(self) -> str:
+        return f"it is {self.state}"
+
+
 class TransactionConflict(DatabaseUnavailable):
     """The transaction conflicted with another, was rolled back, and can be retried immediately."""
 
@@ -69,6 +78,10 @@ class Blocked(DatabaseUnavailable):
 class NotRecorded(DatabaseUnavailable):
     """The database doesn't store a row, because of a trigger for example; the transaction was
     rolled back. Other writes may succeed."""
+
+
+class RejectedRow(NotRecorded, AlteredSchema):
+    """An operator has altered the tables, so that they don't store a row; others may be stored."""
 
 
 def in_a_line(error: Exception) -> str:
@@ -157,6 +170,7 @@ class Connection(ABC):
 
         :param rows: without sequence numbers.
         :returns: the ids that were inserted.
+        :raises NotRecorded: if the database stores other values.
         """
 
     @abstractmethod
@@ -185,12 +199,10 @@ class Connection(ABC):
         """Return the size of the database on disk, in bytes, without blocking anyone."""
 
     @abstractmethod
-    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> int:
         """Insert rows, or update those whose primary key exists.
 
-        :raises TransactionConflict: if a row was left unchanged because of a concurrent write
-            that this transaction had not seen.
-        :raises NotRecorded: if the database leaves a row out.
+        :returns: how many were inserted or updated.
         :raises Blocked: if another transaction held the lock of a row for too long.
         """
 
@@ -367,7 +379,7 @@ class Database(ABC):
         self, unlimited: bool = False
     ) -> AbstractContextManager[sqlalchemy.engine.Connection]:
         """A connection for examining the database. It shows the database as it is at one
-        moment, and doesn't block writers.
+        moment, unless it is distributed, and doesn't block writers.
 
         :param unlimited: whether a statement may take as long as it needs.
         :raises DatabaseUnavailable: if it can't be read.
@@ -390,6 +402,13 @@ class Database(ABC):
 
         :raises DatabaseUnavailable: if it can't be emptied.
         """
+
+    def is_distributed(self) -> bool:
+        """Return whether tables are on several servers, whose snapshots are of different moments.
+
+        :raises DatabaseUnavailable: if it can't be read.
+        """
+        return False
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
         """Return the damage that the database finds in its files, one sentence each."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -25,9 +26,11 @@ from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     NotRecorded,
+    RejectedRow,
     Row,
     SchemaMismatch,
     TransactionConflict,
+    WorkerNode,
     in_a_line,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
@@ -44,6 +47,9 @@ from galaxy_express.storage.url import describe_postgresql, postgresql_parameter
 
 # The seconds between two checks of the tables on a connection, which cost more than a read.
 _TABLES_INTERVAL = 5.0
+
+# How many seconds errors are explained by the same alterations of the tables.
+_ALTERATIONS_AGE = 1.0
 
 # In addition to PostgreSQL's own timeout, so that its error can arrive.
 _GRACE_SECONDS = 0.5
@@ -96,8 +102,10 @@ class PostgreSQLConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        inserted = self._insert(self.statements.insert_packages, rows)
-        return {package_id for _, package_id in inserted}
+        inserted = [row[1:] for row in self._insert(self.statements.insert_packages, rows)]
+        if not set(rows).issuperset(inserted):
+            raise NotRecorded("packages were not stored as sent; does a trigger change them?")
+        return {row[0] for row in inserted}
 
     def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""
@@ -147,14 +155,12 @@ class PostgreSQLConnection(Connection):
         ((size,),) = self.select("SELECT pg_database_size(current_database())")
         return int(size)
 
-    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.upsert`."""
         try:
-            written = self.select(sql, _columns(rows))
+            return len(self.select(sql, _columns(rows)))
         except LockNotAvailable as error:
             raise Blocked(in_a_line(error)) from error
-        if len(written) < len(rows):
-            raise TransactionConflict("another transaction wrote to a row first")
 
     def lock(self, names: Iterable[str]) -> None:
         """See :py:meth:`Connection.lock`."""
@@ -225,7 +231,8 @@ class PostgreSQLConnection(Connection):
 
     def outlives(self, error: Any) -> bool:
         """See :py:meth:`Connection.outlives`."""
-        return error.pgcode in _HARMLESS and not self._raw.dbapi_connection.closed
+        is_harmless = error.pgcode in _HARMLESS or _is_of_row(error)
+        return is_harmless and not self._raw.dbapi_connection.closed
 
 
 def _columns(rows: Iterable[Row]) -> list[list[Any]]:
@@ -329,6 +336,8 @@ class PostgreSQLDatabase(Database):
         )
         # When connections to the server turned out to be broken; older ones aren't used again.
         self._broken_before = 0.0
+        self._alterations = ""
+        self._alterations_read_at = -inf
         self._unanswered = UnansweredCommits()
         self._confirmations = Confirmations()
         self._servers = Servers(
@@ -397,7 +406,11 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
             cursor.execute(settings + _DESCRIBE_SERVER)
-            ((encoding, is_standby, read_only, server),) = cursor.fetchall()
+            ((encoding, is_standby, read_only, server, is_citus),) = cursor.fetchall()
+            if is_citus:
+                cursor.execute(_WORKER_NODE)
+                if cursor.fetchall():
+                    raise WorkerNode
         if encoding != "UTF8":
             raise DatabaseUnavailable(
                 f"the database's encoding is {encoding}, which can't store all text: create it"
@@ -505,6 +518,12 @@ class PostgreSQLDatabase(Database):
             connection.execution_options(isolation_level=isolation_level, **options)
             yield connection
 
+    def is_distributed(self) -> bool:
+        """See :py:meth:`Database.is_distributed`."""
+        with self.read_connection() as connection:
+            ((is_citus,),) = connection.select(_IS_CITUS)
+            return is_citus and bool(connection.select(_TABLES_OF_CITUS))
+
     def close(self) -> None:
         """See :py:meth:`Database.close`."""
         super().close()
@@ -521,7 +540,9 @@ class PostgreSQLDatabase(Database):
             return TransactionConflict(in_a_line(error))
         if error.pgcode == _LOCKED:
             return Blocked(in_a_line(error))
-        if error.pgcode in _MISSING:
+        if error.pgcode in _MISSING or (
+            error.pgcode == _MISSING_FUNCTION and "galaxy_express_draw" in str(error)
+        ):
             return SchemaMismatch(in_a_line(error))
         if error.pgcode in _RAISED_BY_TRIGGERS:
             return NotRecorded(in_a_line(error))
@@ -533,18 +554,34 @@ class PostgreSQLDatabase(Database):
 
     def _find_cause(self, error: Exception) -> Exception:
         """Return why the server rejects a statement: the tables were altered, or it is a bug."""
+        # A group with rejected rows is split, and may have hundreds of errors.
+        if monotonic() - self._alterations_read_at > _ALTERATIONS_AGE:
+            self._alterations = self._read_alterations()
+            self._alterations_read_at = monotonic() if self._alterations else -inf
+        if not self._alterations:
+            return error
+        kind = RejectedRow if _is_of_row(error) else AlteredSchema
+        return kind(self._alterations)
+
+    def _read_alterations(self) -> str:
+        """Return how the tables were altered; an empty text if they weren't, or can't be read."""
         try:
             raw = self._connect(to_write=False)
         except (psycopg2.Error, DatabaseUnavailable):
-            return error
+            return ""
         with closing(raw):
             try:
                 self._wrap(raw).check_tables()
             except AlteredSchema as altered:
-                return altered
+                return str(altered.args[0])
             except psycopg2.Error:  # by a migration, which creates the tables
                 pass
-        return error
+        return ""
+
+
+def _is_of_row(error: Any) -> bool:
+    """Return whether the values of a row caused an error."""
+    return str(error.pgcode).startswith(_CLASSES_OF_ROWS)
 
 
 def _milliseconds(span: timedelta) -> int:
@@ -553,17 +590,30 @@ def _milliseconds(span: timedelta) -> int:
 
 # SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
+_MISSING_FUNCTION = "42883"
 _INSUFFICIENT_PRIVILEGE = "42501"
 _RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
 _LOCKED = "55P03"
 _READ_ONLY = "25006"
 # What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
 _RAISED_BY_TRIGGERS = {"P0001", "0A000"}
-_HARMLESS = {*_RETRYABLE, _LOCKED}
+_CLASSES_OF_ROWS = ("22", "23")  # data exceptions, integrity constraint violations
+# Rolling back is enough. A group of writes that is split may have many of them.
+_HARMLESS = {*_RETRYABLE, _LOCKED, *_RAISED_BY_TRIGGERS}
 
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),
-       current_setting('transaction_read_only'), pg_postmaster_start_time()::text
+       current_setting('transaction_read_only'), pg_postmaster_start_time()::text,
+       to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL
+"""
+
+# The coordinator of Citus is in group 0.
+_WORKER_NODE = "SELECT groupid FROM pg_catalog.pg_dist_local_group WHERE groupid <> 0"
+_IS_CITUS = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
+_TABLES_OF_CITUS = """
+SELECT logicalrelid FROM pg_catalog.pg_dist_partition
+WHERE logicalrelid IN (to_regclass('packages'), to_regclass('preferences'),
+                       to_regclass('preference_updates'), to_regclass('counters'))
 """
 
 _CHECK_WRITABLE = """

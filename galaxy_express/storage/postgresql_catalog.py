@@ -19,9 +19,9 @@ _TABLES = metadata_for("postgresql").tables
 DESCRIBE_NUMBERING = """
 SELECT 'galaxy_express_sequence must increment by 1, without a cache'
 FROM pg_sequence
-WHERE seqrelid = 'galaxy_express_sequence'::regclass AND (seqincrement <> 1 OR seqcache <> 1)
+WHERE seqrelid = to_regclass('galaxy_express_sequence') AND (seqincrement <> 1 OR seqcache <> 1)
 UNION ALL
-SELECT 'this role can''t execute galaxy_express_draw, or it is missing'
+SELECT 'this role can''t execute galaxy_express_draw, or it is missing (make migratedb)'
 WHERE has_function_privilege(to_regprocedure('galaxy_express_draw(integer)'), 'EXECUTE')
       IS NOT true
 """

@@ -31,7 +31,8 @@ STATEMENTS = Statements(
         ) AS row (package_id, sender_id, recipient_id, package_type, sent_at, status,
                   decided_at, declined_at, place)
         ON CONFLICT (package_id) DO NOTHING
-        RETURNING sequence, package_id
+        RETURNING sequence, package_id, sender_id, recipient_id, package_type, timestamp, status,
+                  decided_at, declined_at
     """,
     insert_updates="""
         WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)

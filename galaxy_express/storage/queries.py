@@ -9,7 +9,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
 from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
-from galaxy_express.storage.database import LAST_SEQUENCE, Connection, NotRecorded, Pages
+from galaxy_express.storage.database import (
+    LAST_SEQUENCE,
+    Connection,
+    NotRecorded,
+    Pages,
+    TransactionConflict,
+)
 
 Item = TypeVar("Item")
 
@@ -98,6 +104,7 @@ def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> s
 
     :returns: the ids of the packages whose decisions were recorded. Any other package was
         decided before, and that decision stands.
+    :raises galaxy_express.storage.database.NotRecorded: if the database stores other values.
     """
     rows = [
         (
@@ -134,15 +141,20 @@ def record_preferences(
 ) -> None:
     """Record preferences that have become current, by recipient and package type.
 
-    :raises galaxy_express.storage.database.TransactionConflict: if another instance has
-        recorded a preference that supersedes one of these.
+    :raises galaxy_express.storage.database.TransactionConflict: if another transaction has
+        recorded preferences that supersede these.
+    :raises galaxy_express.storage.database.NotRecorded: if the database leaves any out.
     """
     rows = [
         (recipient_id, package_type, preference.wanted, to_microseconds(preference.timestamp))
         for (recipient_id, package_type), preference in changed.items()
     ]
-    if rows:
-        connection.upsert(connection.statements.upsert_preferences, rows)
+    if rows and connection.upsert(connection.statements.upsert_preferences, rows) != len(rows):
+        stored = find_preferences(connection, {recipient_id for recipient_id, _ in changed})
+        for (recipient_id, package_type), preference in changed.items():
+            if preference.supersedes(stored[recipient_id].get(package_type)):
+                raise NotRecorded("preferences were not stored; does a trigger leave them out?")
+        raise TransactionConflict("another transaction has recorded newer preferences")
 
 
 def record_updates(connection: Connection, updates: Iterable[ReceivedUpdate]) -> None:
@@ -231,10 +243,11 @@ def add_to_totals(connection: Connection, shard: int, increments: Mapping[Counte
     """Add to counters, in the same transaction as the rows that they count.
 
     :param shard: the writer's shard.
+    :raises galaxy_express.storage.database.NotRecorded: if the database leaves any out.
     """
     rows = [(shard, *key, increment) for key, increment in increments.items()]
-    if rows:
-        connection.upsert(connection.statements.upsert_counters, rows)
+    if rows and connection.upsert(connection.statements.upsert_counters, rows) != len(rows):
+        raise NotRecorded("counters were not stored; does a trigger leave them out?")
 
 
 def read_totals(connection: Connection) -> dict[CounterKey, int]:

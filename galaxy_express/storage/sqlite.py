@@ -26,7 +26,6 @@ from galaxy_express.storage.database import (
     Database,
     DatabaseUnavailable,
     ErrorTranslation,
-    NotRecorded,
     PersistentConnection,
     Row,
     SchemaMismatch,
@@ -107,10 +106,9 @@ class SQLiteConnection(Connection):
         """See :py:meth:`Connection.read_size`. The log belongs to the database."""
         return _size(self._path) + _size(f"{self._path}-wal")
 
-    def upsert(self, sql: str, rows: Sequence[Row]) -> None:
+    def upsert(self, sql: str, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.upsert`."""
-        if self._write(sql, rows) != len(rows):
-            raise NotRecorded("rows were not stored; does a trigger leave them out?")
+        return self._write(sql, rows)
 
     def _write(self, sql: str, rows: Sequence[Row]) -> int:
         # Each execute() releases the GIL and has to win it back, so a few statements write many

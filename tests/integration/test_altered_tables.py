@@ -57,10 +57,14 @@ def test_send_that_is_not_stored(app: TestApp, backend: Backend, table: str) -> 
 
 
 @pytest.mark.parametrize("table", ["preferences", "preference_updates"])
-def test_update_that_is_not_stored(app: TestApp, backend: Backend, table: str) -> None:
-    """An update whose rows a trigger leaves out gets a 503, and changes nothing."""
+def test_update_that_is_not_stored(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    """An update whose rows a trigger leaves out gets a 503, and changes nothing; the log names the
+    cause."""
     leave_out(backend, table)
     assert update(app, UPDATE, status=503).json["code"] == "unavailable"
+    assert "were not stored; does a trigger leave them out?" in caplog.text
     assert app.get("/recipients/leela/preferences").json["updated_at"] is None
     assert app.get("/recipients/leela/preferences/history").json["updates"] == []
 
@@ -72,6 +76,15 @@ def test_send_that_is_not_stored_fails_alone(app: TestApp, backend: Backend) -> 
     answers = run_concurrently([partial(send, app, ANY, package_id=name) for name in names])
     assert Counter(answer.status_int for answer in answers) == {201: 10, 503: 2}
     assert backend.stored() == backend.counted() == {("delivered", "personal"): 10}
+
+
+def test_update_that_is_not_stored_fails_alone(app: TestApp, backend: Backend) -> None:
+    """If a trigger leaves out some preferences, the other writes of their transaction are
+    recorded."""
+    leave_out(backend, "preferences", "new.recipient_id LIKE 'lost%'")
+    updates = [partial(update, app, UPDATE, name, ANY) for name in ("leela", "lost-1", "fry")]
+    answers = run_concurrently([partial(send, app, ANY), *updates])
+    assert [answer.status_int for answer in answers] == [201, 200, 503, 200]
 
 
 def test_send_that_a_trigger_rejects_fails_alone(app: TestApp, backend: Backend) -> None:
@@ -99,6 +112,37 @@ def test_send_that_is_stored_with_another_id(app: TestApp, backend: Backend) -> 
     )
     send(app, 503, package_id="lower")
     assert backend.stored() == backend.counted() == {}
+
+
+CHANGES = {
+    "sender_id": "upper(new.sender_id)",
+    "recipient_id": "upper(new.recipient_id)",
+    "package_type": "'marketing'",
+    "timestamp": "new.timestamp - 1",
+    "status": "'dropped'",
+    "decided_at": "NULL",
+    "declined_at": "0",
+}
+
+
+@pytest.mark.parametrize("column", CHANGES)
+def test_send_that_is_stored_otherwise(
+    app: TestApp, backend: Backend, caplog: pytest.LogCaptureFixture, column: str
+) -> None:
+    """A send that a trigger changes gets a 503, and nothing is stored; others are recorded."""
+    backend.rows(
+        "CREATE FUNCTION alter_row() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN NEW.{column} := {CHANGES[column]}; RETURN NEW; END$$"
+    )
+    backend.rows(
+        "CREATE TRIGGER alter_row BEFORE INSERT ON packages FOR EACH ROW"
+        " WHEN (new.package_id LIKE 'altered%') EXECUTE FUNCTION alter_row()"
+    )
+    names = ["kept-1", "altered", "kept-2"]
+    answers = run_concurrently([partial(send, app, ANY, package_id=name) for name in names])
+    assert [answer.status_int for answer in answers] == [201, 503, 201]
+    assert "packages were not stored as sent; does a trigger change them?" in caplog.text
+    assert backend.stored() == backend.counted() == {("delivered", "personal"): 2}
 
 
 # Statements that alter the tables, and what the service says about each.
@@ -190,6 +234,52 @@ def test_unsafe_alteration(
     app.get("/health", status=503)
     assert reason in caplog.text
     assert send(app, ANY).status_int in (201, 503)
+
+
+MISSING = {
+    "sequence": "DROP SEQUENCE galaxy_express_sequence",
+    "function": "DROP FUNCTION galaxy_express_draw CASCADE",
+    "both": "DROP SEQUENCE galaxy_express_sequence; DROP FUNCTION galaxy_express_draw CASCADE",
+    "both and a table": (
+        "DROP SEQUENCE galaxy_express_sequence; DROP FUNCTION galaxy_express_draw CASCADE;"
+        "DROP TABLE preference_updates"
+    ),
+}
+# Later than the server's clock.
+FUTURE = "SELECT setval('galaxy_express_sequence', 9000000000000000)"
+
+
+@pytest.mark.parametrize("is_ahead", [False, True], ids=["", "ahead"])
+@pytest.mark.parametrize("missing", MISSING)
+def test_missing_numbering_is_recreated(
+    app: TestApp,
+    backend: Backend,
+    caplog: pytest.LogCaptureFixture,
+    missing: str,
+    is_ahead: bool,
+) -> None:
+    """``make migratedb`` recreates a missing sequence or function. The numbers go on, so that the
+    feed has all later decisions."""
+    if is_ahead:
+        backend.rows(FUTURE)
+    send(app, package_id="before")
+    after = app.get("/packages?order=asc").json["next"]
+    backend.rows(MISSING[missing])
+    assert "make migratedb" in send(app, 503, package_id="failed").json["detail"]
+    app.get("/health", status=503)
+    assert "make migratedb" in caplog.text
+
+    create_schema(backend.config)
+    assert app.get("/health").json is True
+    send(app, package_id="later")
+    update(app, UPDATE)
+    backend.rows(  # as version 1.0 does
+        "INSERT INTO packages"
+        " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+        " VALUES ('last', 'zap', 'leela', 'personal', 0, 'delivered')"
+    )
+    page = app.get(f"/packages?order=asc&after={after}").json["packages"]
+    assert [package["package_id"] for package in page] == ["later", "last"]
 
 
 HARMLESS = {
@@ -284,3 +374,25 @@ def test_missing_partition(
         send(app, 200, package_id=str(number))
     assert app.get("/health").json is True
     assert totals(app) == (20, 0, 0)
+
+
+@pytest.mark.parametrize("backend", ["partitioned"], indirect=True)
+def test_missing_partition_fails_alone(app: TestApp, backend: Backend) -> None:
+    """If a partition is missing, packages of other partitions are recorded, whatever shares their
+    transactions."""
+    ((constraint,),) = backend.rows("SELECT pg_get_partition_constraintdef('packages_1'::regclass)")
+    backend.rows("ALTER TABLE packages DETACH PARTITION packages_1")
+    lost = {
+        name
+        for (name,) in backend.rows(
+            "SELECT * FROM (SELECT 'pkg-' || n FROM generate_series(1, 200) AS n)"  # noqa: S608
+            f" AS ids (package_id) WHERE {constraint}"
+        )
+    }
+    assert lost
+    names = [f"pkg-{number}" for number in range(1, 201)]
+    answers = run_concurrently([partial(send, app, ANY, package_id=name) for name in names])
+    assert [answer.status_int for answer in answers] == [
+        503 if name in lost else 201 for name in names
+    ]
+    assert sum(backend.stored().values()) == sum(backend.counted().values()) == 200 - len(lost)

@@ -117,13 +117,13 @@ def test_empty_database_is_partitioned(backend: Backend, make_app: MakeApp) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], [""], ["1"], ["257"], ["-2"], ["2.5"], ["x"], ["2", "3"], ["9" * 5000]],
+    [[], [""], ["1"], ["65"], ["-2"], ["2.5"], ["x"], ["2", "3"], ["9" * 5000]],
     ids=str,
 )
 def test_invalid_number_of_partitions(backend: Backend, arguments: list[str]) -> None:
-    """Anything but a number from 2 to 256 is rejected with a one-line message."""
+    """Anything but a number from 2 to 64 is rejected with a one-line message."""
     create_schema(backend.config)
-    with pytest.raises(SystemExit, match=r"^The number of partitions must be from 2 to 256: .*$"):
+    with pytest.raises(SystemExit, match=r"^The number of partitions must be from 2 to 64: .*$"):
         partition_packages(backend.config, arguments)
     assert partitions(backend) == []
 

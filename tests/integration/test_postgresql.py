@@ -23,6 +23,7 @@ from galaxy_express.storage.database import (
     Blocked,
     Database,
     DatabaseUnavailable,
+    NotRecorded,
     TransactionConflict,
 )
 from tests.backends import Backend, PostgreSQLBackend
@@ -316,7 +317,7 @@ def test_attempts_are_limited(backend: Backend, desk: DeliveryDesk) -> None:
         cursor.execute("CREATE SEQUENCE attempts")  # isn't rolled back with the transaction
         cursor.execute(
             "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN PERFORM nextval('attempts'); RETURN NULL; END $$"
+            " $$ BEGIN PERFORM nextval('attempts'); RAISE SQLSTATE '40001'; END $$"
         )
         cursor.execute(
             "CREATE TRIGGER lose BEFORE INSERT ON preferences FOR EACH ROW EXECUTE FUNCTION lose()"
@@ -325,6 +326,30 @@ def test_attempts_are_limited(backend: Backend, desk: DeliveryDesk) -> None:
         commit(desk, [SendRequest([package()]), update(personal=True)])
     assert backend.rows("SELECT last_value FROM attempts") == [(ATTEMPTS,)]
     assert backend.stored() == backend.counted() == {}
+
+
+@pytest.mark.parametrize("table", ["preferences", "counters"])
+@pytest.mark.parametrize("known", [False, True], ids=["first", "later"])
+def test_rows_that_are_left_out_are_not_retried(
+    backend: Backend, desk: DeliveryDesk, table: str, known: bool
+) -> None:
+    """If a trigger leaves rows out, the transaction fails at its first attempt, and says why."""
+    if known:
+        commit(desk, [SendRequest([package()]), update(personal=True)])
+    before = backend.contents(), backend.counted()
+    backend.rows("CREATE SEQUENCE attempts")
+    backend.rows(
+        "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM nextval('attempts'); RETURN NULL; END $$"
+    )
+    backend.rows(
+        f"CREATE TRIGGER leave_out BEFORE INSERT ON {table} FOR EACH ROW"
+        " EXECUTE FUNCTION leave_out()"
+    )
+    with pytest.raises(NotRecorded, match=f"{table} were not stored; does a trigger leave them"):
+        commit(desk, [SendRequest([package("b")]), update(1, personal=False)])
+    assert backend.rows("SELECT last_value FROM attempts") == [(1,)]
+    assert (backend.contents(), backend.counted()) == before
 
 
 def test_connection_closed_between_uses(

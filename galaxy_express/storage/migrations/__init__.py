@@ -15,6 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for
+from galaxy_express.storage.migrations.numbering import restore_function, restore_sequence
 
 #: Alembic's table with the revision of the database.
 VERSION_TABLE = "alembic_version"
@@ -31,20 +32,26 @@ class NewerDatabase(Exception):
 
 
 def upgrade(connection: Connection) -> str | None:
-    """Run the migrations that the database lacks, and recreate missing tables.
+    """Run the migrations that the database lacks, and recreate what else is missing: tables, and on
+    PostgreSQL the sequence of the feed and the function that draws from it.
 
     :param connection: a connection that no other process migrates with at the same time.
     :returns: the new revision; ``None`` if no migration was needed.
     :raises NewerDatabase: if its revision is unknown to this version.
     """
     needed = needs_upgrade(connection)
+    is_postgresql = connection.dialect.name == "postgresql"
     if needed:
-        if connection.dialect.name == "postgresql":
+        if is_postgresql:
             connection.commit()  # the migrations begin their own transactions
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+    if is_postgresql:
+        restore_function(connection)
     metadata_for(connection.dialect.name).create_all(connection)
+    if is_postgresql:
+        restore_sequence(connection)
     revision = MigrationContext.configure(connection).get_current_revision()
     connection.commit()
     return revision if needed else None

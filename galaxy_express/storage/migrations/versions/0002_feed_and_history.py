@@ -7,6 +7,8 @@ smaller numbers than all later ones, and have no time of decision.
 from alembic import op
 from sqlalchemy import text
 
+from galaxy_express.storage.migrations.numbering import DRAW
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -75,33 +77,6 @@ def _upgrade_sqlite() -> None:
 
 # PostgreSQL: in many short transactions, while workers write. Each step can be repeated.
 
-_DRAW = """
-CREATE OR REPLACE FUNCTION galaxy_express_draw(number integer) RETURNS bigint[]
-LANGUAGE plpgsql AS $$
--- Draws sequence numbers. Until the transaction ends it holds a shared lock, whose key is less
--- than all of them: it shows readers which numbers are not committed yet.
-DECLARE
-    last bigint;
-    now bigint := extract(epoch FROM clock_timestamp()) * 1000000;
-BEGIN
-    IF coalesce(current_setting('galaxy_express.drawing', true), '') = '' THEN
-        SELECT last_value INTO last FROM galaxy_express_sequence;
-        PERFORM pg_advisory_xact_lock_shared(last);
-        PERFORM set_config('galaxy_express.drawing', 'yes', true);
-        -- The numbers follow the clock. Otherwise, after an older backup was restored, numbers
-        -- that clients have already read would be used again.
-        IF now - last > 1000000 AND pg_try_advisory_xact_lock(2, 0) THEN
-            SELECT last_value INTO last FROM galaxy_express_sequence;
-            IF now - last > 1000000 THEN
-                PERFORM setval('galaxy_express_sequence', now);
-            END IF;
-        END IF;
-    END IF;
-    RETURN ARRAY(SELECT nextval('galaxy_express_sequence') FROM generate_series(1, number));
-END
-$$
-"""
-
 # Sequence numbers that follow the clock are larger.
 _MAX_OLD = 1_000_000_000_000
 _BATCH = 10_000
@@ -112,7 +87,7 @@ def _upgrade_postgresql() -> None:
         op.execute("SET statement_timeout = 0")
         op.execute("SET lock_timeout = '5s'")
         op.execute("CREATE SEQUENCE IF NOT EXISTS galaxy_express_sequence")
-        op.execute(_DRAW)
+        op.execute(DRAW)
         op.execute(
             """
             ALTER TABLE packages

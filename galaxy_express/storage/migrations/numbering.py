@@ -1,0 +1,66 @@
+"""The sequence numbers of the feed and of the history on PostgreSQL."""
+
+from sqlalchemy.engine import Connection
+
+#: Creates the function that draws the numbers.
+DRAW = """
+CREATE OR REPLACE FUNCTION galaxy_express_draw(number integer) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+-- Draws sequence numbers. Until the transaction ends it holds a shared lock, whose key is less
+-- than all of them: it shows readers which numbers are not committed yet.
+DECLARE
+    last bigint;
+    now bigint := extract(epoch FROM clock_timestamp()) * 1000000;
+BEGIN
+    IF coalesce(current_setting('galaxy_express.drawing', true), '') = '' THEN
+        SELECT last_value INTO last FROM galaxy_express_sequence;
+        PERFORM pg_advisory_xact_lock_shared(last);
+        PERFORM set_config('galaxy_express.drawing', 'yes', true);
+        -- The numbers follow the clock. Otherwise, after an older backup was restored, numbers
+        -- that clients have already read would be used again.
+        IF now - last > 1000000 AND pg_try_advisory_xact_lock(2, 0) THEN
+            SELECT last_value INTO last FROM galaxy_express_sequence;
+            IF now - last > 1000000 THEN
+                PERFORM setval('galaxy_express_sequence', now);
+            END IF;
+        END IF;
+    END IF;
+    RETURN ARRAY(SELECT nextval('galaxy_express_sequence') FROM generate_series(1, number));
+END
+$$
+"""
+
+_IS_MISSING = "SELECT to_regclass('galaxy_express_sequence') IS NULL"
+# The numbers of clients' cursors are those of rows.
+_CONTINUE = """
+SELECT setval('galaxy_express_sequence', greatest(
+    extract(epoch FROM clock_timestamp()) * 1000000,
+    (SELECT max(sequence) FROM packages),
+    (SELECT max(sequence) FROM preference_updates))::bigint)
+"""
+_WITHOUT_DEFAULT = """
+SELECT attrelid::regclass FROM pg_attribute
+WHERE attrelid IN ('packages'::regclass, 'preference_updates'::regclass)
+  AND attname = 'sequence' AND NOT atthasdef
+"""
+
+
+def restore_function(connection: Connection) -> None:
+    """Recreate the function that draws the numbers, if it is missing."""
+    run = connection.exec_driver_sql
+    if run("SELECT to_regprocedure('galaxy_express_draw(integer)') IS NULL").scalar_one():
+        run(DRAW)
+
+
+def restore_sequence(connection: Connection) -> None:
+    """Recreate the sequence and the defaults of the tables, if they are missing.
+
+    All new numbers are larger than those of stored rows.
+    """
+    run = connection.exec_driver_sql
+    run("SET LOCAL lock_timeout = '5s'")
+    if run(_IS_MISSING).scalar_one():
+        run("CREATE SEQUENCE galaxy_express_sequence")
+        run(_CONTINUE)
+    for table in run(_WITHOUT_DEFAULT).scalars().all():
+        run(f"ALTER TABLE {table} ALTER COLUMN sequence SET DEFAULT (galaxy_express_draw(1))[1]")
