@@ -77,6 +77,14 @@ class DeskClient:
             metrics.count_sends(*_series(package, outcome), 1)
             return outcome
 
+    def find(self, package_id: str) -> Decision | None:
+        """Find the decision on a package; ``None`` if it is unknown.
+
+        :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be read.
+        """
+        with child_span(self._span, f"{self._name}.find") or nullcontext():
+            return self._lookups.find(package_id)[0]
+
     def _find_replay(self, package: Package) -> SendOutcome | None:
         # Answer retries from a read, so that they skip the write queue.
         earlier, is_confirmed = self._lookups.find(package.package_id)

@@ -26,7 +26,8 @@ from galaxy_express.web.schemas import Schemas, check_recipient_of_path, decisio
 class GalaxyExpressService:
     """The views.
 
-    They read from the database as ``request.database``, and write through ``request.desk``.
+    They read from the database as ``request.database``; decisions are made and looked up by the
+    desk, ``request.desk``.
 
     :param path_prefix: the prefix that a proxy removes from every path, if there is one.
     """
@@ -73,10 +74,7 @@ class GalaxyExpressService:
         return self._read_decision(request, "batch")
 
     def _read_decision(self, request: Request, package_id: str) -> JsonResponse:
-        decision = None
-        if is_identifier(package_id):
-            with request.database.read_connection() as connection:
-                decision = queries.find_decision(connection, package_id)
+        decision = request.desk.find(package_id) if is_identifier(package_id) else None
         return json_response(decision_body(decision)) if decision else package_not_found()
 
     def list_packages(self, request: Request) -> JsonResponse:

@@ -406,7 +406,7 @@ def test_observers_see_no_client_errors(app: TestApp) -> None:
             UPDATE,
             {"update_preferences", "desk.update_preferences"},
         ),
-        ("GET", "/packages/pkg-1", None, {"read_package", "database.read"}),
+        ("GET", "/packages/pkg-1", None, {"read_package", "desk.find"}),
         ("GET", "/recipients/leela/preferences", None, {"read_preferences", "database.read"}),
         ("GET", "/statistics", None, {"read_statistics", "database.read"}),
         ("GET", "/health", None, {"is_healthy", "database.read"}),
