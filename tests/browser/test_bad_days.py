@@ -267,6 +267,32 @@ def test_more_packages_during_an_outage(proxied: Dashboard, proxy: Proxy) -> Non
     assert proxied.text("#list-packages [role=status]") == ""
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, b'{"message": "the token has expired"}'),
+        (429, b'"slow down"'),
+        (502, b'{"error": "no upstream"}'),
+        (504, b"null"),
+    ],
+)
+def test_error_of_a_proxy(proxied: Dashboard, proxy: Proxy, status: int, body: bytes) -> None:
+    """A proxy's own error in JSON isn't taken for a response of the service: the page shows that
+    the service is unreachable, and works again afterwards."""
+    send(proxied.server, "p-1")
+    with proxy.down(status, "application/json", body):
+        proxied.wait_for_text("#state", "Unreachable since")
+        proxied.fill("#prefer-recipient_id", "leela")
+        proxied.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
+        proxied.submit("send", "No response: the service is unreachable. A retry is safe.")
+        for form in ("find-package_id", "list-recipient_id"):
+            proxied.fill(f"#{form}", "p-1")
+            proxied.submit_search(form[:4], "No response: the service is unreachable.")
+    proxied.wait_for_text("#state", "In service")
+    proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
+    proxied.submit_search("find", "Delivered.")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_accessibility_during_an_outage(

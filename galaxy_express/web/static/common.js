@@ -26,16 +26,20 @@ export function tell(form, text, outcome = "") {
   sentence.dataset.outcome = outcome;
 }
 
-/** Send a request; returns { response, body }, or null if there was no response in JSON. */
+/** Send a request; returns { response, body }, or null if the service didn't respond. */
 export async function ask(path, options = {}) {
   try {
     const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
+    if (!response.ok && !isProblem(response)) return null; // an error of a proxy
     compareClocks(response);
     return { response, body: await response.json() };
   } catch {
     return null;
   }
 }
+
+const isProblem = (response) =>
+  response.headers.get("Content-Type")?.startsWith("application/problem+json");
 
 let ahead = 0; // milliseconds by which the service's clock is ahead of the browser's
 
