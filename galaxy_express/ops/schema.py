@@ -48,7 +48,7 @@ def drop_schema(app_config: RawConfig) -> None:
         database.schema_transaction() as connection,
     ):
         stored = _count_packages(connection)
-        what = f"{database}, which has {stored:,} packages"
+        what = f"{database} ({stored:,} packages)"
         if os.environ.get("FORCE") != "1":
             _confirm(what, stored, is_production="configs/production.ini" in sys.argv)
         metadata_for(connection.dialect.name).drop_all(connection)

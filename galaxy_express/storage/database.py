@@ -161,7 +161,9 @@ class Connection(ABC):
         """Return this machine's time, in microseconds since 1970. Call it once per transaction,
         before any insert.
 
-        The time is never before that of an earlier transaction on this machine.
+        The time is never before that of an earlier transaction: on SQLite, of any; on PostgreSQL,
+        of one on the same connection. There, transactions that overlap draw their sequence numbers
+        in any order.
         """
 
     @abstractmethod

@@ -25,7 +25,7 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.server = server
         self.port = self.server_address[1]
-        self.is_down = False
+        self.error: tuple[int, str, bytes] | None = None
         self.released = Event()
         self.released.set()
 
@@ -46,11 +46,16 @@ class Proxy(ThreadingHTTPServer):
         self.released.set()
 
     @contextmanager
-    def down(self) -> Iterator[None]:
-        """Respond with the error page of a proxy that can't reach its service."""
-        self.is_down = True
+    def down(
+        self,
+        status: int = 502,
+        content_type: str = "text/html",
+        body: bytes = b"<h1>Bad Gateway</h1>",
+    ) -> Iterator[None]:
+        """Respond with an error of the proxy, such as that it can't reach its service."""
+        self.error = (status, content_type, body)
         yield
-        self.is_down = False
+        self.error = None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -62,8 +67,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.released.wait()
-        if self.server.is_down or not self.path.startswith(f"{PREFIX}/"):
-            self._respond(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
+        if self.server.error:
+            status, content_type, content = self.server.error
+            self._respond(status, [("Content-Type", content_type)], content)
+            return
+        if not self.path.startswith(f"{PREFIX}/"):
+            self._respond(404, [], b"")
             return
         connection = HTTPConnection("127.0.0.1", self.server.server.port, timeout=TIMEOUT)
         connection.request(

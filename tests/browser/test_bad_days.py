@@ -267,6 +267,32 @@ def test_more_packages_during_an_outage(proxied: Dashboard, proxy: Proxy) -> Non
     assert proxied.text("#list-packages [role=status]") == ""
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, b'{"message": "the token has expired"}'),
+        (429, b'"slow down"'),
+        (502, b'{"error": "no upstream"}'),
+        (504, b"null"),
+    ],
+)
+def test_error_of_a_proxy(proxied: Dashboard, proxy: Proxy, status: int, body: bytes) -> None:
+    """A proxy's own error in JSON isn't taken for a response of the service: the page shows that
+    the service is unreachable, and works again afterwards."""
+    send(proxied.server, "p-1")
+    with proxy.down(status, "application/json", body):
+        proxied.wait_for_text("#state", "Unreachable since")
+        proxied.fill("#prefer-recipient_id", "leela")
+        proxied.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
+        proxied.submit("send", "No response: the service is unreachable. A retry is safe.")
+        for form in ("find-package_id", "list-recipient_id"):
+            proxied.fill(f"#{form}", "p-1")
+            proxied.submit_search(form[:4], "No response: the service is unreachable.")
+    proxied.wait_for_text("#state", "In service")
+    proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
+    proxied.submit_search("find", "Delivered.")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_accessibility_during_an_outage(
@@ -307,7 +333,19 @@ def test_page_under_a_path_prefix(window: Window, installation: Installation) ->
 
 @pytest.mark.parametrize(
     "package_id",
-    ["a/b", "100%", "%2F", "?x=1&y#z", "..a", "batch", "🚀 é", "שלום", "<b>&amp;", "W" * 255],
+    [
+        "a/b",
+        "100%",
+        "%2F",
+        "?x=1&y#z",
+        "..a",
+        "batch",
+        "🚀 é",
+        "שלום",
+        "<b>&amp;",
+        "\N{ZERO WIDTH NO-BREAK SPACE}a",  # JavaScript's trim() removes it, but it's no white space
+        "W" * 255,
+    ],
 )
 def test_unusual_ids(dashboard: Dashboard, package_id: str) -> None:
     """A package is found and listed by any id, which fits on a phone."""
@@ -348,9 +386,14 @@ def test_pasted_white_space(dashboard: Dashboard) -> None:
     assert dashboard.texts("#list-packages .link") == ["a b"]
 
 
-def test_direction_of_an_id(dashboard: Dashboard) -> None:
+RIGHT_TO_LEFT = "שלום"
+OVERRIDE = "\N{RIGHT-TO-LEFT OVERRIDE}abc"  # reverses everything up to its end
+
+
+@pytest.mark.parametrize("recipient_id", [RIGHT_TO_LEFT, OVERRIDE])
+def test_direction_of_an_id(dashboard: Dashboard, recipient_id: str) -> None:
     """The time of a decision stays after a recipient that is written from right to left."""
-    send(dashboard.server, "a", recipient_id="שלום")
+    send(dashboard.server, "a", recipient_id=recipient_id)
     wait_until(lambda: dashboard.texts("#latest .link") == ["a"], "it is listed")
     end, start = dashboard.run(
         "const [name, time] = ['bdi:last-of-type', 'time'].map((which) =>"
@@ -358,6 +401,46 @@ def test_direction_of_an_id(dashboard: Dashboard) -> None:
         "return [name.right, time.left]"
     )
     assert end < start
+
+
+PLACES = """
+const [element, ...words] = arguments;
+const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+const nodes = [];
+while (walker.nextNode()) nodes.push(walker.currentNode);
+return words.map((word) => {
+  const node = nodes.find(({data}) => data.includes(word));
+  const range = document.createRange();
+  range.setStart(node, node.data.indexOf(word));
+  range.setEnd(node, node.data.indexOf(word) + word.length);
+  const {top, left} = range.getBoundingClientRect();
+  return [Math.round(top), left];
+});
+"""
+
+
+@pytest.mark.parametrize("recipient_id", [RIGHT_TO_LEFT, OVERRIDE])
+def test_direction_of_a_sentence(dashboard: Dashboard, recipient_id: str) -> None:
+    """Each sentence with an id is written from left to right, whatever the id."""
+    put_preferences(dashboard.server, recipient_id, "2026-03-01T12:00:00Z", wanted=False)
+    dashboard.set_value("#send-recipient_id", recipient_id)
+    dashboard.set_value("#send-package_id", "a")
+    dashboard.choose("#send-package_type", "marketing")
+    dashboard.submit("send", "Dropped: ")
+    dashboard.set_value("#find-package_id", "a")
+    dashboard.submit_search("find", "Dropped: ")
+    dashboard.set_value("#list-recipient_id", recipient_id)
+    dashboard.submit_search("list", "Packages for ")
+    wait_until(lambda: dashboard.texts("#latest .link") == ["a"], "it is listed")
+    for sentence, first, second in (
+        ("#send .outcome", "declined", "marketing"),
+        ("#find .outcome", "declined", "marketing"),
+        ("#latest b", "declined", "marketing"),
+        ("#list-packages b", "declined", "marketing"),
+        ("#list .outcome", "newest", "first"),
+    ):
+        before, after = dashboard.run(PLACES, dashboard.find(sentence), first, second)
+        assert before < after, sentence
 
 
 def test_recipient_with_thousands_of_packages(dashboard: Dashboard) -> None:

@@ -699,6 +699,17 @@ def test_nothing_overflows(
     assert dashboard.run(STICKING_OUT) == []
 
 
+def test_page_with_text_twice_as_large(dashboard: Dashboard) -> None:
+    """With a zoom of 200 %, the page isn't wider than a phone either."""
+    send(dashboard.server)
+    dashboard.resize(375 // 2, 400)
+    wait_until(lambda: len(dashboard.texts("#latest li")) == 1, "the package is listed")
+    dashboard.fill("#find-package_id", dashboard.text("#latest .link"))
+    dashboard.submit_search("find", "Delivered.")
+    assert dashboard.run("return document.documentElement.scrollWidth") <= 375 // 2
+    assert dashboard.run(STICKING_OUT) == []
+
+
 STICKING_OUT = """
 return [...document.querySelectorAll(".totals div, .totals b, dd span, th, td, .slip, pre, h2")]
   .filter((element) => element.clientWidth && !element.matches(".unseen"))

@@ -220,6 +220,43 @@ def test_migration_during_writes(old: Backend, make_app: MakeApp) -> None:
     assert numbers[0] == numbers[1]
 
 
+@pytest.mark.skipif(PARTITIONS in os.environ, reason="no writes while packages are partitioned")
+@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+def test_feed_during_migration(old: Backend, make_app: MakeApp) -> None:
+    """Who follows the feed on an instance of this version during a migration, while the earlier
+    version writes, sees every package once."""
+    app = make_app()
+    running = False
+    decided = list(OLD_IDS)
+    statuses: list[int] = []
+    followed: list[str] = []
+    cursor = ""
+
+    def follow() -> None:
+        nonlocal cursor
+        answer = app.get(f"/packages?order=asc{cursor}", status="*")
+        statuses.append(answer.status_int)
+        if answer.status_int == 200:
+            followed.extend(decision["package_id"] for decision in answer.json["packages"])
+            cursor = f"&after={answer.json['next']}"
+
+    def write_and_follow(number: int) -> None:
+        nonlocal running
+        if running:  # the statement is the feed's
+            return
+        running = True
+        old.rows(OLD_INSERT.format(f"concurrent-{number}", "delivered"))
+        decided.append(f"concurrent-{number}")
+        follow()
+        running = False
+
+    with before_each_statement(write_and_follow):
+        create_schema(old.config)
+    follow()
+    assert (statuses[0], statuses[-1]) == (503, 200)
+    assert sorted(followed) == sorted(decided)
+
+
 def test_drop_removes_everything(old: Backend, open_database: OpenDatabase) -> None:
     """Dropping the schema removes everything that the migrations created."""
     create_schema(old.config)

@@ -88,7 +88,7 @@ def test_dropping_needs_force_if_there_are_packages(
     """Without a terminal, tables with packages aren't dropped; the error has their number."""
     send(desk, package("a"), package("b"))
     monkeypatch.setattr("sys.stdin", StringIO())
-    with pytest.raises(SystemExit, match=r"has 2 packages\. To confirm, set FORCE=1"):
+    with pytest.raises(SystemExit, match=r"\(2 packages\)\. To confirm, set FORCE=1"):
         drop_schema(backend.config)
     assert backend.stored() == {("delivered", "personal"): 2}
 

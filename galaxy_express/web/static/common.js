@@ -19,23 +19,27 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Show the outcome of a request in its form. */
+/** Show the outcome of a request, a text or parts of one, in its form. */
 export function tell(form, text, outcome = "") {
   const sentence = form.querySelector(".outcome");
-  sentence.textContent = text;
+  sentence.replaceChildren(...[text].flat());
   sentence.dataset.outcome = outcome;
 }
 
-/** Send a request; returns { response, body }, or null if there was no response in JSON. */
+/** Send a request; returns { response, body }, or null if the service didn't respond. */
 export async function ask(path, options = {}) {
   try {
     const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
+    if (!response.ok && !isProblem(response)) return null; // an error of a proxy
     compareClocks(response);
     return { response, body: await response.json() };
   } catch {
     return null;
   }
 }
+
+const isProblem = (response) =>
+  response.headers.get("Content-Type")?.startsWith("application/problem+json");
 
 let ahead = 0; // milliseconds by which the service's clock is ahead of the browser's
 
@@ -46,6 +50,12 @@ function compareClocks(response) {
 
 /** The service's current time. */
 export const now = () => new Date(Date.now() + ahead);
+
+/** A typed or pasted id, without the white space around it, which no id has. */
+export const trimmed = (text) => text.replace(/^\p{White_Space}+|\p{White_Space}+$/gu, "");
+
+/** The element of an id in a sentence, whose direction doesn't affect the other words. */
+export const isolated = (id) => make("bdi", { textContent: id });
 
 /** An id as a segment of a path. */
 function segment(id) {
@@ -68,15 +78,18 @@ export const inSeconds = (timestamp) =>
 export const time = (timestamp) =>
   make("time", { dateTime: timestamp, textContent: inSeconds(timestamp) });
 
-/** Describe a decision in words, without a full stop. */
+/** The parts of a sentence that describes a decision, without a full stop. */
 export function decisionInWords(decision) {
   const { status, recipient_id, package_type, decided_at, declined_at } = decision;
-  if (status === "delivered") return "Delivered";
+  if (status === "delivered") return ["Delivered"];
+  const recipient = isolated(recipient_id);
   if (declined_at) {
-    return `Dropped: ${recipient_id} declined ${package_type} on ${inSeconds(declined_at)}`;
+    return ["Dropped: ", recipient, ` declined ${package_type} on ${inSeconds(declined_at)}`];
   }
-  if (!decided_at) return `Dropped: ${recipient_id} did not want ${package_type}`;
-  return `Dropped: ${package_type} is unwanted by default, and ${recipient_id} did not ask for it`;
+  if (!decided_at) return ["Dropped: ", recipient, ` did not want ${package_type}`];
+  return [
+    `Dropped: ${package_type} is unwanted by default, and `, recipient, " did not ask for it",
+  ];
 }
 
 /** Describe what ask() returned for a request that failed. */
@@ -89,15 +102,15 @@ export function failureInWords(answer) {
   return `Rejected: ${error?.parameter ? `${error.parameter} ${error.detail}` : body.detail}.`;
 }
 
-/** Describe a successful response to a write in a sentence. */
+/** The parts of a sentence that describes a successful response to a write. */
 export function inWords({ response, body }) {
   if (body.status === undefined) {
-    if (body.applied) return "Applied: these are the current preferences.";
-    return `Not applied: the current preferences are newer (${inSeconds(body.updated_at)}).`;
+    if (body.applied) return ["Applied: these are the current preferences."];
+    return [`Not applied: the current preferences are newer (${inSeconds(body.updated_at)}).`];
   }
   const replayed = response.headers.has("Idempotent-Replayed");
   const repeated = ". This package was decided before, so nothing was counted again";
-  return `${decisionInWords(body)}${replayed ? repeated : ""}.`;
+  return [...decisionInWords(body), replayed ? repeated : "", "."];
 }
 
 /** Quote for a POSIX shell. */

@@ -1,7 +1,8 @@
 // Stored packages and updates: a package by id, those of a recipient, and the latest ones.
 
 import {
-  ask, decisionInWords, failureInWords, find, make, now, packageOf, say, tell, time, timeOfDay,
+  ask, decisionInWords, failureInWords, find, isolated, make, now, packageOf, say, tell, time,
+  timeOfDay, trimmed,
 } from "./common.js";
 
 const PAGE = 10; // rows that a list shows at first
@@ -88,11 +89,10 @@ function decisionItem(decision) {
   const id = make("button", { type: "button", className: "link", textContent: decision.package_id });
   id.addEventListener("click", () => findPackage(decision.package_id));
   const { sender_id, recipient_id, package_type, decided_at, status } = decision;
-  const words = make("b", { textContent: `${decisionInWords(decision)}.` });
+  const words = make("b", {}, ...decisionInWords(decision), ".");
   words.dataset.outcome = status;
-  // The direction of an id doesn't affect the date next to it.
   const details = make("small", {},
-    `${package_type}, from `, make("bdi", {}, sender_id), " to ", make("bdi", {}, recipient_id));
+    `${package_type}, from `, isolated(sender_id), " to ", isolated(recipient_id));
   if (decided_at) details.append(", ", time(decided_at));
   const item = make("li", { tabIndex: -1 }, id, words, details);
   item.dataset.package = decision.package_id;
@@ -112,7 +112,7 @@ find("find").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   const input = find("find-package_id");
-  const id = input.value.trim(); // no id begins or ends with white space
+  const id = trimmed(input.value);
   const decision = form.querySelector(".decision");
   decision.replaceChildren();
   if (!id) {
@@ -121,7 +121,7 @@ find("find").addEventListener("submit", async (event) => {
   }
   tell(form, "Searching …");
   const answer = await ask(packageOf(id));
-  if (id !== input.value.trim()) {
+  if (id !== trimmed(input.value)) {
     tell(form, "");
   } else if (answer?.response.status === 404) {
     tell(form, "No package with this id was decided.", "rejected");
@@ -129,7 +129,7 @@ find("find").addEventListener("submit", async (event) => {
     tell(form, failureInWords(answer), "rejected");
   } else {
     const { status, reason, ...details } = answer.body;
-    tell(form, `${decisionInWords(answer.body)}.`, status);
+    tell(form, [...decisionInWords(answer.body), "."], status);
     decision.replaceChildren(...Object.entries(details)
       .filter(([, value]) => value !== null)
       .flatMap(([name, value]) => [
@@ -147,7 +147,7 @@ const ofRecipient = new PagedList(find("list-packages"), "packages", decisionIte
 find("list").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
-  const id = find("list-recipient_id").value.trim();
+  const id = trimmed(find("list-recipient_id").value);
   ofRecipient.clear();
   if (!id) {
     tell(form, "Enter the recipient_id of a recipient.");
@@ -159,9 +159,10 @@ find("list").addEventListener("submit", async (event) => {
   if (!answer?.response.ok) {
     tell(form, failureInWords(answer), "rejected");
   } else {
-    const none = !answer.body.packages.length;
-    const found = none ? `No packages for ${id}.` : `Packages for ${id}, newest first.`;
-    tell(form, `${found} As of ${timeOfDay(now())}.`);
+    const found = answer.body.packages.length
+      ? ["Packages for ", isolated(id), ", newest first."]
+      : ["No packages for ", isolated(id), "."];
+    tell(form, [...found, ` As of ${timeOfDay(now())}.`]);
   }
 });
 

@@ -75,7 +75,9 @@ def _upgrade_sqlite() -> None:
     )
 
 
-# PostgreSQL: in many short transactions, while workers write. Each step can be repeated.
+# PostgreSQL: in many short transactions, while workers of the previous version write. Each step can
+# be repeated. Workers of this version need all columns, and the last ones are added at the end.
+# Otherwise they would show a feed without the old packages, which get smaller numbers later.
 
 # Sequence numbers that follow the clock are larger.
 _MAX_OLD = 1_000_000_000_000
@@ -92,8 +94,6 @@ def _upgrade_postgresql() -> None:
             """
             ALTER TABLE packages
                 ADD COLUMN IF NOT EXISTS sequence BIGINT,
-                ADD COLUMN IF NOT EXISTS decided_at BIGINT,
-                ADD COLUMN IF NOT EXISTS declined_at BIGINT,
                 ALTER COLUMN sequence SET DEFAULT (galaxy_express_draw(1))[1]
             """
         )
@@ -127,7 +127,14 @@ def _upgrade_postgresql() -> None:
         )
         op.execute("ALTER TABLE packages VALIDATE CONSTRAINT ck_packages_sequence")
         op.execute("ALTER TABLE packages ALTER COLUMN sequence SET NOT NULL")
-        op.execute("ALTER TABLE packages DROP CONSTRAINT ck_packages_sequence")
+        op.execute(
+            """
+            ALTER TABLE packages
+                DROP CONSTRAINT ck_packages_sequence,
+                ADD COLUMN IF NOT EXISTS decided_at BIGINT,
+                ADD COLUMN IF NOT EXISTS declined_at BIGINT
+            """
+        )
 
 
 def _number_old_packages() -> None:
