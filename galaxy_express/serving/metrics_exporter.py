@@ -36,7 +36,7 @@ def is_enabled(config_path: str) -> bool:
         with open(config_path, encoding="utf-8") as config_file:
             parser.read_file(config_file)
         settings = parser["app:main"]
-    except (OSError, KeyError, configparser.Error):
+    except (OSError, KeyError, UnicodeDecodeError, configparser.Error):
         return False
     return os.path.expandvars(settings.get("metrics.enabled", "true")).lower() == "true"
 
