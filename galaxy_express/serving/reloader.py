@@ -25,10 +25,9 @@ def main() -> None:
     """Run the configuration file given on the command line, on ``$GALAXY_EXPRESS_BIND``."""
     config = sys.argv[1]
     bind = os.environ["GALAXY_EXPRESS_BIND"]
-    if ":" in parse_address(bind)[0]:
+    if bind.startswith("unix:") or ":" in parse_address(bind)[0]:
         sys.exit(
-            f"Baseplate's server can't listen on {bind}, an IPv6 address:"
-            " choose an IPv4 address, or use make serve."
+            f"Baseplate's server can't listen on {bind}: choose an IPv4 address, or use make serve."
         )
     # The threads of this process, which are started later, and the server inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -109,6 +109,17 @@ def test_broken_code_is_mended(installation: Installation) -> None:
         monitor.wait_until_alive()
 
 
+@pytest.mark.parametrize("bind", ["[::1]:9090", "unix:socket"])
+def test_unsupported_address(installation: Installation, bind: str) -> None:
+    """An address that only gunicorn supports is rejected with a one-line message."""
+    monitor = monitored(installation)
+    monitor.environment["GALAXY_EXPRESS_BIND"] = bind
+    monitor.start()
+    assert monitor.wait() == 1
+    assert monitor.log.startswith(f"Baseplate's server can't listen on {bind}: ")
+    assert monitor.log.count("\n") == 1
+
+
 def _wait_until_waiting(monitor: Server) -> None:
     wait_until(lambda: "Waiting for a file to change" in monitor.log, "the monitor waits")
     assert not is_listening(monitor.port)
