@@ -200,6 +200,8 @@ def _unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
 _SECTIONS = re.compile(
     r"app:.+|server:.+|t?shell|loggers|handlers|formatters|(logger|handler|formatter)_.+"
 )
+# Python's logging needs all of them.
+_LOGGING = {"loggers", "handlers", "formatters"}
 
 
 def check_sections(config_path: str, is_gunicorn: bool) -> None:
@@ -226,6 +228,11 @@ def check_sections(config_path: str, is_gunicorn: bool) -> None:
             section, "factory", fallback=""
         ):
             errors.append(ConfigurationError(f"[{section}] factory", "is missing"))
+    if present := _LOGGING & set(parser.sections()):
+        errors += [
+            ConfigurationError(f"[{section}]", f"is missing, but there is [{min(present)}]")
+            for section in sorted(_LOGGING - present)
+        ]
     _raise_all(errors)
 
 

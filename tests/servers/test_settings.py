@@ -45,6 +45,7 @@ def test_invalid_settings_stop_the_start(installation: Installation, name: str) 
         ("metrics.enabled", "factory", "option 'factory' in section 'app:main' already exists"),
         ("metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
         ("factory = galaxy_express.serving.wsgi", "# ", "[app:main] factory: is missing"),
+        ("[shell]", "[loggers]\nkeys = root\n[shell]", "[formatters]: is missing, but there is"),
         ("# The application.", "# L'application r\xe9elle.", ".ini is not UTF-8: "),
     ],
 )
