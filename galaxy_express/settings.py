@@ -200,25 +200,39 @@ def _unknown_setting(key: str, known: Iterable[str]) -> ConfigurationError:
 _SECTIONS = re.compile(
     r"app:.+|server:.+|t?shell|loggers|handlers|formatters|(logger|handler|formatter)_.+"
 )
+# Python's logging needs all of them.
+_LOGGING = {"loggers", "handlers", "formatters"}
 
 
 def check_sections(config_path: str, is_gunicorn: bool) -> None:
-    """Check that all sections of a configuration file are known and have an effect.
+    """Check that all sections of a configuration file are known, complete and have an effect.
 
     :param is_gunicorn: whether the server is gunicorn, which ignores the section of the server.
-    :raises InvalidSettings: for sections that are unknown or have no effect.
+    :raises InvalidSettings: for sections that are unknown, have no factory, or have no effect.
     :raises OSError: if the file can't be read.
     :raises configparser.Error: if it is malformed.
     """
     parser = configparser.RawConfigParser()
     with open(config_path, encoding="utf-8") as config_file:
-        parser.read_file(config_file)
+        try:
+            parser.read_file(config_file)
+        except UnicodeDecodeError as error:
+            raise configparser.Error(f"{config_path} is not UTF-8: {error}") from error
     errors = []
     for section in parser.sections():
         if not _SECTIONS.fullmatch(section):
             errors.append(ConfigurationError(f"[{section}]", "no such section"))
         elif is_gunicorn and section.startswith("server:"):
             errors.append(ConfigurationError(f"[{section}]", "has no effect: use gunicorn.conf.py"))
+        elif section.startswith(("app:", "server:")) and not parser.get(
+            section, "factory", fallback=""
+        ):
+            errors.append(ConfigurationError(f"[{section}] factory", "is missing"))
+    if present := _LOGGING & set(parser.sections()):
+        errors += [
+            ConfigurationError(f"[{section}]", f"is missing, but there is [{min(present)}]")
+            for section in sorted(_LOGGING - present)
+        ]
     _raise_all(errors)
 
 

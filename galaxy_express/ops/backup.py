@@ -32,26 +32,38 @@ def back_up(app_config: RawConfig, arguments: list[str]) -> None:
             raise SystemExit(f"{database} must be backed up with pg_dump; see docs/operations.md.")
         part = path.with_name(f"{path.name}.part")
         try:
-            _copy(database, part)
-            problems = _audit(part)
-            if problems:
-                raise SystemExit("The copy has problems, and was removed: " + " ".join(problems))
-            part.rename(path)
+            part.touch(exist_ok=False)
+            try:
+                _copy(database, part)
+                problems = _audit(part)
+                if problems:
+                    raise SystemExit(
+                        "The copy has problems, and was removed: " + " ".join(problems)
+                    )
+                part.rename(path)
+            finally:
+                part.unlink(missing_ok=True)
+                part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+        except FileExistsError as error:
+            raise SystemExit(
+                f"{part} already exists: another backup is writing it, or one was killed, and it"
+                " must be removed."
+            ) from error
         except OSError as error:
             raise SystemExit(f"{path} can't be written: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
     sys.stdout.write(f"Copied {database} to {path}. The audit of the copy found no problems.\n")
 
 
 def _copy(database: SQLiteDatabase, path: Path) -> None:
-    path.touch(exist_ok=False)
     with (
         database.snapshot() as connection,
         closing(sqlite3.connect(path)) as copy,
     ):
-        connection.connection.driver_connection.backup(copy)
-        copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is one file
+        try:
+            connection.connection.driver_connection.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is one file
+        except sqlite3.Error as error:  # of either file
+            raise SystemExit(f"Copying {database} to {path} failed: {error}") from error
 
 
 def _audit(path: Path) -> list[str]:

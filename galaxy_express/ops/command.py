@@ -37,6 +37,8 @@ def main() -> None:
         parser.error(f"{arguments.command} has no arguments, but got {arguments.argument}")
     others = [] if arguments.argument is None else [arguments.argument]
     settings = arguments.configs / "production.ini"
+    if arguments.command not in ("configs", "health") and not settings.is_file():
+        parser.error(f"there is no {settings}; --configs is a folder like {_find_configs()}")
     if arguments.command == "configs":
         print(arguments.configs)  # noqa: T201 - the output of the command
     elif arguments.command == "serve":

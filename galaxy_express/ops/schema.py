@@ -50,7 +50,8 @@ def drop_schema(app_config: RawConfig) -> None:
         stored = _count_packages(connection)
         what = f"{database} ({stored:,} packages)"
         if os.environ.get("FORCE") != "1":
-            _confirm(what, stored, is_production="configs/production.ini" in sys.argv)
+            is_production = "production.ini" in map(os.path.basename, sys.argv)
+            _confirm(what, stored, is_production)
         metadata_for(connection.dialect.name).drop_all(connection)
         import_migrations().forget(connection)
     sys.stdout.write(f"Dropped the tables of {what}.\n")

@@ -1,8 +1,10 @@
 """The address that a server listens on: ``python -m galaxy_express.serving.bind ADDRESS``."""
 
 import errno
+import os
 import re
 import socket
+import stat
 import sys
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
@@ -29,11 +31,30 @@ def parse_address(address: str) -> tuple[str, int]:
     return match["ipv6"] or match["host"] or "", int(match["port"])
 
 
+def check_form(address: str) -> None:
+    """Check that a text is an address, or ``unix:`` and a path in an existing folder.
+
+    :raises ValueError: for anything else.
+    """
+    if not address.startswith("unix:"):
+        parse_address(address)
+        return
+    path = address.removeprefix("unix:").removeprefix("//")
+    is_taken = os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode)
+    if not path or is_taken or not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"{address!r} is not the path of a socket in an existing folder")
+
+
 def check_address(address: str) -> None:
     """Check that a server could listen on an address now.
 
+    Of a Unix socket only the path is checked: gunicorn replaces the sockets of other servers.
+
     :raises ValueError: if it can't, with a message that says why and what to do.
     """
+    check_form(address)
+    if address.startswith("unix:"):
+        return
     host, port = parse_address(address)
     try:
         found = socket.getaddrinfo(host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
@@ -42,6 +63,8 @@ def check_address(address: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore closed connections
             probe.bind(place)
             probe.listen()
+    except UnicodeError as error:
+        raise ValueError(f"Can't listen on {address}: {host!r} is not a host") from error
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
         raise ValueError(f"Can't listen on {address}: {advice} (BIND=127.0.0.1:9191)") from error

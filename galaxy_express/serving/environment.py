@@ -10,7 +10,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 
 from galaxy_express.serving import metrics_exporter
-from galaxy_express.serving.bind import check_address, parse_address
+from galaxy_express.serving.bind import check_address, check_form
 
 _PREFIX = "GALAXY_EXPRESS_"
 _NAMES = ["BIND", "DATABASE_URL", "DRAIN_SECONDS", "METRICS_BIND", "WORKERS"]
@@ -64,8 +64,6 @@ def _find_unknown(config_path: str) -> Iterator[str]:
 
 def _usable_bind() -> None:
     address = bind()
-    if address.startswith("unix:"):
-        return
     try:
         check_address(address)
     except ValueError as error:
@@ -88,19 +86,10 @@ def bind() -> str:
     """
     address = os.environ.get("GALAXY_EXPRESS_BIND", "0.0.0.0:9090")
     try:
-        _check_bind(address)
+        check_form(address)
     except ValueError as error:
         sys.exit(f"GALAXY_EXPRESS_BIND: {error}")
     return address
-
-
-def _check_bind(address: str) -> None:
-    if not address.startswith("unix:"):
-        parse_address(address)
-        return
-    path = address.removeprefix("unix:").removeprefix("//")
-    if not os.path.isdir(os.path.dirname(path) or ".") or not path or os.path.isdir(path):
-        raise ValueError(f"{address!r} is not the path of a socket in an existing folder")
 
 
 def workers() -> int:

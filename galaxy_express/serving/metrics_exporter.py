@@ -36,7 +36,7 @@ def is_enabled(config_path: str) -> bool:
         with open(config_path, encoding="utf-8") as config_file:
             parser.read_file(config_file)
         settings = parser["app:main"]
-    except (OSError, KeyError, configparser.Error):
+    except (OSError, KeyError, UnicodeDecodeError, configparser.Error):
         return False
     return os.path.expandvars(settings.get("metrics.enabled", "true")).lower() == "true"
 
@@ -47,16 +47,23 @@ def exporter_address(service: str, environ: Mapping[str, str] = os.environ) -> t
     By default the host is that of the service, and the port is 6060.
 
     :param service: the address of the service: a host and a port, or the path of a socket.
-    :raises ValueError: with a message that names the variable, if it is invalid.
+    :raises ValueError: with a message that names the variable, if it is invalid, or if the address
+        is that of the service.
     """
-    service_host = _host(service.rpartition(":")[0]) or "127.0.0.1"
-    given = environ.get(BIND, "")
-    if not given:
-        return service_host, PORT
+    service_host, _, service_port = service.rpartition(":")
+    default_host = _host(service_host) or "127.0.0.1"
+    given = environ.get(BIND, "") or str(PORT)
     host, _, port = given.rpartition(":")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{BIND}: must be a port such as 6060, or 127.0.0.1:6060, not {given!r}")
-    return _host(host) or service_host, int(port)
+    address = _host(host) or default_host, int(port)
+    hosts = {address[0], default_host}
+    if str(address[1]) == service_port.lstrip("0") and (len(hosts) == 1 or hosts & _ALL_HOSTS):
+        raise ValueError(f"{BIND}: the service itself listens on port {port}; choose another one")
+    return address
+
+
+_ALL_HOSTS = {"0.0.0.0", "::"}  # noqa: S104 - compared
 
 
 def _host(text: str) -> str:
@@ -81,9 +88,11 @@ def listen(address: tuple[str, int]) -> None:
         else:
             listener = socket.create_server(address, family=family, backlog=16)
     except OSError as error:
+        # Python adds the address to the reason.
+        reason = str(error.strerror).partition(" (while attempting")[0]
         raise OSError(
             f"Metrics can't be exported on port {address[1]} of {address[0]}"
-            f" ({os.strerror(error.errno or 0)}); choose another address with {BIND}"
+            f" ({reason}); choose another address with {BIND}"
         ) from error
 
 

@@ -4,10 +4,11 @@
 is fixed, and restarts the server.
 """
 
+import ctypes
 import os
 import signal
-import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import hupper
@@ -16,37 +17,51 @@ from galaxy_express.serving.bind import parse_address
 
 _PACKAGE = Path(__file__).parents[1]
 
+# From <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """Run the configuration file given on the command line, on ``$GALAXY_EXPRESS_BIND``."""
     config = sys.argv[1]
     bind = os.environ["GALAXY_EXPRESS_BIND"]
-    if ":" in parse_address(bind)[0]:
+    if bind.startswith("unix:") or ":" in parse_address(bind)[0]:
         sys.exit(
-            f"Baseplate's server can't listen on {bind}, an IPv6 address:"
-            " choose an IPv4 address, or use make serve."
+            f"Baseplate's server can't listen on {bind}: choose an IPv4 address, or use make serve."
         )
+    # The threads of this process, which are started later, and the server inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_stop_when_interrupted, daemon=True).start()
     hupper.start_reloader(
         f"{_serve_until_changed.__module__}.{_serve_until_changed.__name__}",
-        worker_args=[bind, config],
+        worker_args=[os.getpid(), bind, config],
         shutdown_interval=10,  # seconds; longer than a shutdown takes
         verbose=0,
     )
 
 
-def _serve_until_changed(bind: str, config: str) -> None:
+def _stop_when_interrupted() -> None:
+    """Stop on SIGINT, and when the terminal is closed.
+
+    hupper expects SIGINT to reach the server, too, as it does from a terminal but not from an IDE,
+    and would wait for it. When the terminal is closed, hupper would restart the server (SIGHUP).
+    """
+    on_terminal = os.isatty(0)
+    while signal.sigtimedwait({signal.SIGINT}, 1) is None and os.isatty(0) == on_terminal:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _serve_until_changed(monitor: int, bind: str, config: str) -> None:
     hupper.get_reloader().watch_files([config, *map(str, _PACKAGE.rglob("*.py"))])
-    # In another process, since gevent could no longer patch the threads of this one.
-    command = [sys.executable, "-m", "galaxy_express.serving.development", "--bind", bind, config]
-    server = subprocess.Popen(command)  # noqa: S603 - the developer's own arguments
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: server.terminate())
-    while (code := server.poll()) is None:
-        try:
-            server.wait(1)
-        except subprocess.TimeoutExpired:
-            continue  # signals from the monitor are handled between waits
-    sys.exit(code)
+    # The kernel kills the server when the monitor is gone.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != monitor:
+        sys.exit("The monitor is gone.")
+    # A new program, since gevent could no longer patch the threads of this one.
+    module = "galaxy_express.serving.development"
+    arguments = [sys.executable, "-m", module, "--bind", bind, config]
+    os.execv(sys.executable, arguments)  # noqa: S606 - the developer's own arguments
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class _Page:
     def response(self, request: Request) -> Response:
         """Return the page, or 304 if the client has this version."""
         request.range = None  # WebOb would respond with 416 in plain text, or copy the bytes
+        request.if_modified_since = None  # WebOb fails on dates outside the years 1 to 9999
         response = Response(self._content, content_type=self._media_type, conditional_response=True)
         response.headers.update(_HEADERS)
         # Browsers may cache a page, but must revalidate it before each use.

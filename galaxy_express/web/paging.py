@@ -22,6 +22,7 @@ _MAX_NAME = 255
 
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}|1000")
 _SEQUENCE_BYTES = 8
+_MAX_SEQUENCE = 2**63 - 1  # databases have signed integers
 _DIGEST_BYTES = 8
 
 
@@ -145,7 +146,7 @@ def _decode(text: str) -> _Cursor | None:
     if len(content) != _SEQUENCE_BYTES + _DIGEST_BYTES or _encode(content) != text:
         return None
     sequence = int.from_bytes(content[:_SEQUENCE_BYTES], "big")
-    return _Cursor(sequence, content[_SEQUENCE_BYTES:])
+    return _Cursor(sequence, content[_SEQUENCE_BYTES:]) if sequence <= _MAX_SEQUENCE else None
 
 
 def _digest(sequence: int, list_name: str, order: str, recipient_id: str | None) -> bytes:

@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from webtest import TestApp
 
+from galaxy_express.web.paging import feed_cursor
 from tests.backends import Backend
 from tests.functional.client import DECISION, PACKAGE, UPDATE, problem, send, send_batch, update
 
@@ -215,6 +216,13 @@ def test_changed_cursor(app: TestApp, position: int) -> None:
     for other in {*"-0ABCDghw", chr(ord(cursor[position]) + 1)} - {cursor[position]}:
         changed = cursor[:position] + other + cursor[position + 1 :]
         app.get(f"/packages?{urlencode({'order': 'asc', 'after': changed})}", status=422)
+
+
+def test_cursor_beyond_all_sequence_numbers(app: TestApp) -> None:
+    """A well-formed cursor is only valid if a database can have its sequence number."""
+    for position, status in ((2**63 - 1, 200), (2**63, 422), (2**64 - 1, 422)):
+        query = urlencode({"order": "asc", "after": feed_cursor(position)})
+        app.get(f"/packages?{query}", status=status)
 
 
 def test_decisions_of_earlier_versions(app: TestApp, app_backend: Backend) -> None:

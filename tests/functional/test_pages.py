@@ -125,6 +125,23 @@ def test_links_are_relative(app: TestApp, path: str) -> None:
         app.get(urljoin(path, reference), headers={"Accept": BROWSER}, status=200)
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "Sat, 01 Jan 0001 00:00:00 +2359",
+        "Thu, 01 Jan 9999999999 00:00:00 GMT",
+        "Thu, 01 Jan 1970 00:00:00 +99999999999999",
+        "nonsense",
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/static/dashboard.js"])
+def test_dates_are_ignored(app: TestApp, path: str, date: str) -> None:
+    """Pages have no date of modification, so a condition on it is ignored, whatever it says."""
+    assert app.get(path, headers={"If-Modified-Since": date}).body == app.get(path).body
+
+
 @pytest.mark.parametrize("range_", ["bytes=0-9", "bytes=99999999-", "nonsense"])
 def test_ranges_are_ignored(app: TestApp, range_: str) -> None:
     """A range request gets the whole file, which HTTP allows (RFC 9110, section 14.2)."""

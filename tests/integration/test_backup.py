@@ -1,5 +1,7 @@
 """Backups of a running service."""
 
+import resource
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -42,6 +44,33 @@ def test_backup_does_not_overwrite_files(
         back_up(backend.config, [str(tmp_path / "no-such-folder" / "copy.db")])
     with pytest.raises(SystemExit, match="TO="):
         back_up(backend.config, [""])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_unfinished_backup_is_kept(backend: Backend, database: Database, tmp_path: Path) -> None:
+    """A backup doesn't remove the unfinished copy of another one, which may still be running."""
+    unfinished = tmp_path / "copy.db.part"
+    unfinished.write_text("kept")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match=r"copy\.db\.part already exists"):
+            back_up(backend.config, [str(tmp_path / "copy.db")])
+        assert unfinished.read_text() == "kept"
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_copy_that_cannot_be_written(
+    backend: Backend, database: Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """If the copy becomes too large, for its disk for example, the error doesn't blame the
+    database, and nothing remains."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    request.addfinalizer(lambda: signal.signal(signal.SIGXFSZ, ignored))
+    request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, unlimited))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, unlimited[1]))
+    with pytest.raises(SystemExit, match=r"^Copying .* to .*copy\.db\.part failed: "):
+        back_up(backend.config, [str(tmp_path / "copy.db")])
+    assert not list(tmp_path.glob("copy.db*"))
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -113,11 +113,15 @@ def test_dropping_asks_on_a_terminal(
             assert backend.stored() == {("delivered", "personal"): 1}
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["configs/production.ini", "./configs/production.ini", "/srv/configs/production.ini"],
+)
 def test_dropping_needs_force_in_production(
-    backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """With the production configuration, even empty tables are only dropped with FORCE=1."""
-    monkeypatch.setattr("sys.argv", ["baseplate-script", "configs/production.ini", "..."])
+    monkeypatch.setattr("sys.argv", ["baseplate-script", path, "..."])
     with pytest.raises(SystemExit, match=r"the production configuration\. .* FORCE=1"):
         drop_schema(backend.config)
     monkeypatch.setenv("FORCE", "1")

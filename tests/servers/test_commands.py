@@ -75,6 +75,16 @@ def test_arguments_without_effect(installation: Installation, arguments: list[st
     assert "Traceback" not in failed.value.output
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate", "shell"])
+def test_missing_configuration(installation: Installation, command: str) -> None:
+    """A folder without configuration files is reported in one line, which names the file."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        installation.run_python("-m", "galaxy_express.ops.command", command, "--configs=no/such")
+    assert failed.value.returncode == 2
+    last = failed.value.output.splitlines()[-1]
+    assert last.startswith("galaxy-express: error: there is no no/such/production.ini; ")
+
+
 def test_argument_of_partition(installation: Installation) -> None:
     """``galaxy-express partition`` passes the number of partitions to the script."""
     with pytest.raises(subprocess.CalledProcessError) as failed:

@@ -44,6 +44,9 @@ def test_invalid_settings_stop_the_start(installation: Installation, name: str) 
         ("[app:main]", "", "File contains no section headers."),
         ("metrics.enabled", "factory", "option 'factory' in section 'app:main' already exists"),
         ("metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
+        ("factory = galaxy_express.serving.wsgi", "# ", "[app:main] factory: is missing"),
+        ("[shell]", "[loggers]\nkeys = root\n[shell]", "[formatters]: is missing, but there is"),
+        ("# The application.", "# L'application r\xe9elle.", ".ini is not UTF-8: "),
     ],
 )
 def test_invalid_file_stops_the_start(
@@ -51,7 +54,7 @@ def test_invalid_file_stops_the_start(
 ) -> None:
     """An invalid configuration file stops a server with a one-line message."""
     for path in (installation.folder / "configs").glob("*.ini"):
-        path.write_text(path.read_text().replace(old, new))
+        path.write_text(path.read_text().replace(old, new), encoding="latin-1")
     assert message in log_of_failed_start(installation.server(name))
 
 

@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,26 @@ def test_address_of_another_machine_is_rejected(address: str) -> None:
     """An address that isn't of this machine is rejected, and the error names it."""
     with pytest.raises(ValueError, match=rf"^Can't listen on {address}: "):
         check_address(address)
+
+
+def test_impossible_host_is_rejected() -> None:
+    """A host whose name is malformed is rejected, and the error names it."""
+    with pytest.raises(ValueError, match=r"^Can't listen on a\.\.b:9090: 'a\.\.b' is not a host"):
+        check_address("a..b:9090")
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    """The path of a Unix socket must be free, or that of a socket, which gunicorn replaces."""
+    path = tmp_path / "socket"
+    check_address(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        check_address(f"unix:{path}")
+    path.unlink()
+    path.write_text("kept")
+    for taken in (path, tmp_path, tmp_path / "no" / "socket", ""):
+        with pytest.raises(ValueError, match="is not the path of a socket in an existing folder"):
+            check_address(f"unix:{taken}")
 
 
 def test_check_as_a_program() -> None:
