@@ -1,7 +1,7 @@
 # `make run` and `make test` set up everything they need. `make help` lists the other commands.
 
 # The preferred Python that is installed and can create virtual environments.
-PYTHON ?= $(shell for python in python3.13 python3.14 python3.12 python3.11 python3 python; do \
+PYTHON ?= $(shell for python in python3.13 python3.14 python3.15 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
 	done)
 # A relative path, since the path of the checkout may contain spaces.

@@ -138,14 +138,16 @@ class SQLiteBackend(Backend):
     @contextmanager
     def unavailable(self) -> Iterator[None]:
         """See :py:meth:`Backend.unavailable`."""
-        # The log belongs to the database: it may have commits that the file lacks.
+        # The log belongs to the database: it may have commits that the file lacks. So the file is
+        # moved first and put back last.
         elsewhere = self.path.parent / "elsewhere"
         elsewhere.mkdir()
-        for path in self.path.parent.glob(f"{self.path.name}*"):
+        paths = sorted(self.path.parent.glob(f"{self.path.name}*"))
+        for path in paths:
             path.rename(elsewhere / path.name)
         yield
-        for path in elsewhere.iterdir():
-            path.rename(self.path.parent / path.name)
+        for path in reversed(paths):
+            (elsewhere / path.name).rename(path)
         elsewhere.rmdir()
 
     @contextmanager
@@ -161,8 +163,11 @@ class SQLiteBackend(Backend):
             time.sleep(0.01)  # another checkpoint is running
         # In another process: closing the file here would release all locks that this process
         # has on it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
-        write = ["dd", f"of={self.path}", "bs=1", "seek=18", "conv=notrunc"]
+        other = self.path.with_suffix(".other")
+        subprocess.run(["cp", self.path, other], check=True)
+        write = ["dd", f"of={other}", "bs=1", "seek=18", "conv=notrunc"]
         subprocess.run(write, input=bytes([version]), stderr=subprocess.PIPE, check=True)
+        other.rename(self.path)
 
     def reject_inserts(self, table: str) -> None:
         """See :py:meth:`Backend.reject_inserts`."""

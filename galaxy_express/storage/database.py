@@ -67,6 +67,13 @@ class WorkerNode(DatabaseUnavailable):
         return f"it is {self.state}"
 
 
+class DamagedFiles(DatabaseUnavailable):
+    """The files of the database were overwritten, replaced or deleted while it was in use; an
+    operator has to restore it."""
+
+    state = "not usable, since its files were changed while it was in use (the log says what to do)"
+
+
 class TransactionConflict(DatabaseUnavailable):
     """The transaction conflicted with another, was rolled back, and can be retried immediately."""
 

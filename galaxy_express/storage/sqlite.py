@@ -23,6 +23,7 @@ from galaxy_express.models import metadata_for
 from galaxy_express.storage.database import (
     LAST_SEQUENCE,
     Connection,
+    DamagedFiles,
     Database,
     DatabaseUnavailable,
     ErrorTranslation,
@@ -31,18 +32,15 @@ from galaxy_express.storage.database import (
     SchemaMismatch,
     in_a_line,
 )
-from galaxy_express.storage.sqlite_log import lacks_pages, size_in_log
+from galaxy_express.storage.sqlite_files import (
+    Identity,
+    OpenFiles,
+    identify,
+    next_number,
+    recorded_fault,
+)
+from galaxy_express.storage.sqlite_log import lacks_pages
 from galaxy_express.storage.sqlite_statements import STATEMENTS
-
-#: Identifies a file regardless of its path: the device and the inode number.
-Identity = tuple[int, int]
-
-_NO_FILE = (0, 0)
-
-#: The suffix of a marker file. While it exists, the database isn't opened, because its file was
-#: overwritten. The marker is needed because the evidence, the log, may disappear: the last
-#: connection to close copies it into the database file and deletes it.
-OVERWRITTEN = "-overwritten"
 
 
 class SQLiteConnection(Connection):
@@ -50,18 +48,16 @@ class SQLiteConnection(Connection):
 
     :param path: the path of the file.
     :param identity: the identity of the file before it was opened.
-    :param sizes: the last known size of each file, shared by all connections of this process.
     """
 
     statements = STATEMENTS
 
-    def __init__(self, raw: Any, path: str, identity: Identity, sizes: dict[Identity, int]) -> None:
+    def __init__(self, raw: Any, path: str, identity: Identity) -> None:
         super().__init__(raw)
         self._path = path
         self._folder = os.path.dirname(path)
-        self._marker = f"{path}{OVERWRITTEN}"
         self._identity = identity
-        self._sizes = sizes
+        self._files = OpenFiles(path, identity)
         self._turn: int | None = None
         self._next_sequence = 0
 
@@ -139,16 +135,19 @@ class SQLiteConnection(Connection):
                 yield
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
-        if not self.is_current():
-            raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
+        self.check_current()
 
     def _begin(self) -> None:
         # If the write lock were acquired later, data that was read before could have changed.
         self._cursor.execute("BEGIN IMMEDIATE")
+        # Makes each state of the file distinguishable; see sqlite_files.
+        ((number,),) = self.select("PRAGMA user_version")
+        self._cursor.execute(f"PRAGMA user_version={next_number(number)}")
 
     def close(self) -> None:
         """See :py:meth:`Connection.close`."""
         super().close()
+        self._files.close()
         if self._turn is not None:
             os.close(self._turn)
 
@@ -158,22 +157,28 @@ class SQLiteConnection(Connection):
         _check_writable(self._folder)  # the log is in the same folder
 
     def is_current(self) -> bool:
-        """Return whether the path still refers to the open file, and the file wasn't overwritten.
+        """Return whether the path still refers to the open file, and nobody else has written to
+        it or removed its log.
 
         Writes to an open file that was deleted or replaced succeed, but are lost. Writes to a file
         that was overwritten mix two databases.
         """
-        # Read before the current size, since the file may grow in between.
-        known = self._sizes.get(self._identity, 0)
-        identity, size = _look(self._path)
-        if identity != self._identity or os.path.exists(self._marker):
+        try:
+            stat = os.stat(self._path)
+        except FileNotFoundError:
             return False
-        # VACUUM also makes the file smaller, but then the log has the new size.
-        if size < known <= size_in_log(self._path):
-            Path(self._marker).touch()
+        if (stat.st_dev, stat.st_ino) != self._identity:
             return False
-        self._sizes[identity] = size
-        return True
+        return self._files.are_intact(stat)
+
+    def check_current(self) -> None:
+        """Check :py:meth:`is_current`.
+
+        :raises DatabaseUnavailable: if it isn't.
+        """
+        if not self.is_current():
+            _check_intact(self._path)
+            raise DatabaseUnavailable(f"{self._path} was replaced or deleted")
 
 
 # The size of the log at which SQLite runs a blocking checkpoint. At the default of 4 MB, about half
@@ -209,15 +214,6 @@ def _rows_per_statement(rows: int) -> int:
 def _with_rows(sql: str, rows: int, columns: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return sql.format(rows=", ".join([row] * rows))
-
-
-def _look(path: str) -> tuple[Identity, int]:
-    """Return the identity and the size of a file."""
-    try:
-        stat = os.stat(path)
-    except FileNotFoundError:
-        return _NO_FILE, 0
-    return (stat.st_dev, stat.st_ino), stat.st_size
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -278,7 +274,6 @@ class SQLiteDatabase(Database):
     def __init__(self, path: Path, lock_timeout: timedelta) -> None:
         self._path = str(path.absolute())
         self._lock_timeout = lock_timeout
-        self._sizes: dict[Identity, int] = {}
         self._checked: object = None
         self._engine = self._make_engine("rw", lock_timeout)
         self._nonblocking_engine = self._make_engine("rw", timedelta(0))
@@ -296,12 +291,13 @@ class SQLiteDatabase(Database):
         return f"sqlite:///{self._path}"
 
     def _connect(self, engine: Engine) -> SQLiteConnection:
-        identity, _ = _look(self._path)
-        raw = engine.raw_connection()
-        connection = SQLiteConnection(raw, self._path, identity, self._sizes)
-        if not connection.is_current():
+        identity = identify(self._path)
+        connection = SQLiteConnection(engine.raw_connection(), self._path, identity)
+        try:
+            connection.check_current()
+        except BaseException:
             connection.close()
-            raise DatabaseUnavailable(f"{self._path} was replaced or overwritten")
+            raise
         return connection
 
     def _connect_nonblocking(self) -> SQLiteConnection:
@@ -380,7 +376,7 @@ class SQLiteDatabase(Database):
             reader.select("SELECT count(*) FROM sqlite_master")
             ((is_blocked, frames, copied),) = writer.select(f"PRAGMA wal_checkpoint({mode})")
             reader.execute("ROLLBACK")
-            reader.is_current()  # records the new size of the file
+            reader.is_current()  # remembers the new state of the file
         return not is_blocked and frames == copied
 
     def check_integrity(self, connection: sqlalchemy.engine.Connection) -> list[str]:
@@ -418,7 +414,7 @@ class SQLiteDatabase(Database):
         )
         check_content = self._check_no_log if mode == "rwc" else self._check_not_empty
         event.listen(engine, "do_connect", check_content)
-        event.listen(engine, "do_connect", self._check_not_overwritten)
+        event.listen(engine, "do_connect", self._check_not_mixed)
         if mode == "rw":
             event.listen(engine, "do_connect", self._check_writable)
         if mode != "ro":
@@ -435,13 +431,8 @@ class SQLiteDatabase(Database):
         if not os.path.getsize(self._path):
             raise SchemaMismatch(f"{self._path} is empty")
 
-    def _check_not_overwritten(self, *_: Any) -> None:
-        if os.path.exists(f"{self._path}{OVERWRITTEN}"):
-            raise OSError(
-                f"{self._path} was overwritten while it was in use, and may be a mixture of two"
-                f" databases: stop the service, move all files {self._path}* away, and restore a"
-                " backup"
-            )
+    def _check_not_mixed(self, *_: Any) -> None:
+        _check_intact(self._path)
         # Unchanged files aren't checked again: in an outage, each request may open a connection.
         state = _state(self._path), _state(f"{self._path}-wal")
         if state == self._checked or not os.path.exists(self._path):
@@ -464,6 +455,12 @@ class SQLiteDatabase(Database):
 
     def _check_writable(self, *_: Any) -> None:
         _check_writable(self._path)  # SQLite would silently open it read-only
+
+
+def _check_intact(path: str) -> None:
+    fault = recorded_fault(path)
+    if fault:
+        raise DamagedFiles(fault)
 
 
 def _check_writable(path: str) -> None:

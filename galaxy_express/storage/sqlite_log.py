@@ -33,16 +33,6 @@ def lacks_pages(path: str) -> bool:
     return bool(missing - {_LOCK_BYTE // page_bytes + 1})
 
 
-def size_in_log(path: str) -> int:
-    """Return the size in bytes of a database file after its log is copied to it; 0 if the log is
-    empty.
-
-    :param path: the path of the file.
-    """
-    _, pages, page_bytes = _read_log(f"{path}-wal")
-    return pages * page_bytes
-
-
 def _read_log(path: str) -> tuple[set[int], int, int]:
     """Return the numbers of the pages in a log, how many pages the database has after its last
     commit, and the size of a page (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).

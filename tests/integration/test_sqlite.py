@@ -94,7 +94,7 @@ def test_file_replaced_during_a_write(sqlite: SQLiteBackend, database: Database)
             queries.add_to_totals(connection, 0, {REJECTED: 1})
             sqlite.path.unlink()
 
-    with pytest.raises(DatabaseUnavailable, match="was replaced or overwritten"):
+    with pytest.raises(DatabaseUnavailable, match="was replaced or deleted"):
         write()
 
 

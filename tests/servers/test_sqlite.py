@@ -1,5 +1,7 @@
 """Several workers on one SQLite file, and other processes that lock it."""
 
+import re
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -70,3 +72,31 @@ def test_stopped_server_leaves_one_file(installation: Installation, name: str) -
         assert server.request("POST", "/packages", package()).status == 201
         assert server.terminate() == 0
     assert not list(installation.folder.glob("*.db-wal"))
+
+
+CHANGES = {
+    "overwritten": (["cp", "backup.db", "galaxy_express.db"], "move all files .* restore a backup"),
+    "log deleted": (["rm", "galaxy_express.db-wal"], "and run the audit"),
+    "index deleted": (["rm", "galaxy_express.db-shm"], "and run the audit"),
+}
+
+
+@pytest.mark.parametrize(("change", "cure"), CHANGES.values(), ids=CHANGES)
+def test_changed_files_stop_all_workers(
+    installation: Installation, change: list[str], cure: str
+) -> None:
+    """If the files of the database are overwritten or deleted while the service runs, no worker
+    answers a send with success, readiness fails, and the log says what to do."""
+    with installation.gunicorn() as server:
+        for _ in range(5):
+            assert server.request("POST", "/packages", package()).status == 201
+        back_up = "configs/development.ini", "galaxy_express.ops.backup:back_up", "backup.db"
+        installation.run("baseplate-script", *back_up)
+        for _ in range(5):
+            assert server.request("POST", "/packages", package()).status == 201
+        subprocess.run(change, cwd=installation.folder, check=True)
+        assert {server.request("POST", "/packages", package()).status for _ in range(20)} == {503}
+        health = server.request("GET", "/health")
+        assert health.status == 503
+        assert "its files were changed" in health.json["detail"]
+        assert re.search(f"stop the service.*{cure}", server.log)

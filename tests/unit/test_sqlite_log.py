@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galaxy_express.storage.sqlite_log import lacks_pages, size_in_log
+from galaxy_express.storage.sqlite_log import lacks_pages
 
 PAGE_BYTES = 512
 SALTS, OLD_SALTS = b"new salt", b"old salt"
@@ -54,12 +54,6 @@ def test_no_log(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         log.write_bytes(content)
     assert not lacks_pages(str(path))
-
-
-def test_size_in_log(tmp_path: Path) -> None:
-    """The log contains the size of the database after its last commit."""
-    assert size_in_log(write(tmp_path, 2, (3, 3), (1, 0), (4, 4), (5, 0))) == 4 * PAGE_BYTES
-    assert size_in_log(write(tmp_path, 2)) == 0
 
 
 def test_lock_page_is_never_missing(tmp_path: Path) -> None:
