@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import hupper
@@ -47,15 +48,17 @@ def _stop_when_interrupted() -> None:
     and would wait for it. When the terminal is closed, hupper would restart the server (SIGHUP).
     """
     on_terminal = os.isatty(0)
-    while signal.sigtimedwait({signal.SIGINT}, 1) is None and os.isatty(0) == on_terminal:
-        pass
+    # macOS can't wait for a signal with a timeout.
+    while signal.SIGINT not in signal.sigpending() and os.isatty(0) == on_terminal:
+        time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _serve_until_changed(monitor: int, bind: str, config: str) -> None:
     hupper.get_reloader().watch_files([config, *map(str, _PACKAGE.rglob("*.py"))])
-    # The kernel kills the server when the monitor is gone.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":
+        # The kernel kills the server when the monitor is gone.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != monitor:
         sys.exit("The monitor is gone.")
     # A new program, since gevent could no longer patch the threads of this one.

@@ -20,7 +20,10 @@ def monitored(installation: Installation) -> Server:
     """The monitor with its server, not started."""
     port = free_port()
     command = [sys.executable, "-m", "galaxy_express.serving.reloader", "configs/development.ini"]
-    environment = installation.environment | {"GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}"}
+    environment = installation.environment | {
+        "GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}",
+        "PYTHONUNBUFFERED": "1",  # the monitor prints that it waits
+    }
     return Server(command, installation.folder, port, environment)
 
 
