@@ -68,7 +68,8 @@ _SMALLEST_PAGE_BYTES = 512
 _NUMBERS = 2**31
 
 _SETTLING_NANOSECONDS = 10**8
-_MOVING_SECONDS = 0.05
+# Somebody may be moving all files away, or back.
+_MOVING_SECONDS = 0.25
 
 
 def next_number(number: int) -> int:
@@ -150,8 +151,7 @@ class OpenFiles:
         if recorded_fault(self._path):
             return False
         fault = self._find_fault(self._log, folder)
-        # Somebody may be moving all files away, or back. This doesn't sleep, since a read must not
-        # yield to the event loop.
+        # This doesn't sleep, since a read must not yield to the event loop.
         end = time.monotonic() + _MOVING_SECONDS
         while fault and time.monotonic() < end:
             fault = self._find_fault(self._log, folder)
