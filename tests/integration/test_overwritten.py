@@ -1,6 +1,7 @@
 """SQLite files that don't match their log, or were overwritten, are detected and not used."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,14 +163,33 @@ def test_file_overwritten_during_use_is_rejected(
     assert read_totals(database) == 51
 
 
+# Does what the program sqlite3 does, which may not be installed.
+SQLITE = (
+    sys.executable,
+    "-c",
+    """
+import sqlite3, sys
+path, command = sys.argv[1:]
+connection = sqlite3.connect(path)
+name, _, other = command.partition(" ")
+if name == ".backup":
+    connection.backup(sqlite3.connect(other))
+elif name == ".restore":
+    sqlite3.connect(other).backup(connection)
+else:
+    connection.executescript(command)
+""",
+)
+
+
 def online_backup(database: Path, to: Path) -> None:
     """Copy a database with SQLite's online backup, which copies page by page."""
-    subprocess.run(["sqlite3", database, f".backup {to}"], check=True)
+    subprocess.run([*SQLITE, database, f".backup {to}"], check=True)
 
 
 def vacuum_into(database: Path, to: Path) -> None:
     """Copy a database with ``VACUUM INTO``, which moves rows to other pages."""
-    subprocess.run(["sqlite3", database, f"VACUUM INTO '{to}'"], check=True)
+    subprocess.run([*SQLITE, database, f"VACUUM INTO '{to}'"], check=True)
 
 
 #: Makes a backup of a database.
@@ -233,8 +253,10 @@ def test_overwritten_file_is_noticed_by_all_processes(
 
 def script(commands: str, database: Path, backup: Path | None = None) -> None:
     """Run a shell script in another process: closing a file here releases this process's locks."""
+    function = f'sqlite() {{ {shlex.join(SQLITE)} "$@"; }}'
     variables = {"database": str(database), "backup": str(backup), "PATH": os.environ["PATH"]}
-    subprocess.run(["sh", "-ec", commands], env=variables, check=True, stderr=subprocess.PIPE)
+    run = ["sh", "-ec", f"{function}\n{commands}"]
+    subprocess.run(run, env=variables, check=True, stderr=subprocess.PIPE)
 
 
 def test_backup_is_noticed_in_a_long_log(
@@ -343,14 +365,14 @@ UNHARMFUL = {
     "times": 'touch -d 2001-01-01 "$database"',
     "mode": 'chmod 600 "$database"',
     "other files": ': > "$database.other"; rm "$database.other"',
-    "passive": 'sqlite3 "$database" "PRAGMA wal_checkpoint(PASSIVE)"',
-    "restart": 'sqlite3 "$database" "PRAGMA wal_checkpoint(RESTART)"',
-    "truncate": 'sqlite3 "$database" "PRAGMA wal_checkpoint(TRUNCATE)"',
-    "delete": 'sqlite3 "$database" "DELETE FROM packages WHERE rowid % 2"',
-    "vacuum": 'sqlite3 "$database" "DELETE FROM packages WHERE rowid % 2; VACUUM"',
-    "index": 'sqlite3 "$database" "CREATE INDEX IF NOT EXISTS other ON packages (sender_id)"',
-    "restore": 'sqlite3 "$database" ".restore $backup"',
-    "backup": 'sqlite3 "$database" ".backup $database.other"; cp "$database" "$database.copy"',
+    "passive": 'sqlite "$database" "PRAGMA wal_checkpoint(PASSIVE)"',
+    "restart": 'sqlite "$database" "PRAGMA wal_checkpoint(RESTART)"',
+    "truncate": 'sqlite "$database" "PRAGMA wal_checkpoint(TRUNCATE)"',
+    "delete": 'sqlite "$database" "DELETE FROM packages WHERE rowid % 2"',
+    "vacuum": 'sqlite "$database" "DELETE FROM packages WHERE rowid % 2; VACUUM"',
+    "index": 'sqlite "$database" "CREATE INDEX IF NOT EXISTS other ON packages (sender_id)"',
+    "restore": 'sqlite "$database" ".restore $backup"',
+    "backup": 'sqlite "$database" ".backup $database.other"; cp "$database" "$database.copy"',
 }
 
 
