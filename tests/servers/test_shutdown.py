@@ -119,14 +119,14 @@ def test_instance_stays_ready_during_a_reload(installation: Installation) -> Non
     """On SIGHUP, with the default drain time, no readiness probe fails."""
     del installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"]
     with installation.gunicorn() as server:
-        before = server.workers
-        server.signal(signal.SIGHUP)
         probes = 0
-        while server.workers & before or len(server.workers) != 2:
+        while probes < 2:  # on a busy machine a reload may take no longer than a probe
+            before = server.workers
+            server.signal(signal.SIGHUP)
+            while server.workers & before or len(server.workers) != 2:
+                assert server.is_healthy("readiness")
+                probes += 1
             assert server.is_healthy("readiness")
-            probes += 1
-        assert server.is_healthy("readiness")
-    assert probes > 1
 
 
 def test_workers_are_replaced_after_max_requests(installation: Installation) -> None:
