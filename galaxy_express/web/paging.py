@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from galaxy_express.storage.database import LAST_SEQUENCE
 from galaxy_express.storage.queries import Page, PageRequest
 from galaxy_express.web.fields import is_identifier
 from galaxy_express.web.rejections import ParameterError, ValidationFailed
@@ -22,7 +23,6 @@ _MAX_NAME = 255
 
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}|1000")
 _SEQUENCE_BYTES = 8
-_MAX_SEQUENCE = 2**63 - 1  # databases have signed integers
 _DIGEST_BYTES = 8
 
 
@@ -146,7 +146,7 @@ def _decode(text: str) -> _Cursor | None:
     if len(content) != _SEQUENCE_BYTES + _DIGEST_BYTES or _encode(content) != text:
         return None
     sequence = int.from_bytes(content[:_SEQUENCE_BYTES], "big")
-    return _Cursor(sequence, content[_SEQUENCE_BYTES:]) if sequence <= _MAX_SEQUENCE else None
+    return _Cursor(sequence, content[_SEQUENCE_BYTES:]) if sequence <= LAST_SEQUENCE else None
 
 
 def _digest(sequence: int, list_name: str, order: str, recipient_id: str | None) -> bytes:

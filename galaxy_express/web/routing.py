@@ -12,7 +12,7 @@ from pyramid.interfaces import IRoutesMapper
 from pyramid.request import Request
 from pyramid.urldispatch import Route, RoutesMapper
 
-# What no placeholder and no encoding is in.
+# A pattern without placeholders and without percent-encoding.
 _PLAIN = re.compile(r"[/\w.-]+", re.ASCII)
 
 
