@@ -38,8 +38,9 @@ _loads = _shared(_NONE)
 # Whether a reload is replacing the worker.
 _replaced = _shared(False)
 
-# How long a worker with more connections than another one pauses accepting.
-PAUSE_SECONDS = 0.002
+# How long a worker with more connections than another one pauses accepting: long enough for the
+# other one to be scheduled.
+PAUSE_SECONDS = 0.005
 
 # The GIL interval. At Python's default of 5 ms, the commit thread waits several times per commit
 # while a batch is parsed, holding the write lock.
@@ -99,6 +100,7 @@ class GalaxyExpressWorker(Worker):
             self.cfg.limit_request_fields or MAX_HEAD,
             self.cfg.limit_request_field_size or MAX_HEAD,
         )
+        self._open = 0
         self._stopping = Event()
 
     @classmethod
@@ -176,17 +178,21 @@ class GalaxyExpressWorker(Worker):
         environ = self._environ(listener)
 
         def handle(client: Any, address: Any) -> None:
-            number = _loads[self.number] = len(self._connections)
-            if number > min(_loads) + 1:
+            count(1)
+            if self._open > min(_loads) + 1:
                 server.stop_accepting()
                 gevent.spawn_later(PAUSE_SECONDS, accept_again)
-            # With many connections, accept several at a time.
-            server.max_accept = max(1, number // 2)
             try:
                 self._handle(client, address, environ)
             finally:
-                if _loads[self.number] != _NONE:
-                    _loads[self.number] = len(self._connections) - 1
+                count(-1)
+
+        def count(change: int) -> None:
+            self._open += change
+            if _loads[self.number] != _NONE:
+                _loads[self.number] = self._open
+            # With many connections, accept several at a time; with few, leave some to others.
+            server.max_accept = max(1, self._open // 8)
 
         def accept_again() -> None:
             if server.started:

@@ -1,5 +1,7 @@
 """Each server's answers, over a real socket."""
 
+import os
+import signal
 import socket
 import statistics
 import time
@@ -186,6 +188,45 @@ def test_workers_share_connections(installation: Installation) -> None:
 
         wait_until(lambda: added_files(4) > 0, "all workers have started")
         wait_until(lambda: added_files(20) >= 8, "each worker gets connections")
+
+
+def test_workers_share_a_few_connections_after_many(installation: Installation) -> None:
+    """After many connections have been closed at the same time, each worker gets a share of the
+    next few."""
+    with installation.gunicorn() as server:
+        workers = sorted(server.workers)
+
+        def connect(clients: int) -> tuple[list[int], int]:
+            before = [_sockets(pid) for pid in workers]
+            with ExitStack() as stack:
+                opened = [stack.enter_context(socket.socket()) for _ in range(clients)]
+                for pid in workers:
+                    os.kill(pid, signal.SIGSTOP)  # so that one finds all connections at once
+                for client in opened:
+                    client.settimeout(TIMEOUT)
+                    client.connect(("127.0.0.1", server.port))
+                    client.sendall(head("GET /health?type=liveness HTTP/1.1"))
+                for pid in workers:
+                    os.kill(pid, signal.SIGCONT)
+                    time.sleep(0.001)
+                for client in opened:
+                    assert client.recv(12) == b"HTTP/1.1 200"
+                after = [_sockets(pid) for pid in workers]
+            return [now - then for now, then in zip(after, before, strict=True)], sum(after)
+
+        wait_until(lambda: min(connect(8)[0]) > 0, "all workers have started")
+        shares = [0, 0]
+        for _ in range(8):
+            for clients in (48, 4):
+                share, opened = connect(clients)
+                idle = opened - clients
+                wait_until(lambda: sum(map(_sockets, workers)) <= idle, "all are closed")  # noqa: B023
+            shares = [sum(both) for both in zip(shares, share, strict=True)]
+    assert min(shares) >= 8, f"the workers got {shares} of 32 connections"
+
+
+def _sockets(pid: int) -> int:
+    return sum(file.is_socket() for file in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def _open_files(pid: int) -> int:
