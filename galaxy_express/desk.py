@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 
 from galaxy_express.delivery import (
     REJECTED,
-    Conflict,
     CounterKey,
     Decision,
     Package,
@@ -134,10 +133,13 @@ class DeliveryDesk:
         return self._transact(requests, lock_timeout)
 
     def _transact(self, requests: Sequence[WriteRequest], lock_timeout: timedelta | None) -> None:
+        # On SQLite nobody else can write during the transaction, so what can be done before or
+        # after it is.
         sends = [request for request in requests if isinstance(request, SendRequest)]
+        recipients = _Recipients(requests)
         with self._database.transaction(lock_timeout) as connection:
             now = from_microseconds(connection.read_clock())
-            recipients = _Recipients(connection, requests)
+            recipients.load(connection)
             decisions: dict[str, Decision] = {}
             for request in requests:
                 if isinstance(request, UpdateRequest):
@@ -157,10 +159,7 @@ class DeliveryDesk:
             decisions |= earlier
 
             totals = _count_decisions(decisions[package_id] for package_id in new)
-            unclaimed = new  # packages without a result so far
-            for send in sends:
-                send.outcomes = [_claim(package, decisions, unclaimed) for package in send.packages]
-            rejected = sum(map(_count_rejected, sends))
+            rejected = sum(send.rejected + _count_conflicts(send, decisions) for send in sends)
             if rejected or any(isinstance(send, Rehearsal) for send in sends):
                 totals[REJECTED] = rejected
             try:
@@ -168,8 +167,12 @@ class DeliveryDesk:
             except Blocked as error:
                 raise _ShardBlocked(str(error)) from error
 
+        unclaimed = new  # packages without a result so far
+        for send in sends:
+            send.outcomes = [_claim(package, decisions, unclaimed) for package in send.packages]
+
     def _decide(self, package: Package, recipients: "_Recipients", now: datetime) -> Decision:
-        preference = recipients.preference(package.recipient_id, package.package_type)
+        preference = recipients.preferences[package.recipient_id].get(package.package_type)
         package_type = self._package_types[package.package_type]
         if preference is None:
             return decide(package, package_type.is_wanted(None), None, now)
@@ -180,35 +183,35 @@ class DeliveryDesk:
 class _Recipients:
     """The current preferences of a group's recipients, while its updates are applied.
 
+    :ivar preferences: the current preferences, by recipient.
     :ivar changed: the preferences that the updates have changed, by recipient and type.
     :ivar history: the updates, except those that only repeated what was current.
     """
 
-    def __init__(self, connection: Connection, requests: Iterable[WriteRequest]) -> None:
-        addressed: set[str] = set()
-        updated: set[str] = set()
+    def __init__(self, requests: Iterable[WriteRequest]) -> None:
+        self._addressed: set[str] = set()
+        self._updated: set[str] = set()
         for request in requests:
             if isinstance(request, UpdateRequest):
-                updated.add(request.update.recipient_id)
+                self._updated.add(request.update.recipient_id)
             else:
-                addressed.update(package.recipient_id for package in request.packages)
-        if updated:
-            connection.lock(updated)
-        self._preferences: dict[str, Preferences] = {
-            **queries.find_preferences(connection, addressed | updated)
-        }
+                self._addressed.update(package.recipient_id for package in request.packages)
+        self.preferences: dict[str, Preferences] = {}
         self.changed: dict[tuple[str, str], Preference] = {}
         self.history: list[ReceivedUpdate] = []
 
-    def preference(self, recipient_id: str, package_type: str) -> Preference | None:
-        """Return a recipient's current preference for a type; ``None`` if there is none."""
-        return self._preferences[recipient_id].get(package_type)
+    def load(self, connection: Connection) -> None:
+        """Read the preferences. Those to update can't change until the transaction ends."""
+        if self._updated:
+            connection.lock(self._updated)
+        recipient_ids = self._addressed | self._updated
+        self.preferences.update(queries.find_preferences(connection, recipient_ids))
 
     def apply(self, update: PreferenceUpdate, now: datetime) -> UpdatedPreferences:
         """Apply an update to the preferences of its recipient."""
-        before = self._preferences[update.recipient_id]
+        before = self.preferences[update.recipient_id]
         result = apply_update(update, before)
-        self._preferences[update.recipient_id] = result.preferences
+        self.preferences[update.recipient_id] = result.preferences
         for package_type, preference in result.preferences.items():
             if preference != before.get(package_type):
                 self.changed[update.recipient_id, package_type] = preference
@@ -230,5 +233,10 @@ def _count_decisions(decisions: Iterable[Decision]) -> Tally[CounterKey]:
     return Tally((decision.status.value, decision.package.package_type) for decision in decisions)
 
 
-def _count_rejected(send: SendRequest) -> int:
-    return send.rejected + sum(isinstance(outcome, Conflict) for outcome in send.outcomes)
+def _count_conflicts(send: SendRequest, decisions: dict[str, Decision]) -> int:
+    conflicts = 0
+    for package in send.packages:
+        decided = decisions[package.package_id].package
+        if decided is not package and not package.is_retry_of(decided):
+            conflicts += 1
+    return conflicts
