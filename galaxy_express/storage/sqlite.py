@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -107,15 +107,14 @@ class SQLiteConnection(Connection):
         return self._write(sql, rows)
 
     def _write(self, sql: str, rows: Sequence[Row]) -> int:
-        # Each execute() releases the GIL and has to win it back, so a few statements write many
-        # rows. A few fixed numbers of rows keep the driver's statement cache warm.
+        # Each execute() releases the GIL and has to win it back, so one statement writes all rows.
         written = 0
         while rows:
-            number = _rows_per_statement(len(rows))
-            statement = _with_rows(sql, number, len(rows[0]))
-            self.execute(statement, tuple(chain.from_iterable(rows[:number])))
+            some, rows = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
+            number, columns = _rows_per_statement(len(some)), len(some[0])
+            missing = repeat(None, (number - len(some)) * columns)
+            self.execute(_with_rows(sql, number, columns), (*chain.from_iterable(some), *missing))
             written += self._cursor.rowcount
-            rows = rows[number:]
         return written
 
     def lock(self, names: Iterable[str]) -> None:
@@ -205,9 +204,14 @@ _LAST_SEQUENCE = """
 """
 
 
+# SQLite allows 32,766 parameters.
+_MOST_ROWS = 1024
+
+
 def _rows_per_statement(rows: int) -> int:
-    """At most 16 rows if there are fewer than 32; otherwise the largest power of two."""
-    return min(rows, 16) if rows < 32 else 1 << rows.bit_length() - 1
+    """One of a few numbers, so that the driver's cache has the statement: at most 16, or the next
+    power of two."""
+    return rows if rows <= 16 else 1 << (rows - 1).bit_length()
 
 
 @cache

@@ -3,7 +3,8 @@
 from galaxy_express.storage.database import Pages, Statements
 
 # Queries for many keys return all rows as one value, since each row would release the GIL and
-# have to win it back.
+# have to win it back. Statements that write many rows leave out those of NULL values, so that the
+# same statement can write fewer.
 STATEMENTS = Statements(
     find_decision="""
         SELECT package_id, sender_id, recipient_id, package_type, timestamp, status,
@@ -26,17 +27,18 @@ STATEMENTS = Statements(
         INSERT OR ROLLBACK INTO packages
             (sequence, package_id, sender_id, recipient_id, package_type, timestamp, status,
              decided_at, declined_at)
-        VALUES {rows} ON CONFLICT (package_id) DO NOTHING
+        SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
+        ON CONFLICT (package_id) DO NOTHING
     """,
     insert_updates="""
         INSERT INTO preference_updates
             (sequence, recipient_id, timestamp, received_at, wanted, applied)
-        VALUES {rows}
+        SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
     """,
     # The condition is that of Preference.supersedes.
     upsert_preferences="""
         INSERT INTO preferences (recipient_id, package_type, wanted, timestamp)
-        VALUES {rows}
+        SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
         ON CONFLICT (recipient_id, package_type) DO UPDATE
         SET wanted = excluded.wanted, timestamp = excluded.timestamp
         WHERE excluded.timestamp > preferences.timestamp
@@ -45,7 +47,7 @@ STATEMENTS = Statements(
     """,
     upsert_counters="""
         INSERT INTO counters (shard, outcome, package_type, value)
-        VALUES {rows}
+        SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL
         ON CONFLICT (shard, outcome, package_type) DO UPDATE
         SET value = counters.value + excluded.value
     """,
