@@ -285,31 +285,38 @@ class GroupCommit(Generic[AnyWrite]):
         if not self._retries:
             self._under_way = group.size
         successor = self._make_successor(group) if group.keys else None
-
-        def finish(result: _Result[AnyWrite] | BaseException) -> None:
-            self._started = None
-            seconds = time.perf_counter() - started
-            if isinstance(result, BaseException):
-                result = _Result(_for_each(writes, result), [])
-            group.errors = result.errors
-            self._note_failure(result, len(writes))
-            if successor is None:
-                self._split(group, result.blocked)
-            else:
-                self._keep_blocked(group, successor, result.blocked)
-            group.done.set()
-            self._unfinished -= sum(write.size for write in group.writes)
-            if not self._retries:
-                self._under_way = 0
-            self._turn.start(self._commit_next)
-            metrics.set_queue_length(self._count_waiting())
-            metrics.observe_commit(
-                len(writes), seconds, success=not (result.errors or result.blocked)
-            )
-            self._on_commit()
-
         commit = self._commit if group.blocked is None else self._commit_again
-        self._thread.submit(lambda: self._commit_in_parts(writes, commit), finish)
+        self._thread.submit(
+            lambda: self._commit_in_parts(writes, commit),
+            lambda result: self._finish(group, writes, successor, started, result),
+        )
+
+    def _finish(
+        self,
+        group: _Group[AnyWrite],
+        writes: Sequence[AnyWrite],
+        successor: _Group[AnyWrite] | None,
+        started: float,
+        result: _Result[AnyWrite] | BaseException,
+    ) -> None:
+        self._started = None
+        seconds = time.perf_counter() - started
+        if isinstance(result, BaseException):
+            result = _Result(_for_each(writes, result), [])
+        group.errors = result.errors
+        self._note_failure(result, len(writes))
+        if successor is None:
+            self._split(group, result.blocked)
+        else:
+            self._keep_blocked(group, successor, result.blocked)
+        group.done.set()
+        self._unfinished -= sum(write.size for write in group.writes)
+        if not self._retries:
+            self._under_way = 0
+        self._turn.start(self._commit_next)
+        metrics.set_queue_length(self._count_waiting())
+        metrics.observe_commit(len(writes), seconds, success=not (result.errors or result.blocked))
+        self._on_commit()
 
     def _note_failure(self, result: _Result[AnyWrite], writes: int) -> None:
         shared = [
