@@ -23,6 +23,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
 from galaxy_express.storage.url import database_url
 from galaxy_express.web.instrumentation import InstrumentedConfigurator
+from galaxy_express.web.timeouts import share_timer
 
 logger = logging.getLogger("galaxy_express")
 
@@ -37,6 +38,7 @@ def make_application(app_config: RawConfig, package_types: PackageTypeRegistry) 
     check_settings(app_config, {"database.url": database_url})
     baseplate = Baseplate(app_config)
     baseplate.configure_observers()
+    share_timer(baseplate)
 
     configurator = Configurator(
         settings={

@@ -25,6 +25,7 @@ import gevent
 from gevent.event import Event
 
 from galaxy_express import metrics
+from galaxy_express.deadlines import Deadline, Deadlines
 from galaxy_express.worker_thread import WorkerThread
 
 
@@ -140,10 +141,11 @@ class GroupCommit(Generic[AnyWrite]):
         self._blocked_errors = blocked_errors
         self._single_errors = single_errors
         self._keys = keys
-        self._patience = patience.total_seconds()
+        self._patience = Deadlines(patience)
         self._max_group = max_group
         self._max_queued = max_queued
         self._timeout = timeout.total_seconds()
+        self._deadlines = Deadlines(timeout)
         self._on_commit = on_commit
         self._queue: deque[_Group[AnyWrite]] = deque()
         self._unfinished = 0
@@ -197,23 +199,30 @@ class GroupCommit(Generic[AnyWrite]):
         """End the worker thread after its current commit."""
         if self._waking is not None:
             self._waking.kill(block=False)
+        self._deadlines.close()
+        self._patience.close()
         self._thread.close()
 
     def _wait(self, group: _Group[AnyWrite], write: AnyWrite) -> _Group[AnyWrite]:
         """Wait until a write is done; return its group, which may have changed."""
-        deadline = time.monotonic() + self._timeout
-        is_aside = False
+
+        def late() -> Exception:
+            return _copy(group.blocked) or Overloaded("the write took too long")
+
+        deadline = self._deadlines.start(late)
+        patience: Deadline | None = None
         try:
             while True:
-                if group.keys and not is_aside:
-                    is_aside = True
-                    deadline = min(deadline, time.monotonic() + self._patience)
-                if not group.done.wait(max(0.0, deadline - time.monotonic())):
-                    raise _copy(group.blocked) or Overloaded("the write took too long")
+                if group.keys and patience is None:
+                    patience = self._patience.start(late)
+                group.done.wait()
                 if write not in group.moved:
                     return group
                 group = group.moved.pop(write)
         finally:
+            self._deadlines.stop(deadline)
+            if patience is not None:
+                self._patience.stop(patience)
             while write in group.moved:
                 group = group.moved.pop(write)
             if not group.done.is_set():  # it was abandoned: leave it out of the commit

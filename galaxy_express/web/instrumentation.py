@@ -99,8 +99,6 @@ class InstrumentedConfigurator(BaseplateConfigurator):
 class _Request(BaseplateRequest):
     #: What is measured: the endpoint, and the time when the view was called.
     measurement: "tuple[_Endpoint, float] | None" = None
-    #: The timeout observer would look for it among the clients, and handle an exception.
-    deadline_budget = None
     # Baseplate's own method does nothing else, and says that it only exists for type checks.
     __setattr__ = object.__setattr__  # type: ignore[assignment]  # positional-only parameters
 
