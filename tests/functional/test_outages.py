@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import gevent
 import pytest
-from baseplate.observers.timeout import TimeoutBaseplateObserver
 from prometheus_client import REGISTRY
 from webtest import TestApp, TestResponse
 
 from galaxy_express.models import create_schema
+from galaxy_express.web.timeouts import TimeoutObserver
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import MakeApp, OpenDatabase
 from tests.functional.client import (
@@ -214,12 +214,13 @@ def test_full_queue(backend: Backend, make_app: MakeApp) -> None:
     assert send(app).json == DECISION
 
 
-def test_request_that_takes_too_long(backend: Backend, make_app: MakeApp) -> None:
-    """A request over Baseplate's timeout is 503, and Baseplate's observers see it."""
+@pytest.mark.parametrize("scope", ["default", "by_endpoint.send_package"])
+def test_request_that_takes_too_long(backend: Backend, make_app: MakeApp, scope: str) -> None:
+    """A request over the timeout of its endpoint, or else over the default one, is 503."""
     create_schema(backend.config)
     app = make_app()
-    settings = {"server_timeout.default": "50 milliseconds"}
-    baseplate_of(app).register(TimeoutBaseplateObserver.from_config(settings))
+    settings = {"server_timeout.default": "1 hour", f"server_timeout.{scope}": "50 milliseconds"}
+    baseplate_of(app).register(TimeoutObserver.from_config(settings))
     with backend.locked():
         answer = send(app, status=503)
     assert problem(answer)["detail"] == "the request took too long; a retry is safe"
@@ -242,7 +243,7 @@ def test_failed_requests_are_counted_by_code(backend: Backend, make_app: MakeApp
     overloaded_app = make_app({"desk.timeout": "50 milliseconds"})
     slow_app = make_app()
     settings = {"server_timeout.default": "50 milliseconds"}
-    baseplate_of(slow_app).register(TimeoutBaseplateObserver.from_config(settings))
+    baseplate_of(slow_app).register(TimeoutObserver.from_config(settings))
     before = failed_requests()
 
     send(impatient_app, package_type="unknown", status=422)
