@@ -113,6 +113,15 @@ class Incoming:
         self._start += len(some)
         return some
 
+    def read_received(self, size: int) -> bytes | None:
+        """Read exactly ``size`` bytes, if they have been received already; otherwise none."""
+        end = self._start + size
+        if end > len(self._data):
+            return None
+        received = self._data[self._start : end]
+        self._start = end
+        return received
+
     def discard(self, seconds: float) -> bool:
         """Discard the received data, and return whether more arrives within some seconds."""
         self._data = b""

@@ -85,8 +85,11 @@ class Connection:
 
         :returns: whether the connection is kept open.
         """
-        body = Body(self._incoming, self._sock, head) if head.length != 0 else None
-        environ = {**self._environ, **head.environ, "wsgi.input": body or io.BytesIO()}
+        # Most bodies are empty, or arrive together with the head.
+        received = None if head.length is None else self._incoming.read_received(head.length)
+        body = Body(self._incoming, self._sock, head) if received is None else None
+        stream = body or io.BytesIO(received or b"")
+        environ = {**self._environ, **head.environ, "wsgi.input": stream}
 
         def keep_alive() -> bool:
             return (

@@ -20,9 +20,10 @@ OLD = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def serve(app: App, request: bytes) -> tuple[str, bytes, bool]:
+def serve(app: App, request: bytes, later: bytes = b"") -> tuple[str, bytes, bool]:
     """Serve a request with an application.
 
+    :param later: what arrives after the application was called.
     :returns: the head and the body of the response, and whether the connection is kept.
     """
     client, server = gevent.socket.socketpair()
@@ -32,6 +33,7 @@ def serve(app: App, request: bytes) -> tuple[str, bytes, bool]:
         connection = Connection(server, {}, LIMITS, lambda: True)
         head = connection.next_request()
         assert head is not None
+        gevent.spawn(client.sendall, later)
         try:
             kept_open = connection.respond(head, app, logging.getLogger("test"))
         finally:
@@ -217,10 +219,15 @@ BODIES = {
         ("chunks", [], [b"ab\n", b"de"]),
     ],
 )
-def test_bodies(kind: str, sizes: list[int | None], answer: list[bytes]) -> None:
-    """A body can be read in portions of any size, up to its end and no further."""
+@pytest.mark.parametrize("late", [0, 2, 7], ids=lambda late: f"{late} bytes late")
+def test_bodies(kind: str, sizes: list[int | None], answer: list[bytes], late: int) -> None:
+    """A body can be read in portions of any size, up to its end and no further, whether it has
+    arrived before the application is called or not."""
     head, body = BODIES[kind]
-    assert serve(reading(*sizes), head + body + b"next")[1:] == (repr(answer).encode(), True)
+    request = head + body + b"next"
+    arrived = max(len(head), len(request) - late)
+    response = serve(reading(*sizes), request[:arrived], request[arrived:])
+    assert response[1:] == (repr(answer).encode(), True)
 
 
 def test_connections_are_served_fairly() -> None:
