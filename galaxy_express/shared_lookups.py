@@ -20,14 +20,17 @@ QUERIES = 2
 
 
 class _Batch(Generic[Key, Value]):
-    """Keys that share a query, and the event that their waiters wait for."""
+    """Keys that share a query, and the event that their waiters wait for.
+
+    :ivar error: None once there are values.
+    """
 
     __slots__ = ("done", "error", "keys", "values")
 
     def __init__(self) -> None:
         self.keys: set[Key] = set()
         self.values: Mapping[Key, Value] = {}
-        self.error: Exception | None = None
+        self.error: Exception | None = RuntimeError("the query was interrupted")
         self.done = Event()
 
 
@@ -52,6 +55,7 @@ class SharedLookups(Generic[Key, Value]):
         """Return the value of a key, from a query that starts after this call.
 
         :raises Exception: what ``find_one`` or ``find_many`` raised.
+        :raises RuntimeError: if the greenlet of ``find_many`` was killed, or timed out.
         """
         if self._free:
             self._free -= 1
@@ -82,5 +86,8 @@ class SharedLookups(Generic[Key, Value]):
             batch.values = self._find_many(batch.keys)
         except Exception as error:  # whatever it is, it belongs to the waiting lookups
             batch.error = error
-        batch.done.set()
-        self._start_next()
+        else:
+            batch.error = None
+        finally:  # the greenlet can be killed
+            batch.done.set()
+            self._start_next()

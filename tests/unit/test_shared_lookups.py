@@ -20,7 +20,7 @@ class Doubler:
         self.queries: list[set[int]] = []
         self.end = Event()
         self.factor = 2
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.lookups = SharedLookups(self._find_one, self._find_many)
 
     def _find_one(self, number: int) -> int:
@@ -94,6 +94,27 @@ def test_errors(doubler: Doubler) -> None:
     assert errors[0] is not errors[1]
     doubler.error = None
     assert doubler.lookups.find(3) == 6
+
+
+@pytest.mark.parametrize(
+    "error", [gevent.GreenletExit(), gevent.Timeout(None)], ids=["killed", "timed out"]
+)
+def test_interrupted_query(doubler: Doubler, error: BaseException) -> None:
+    """If a shared query is killed or times out, its waiters get an error, and later keys are looked
+    up."""
+    doubler.error = error
+    waiting = doubler.look_up(10, 11)
+    doubler.end.set()
+    gevent.joinall(waiting, timeout=10)
+
+    errors = [greenlet.exception for greenlet in waiting]
+    assert [repr(error) for error in errors] == ["RuntimeError('the query was interrupted')"] * 2
+    doubler.error = None
+    assert [greenlet.get(timeout=10) for greenlet in doubler.look_up(*FIRST, 10, 11)] == [
+        *(number * 2 for number in FIRST),
+        20,
+        22,
+    ]
 
 
 @pytest.mark.parametrize("interrupted", [FIRST, (20, 21)], ids=["running", "waiting"])
