@@ -1,7 +1,6 @@
 """The audit: check that counters match rows, and that rows satisfy the invariants."""
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from sqlalchemy.engine import Connection
 
 from galaxy_express import models
 from galaxy_express.delivery import REJECTED, CounterKey, Status
+from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
@@ -245,7 +245,7 @@ def audit_database(app_config: RawConfig) -> None:
     """
     with database_for_script(app_config) as database:
         found = audit(database)
-    sys.stdout.write(f"{database}\n\n{_report(found)}\n")
+    write(f"{database}\n\n{_report(found)}\n")
     if found.problems:
         raise SystemExit(1)
     if not found.is_complete:

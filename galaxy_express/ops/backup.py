@@ -1,7 +1,6 @@
 """A backup of an SQLite database, made while the service runs."""
 
 import sqlite3
-import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from baseplate.lib.config import RawConfig
 
 from galaxy_express.ops.audit import audit
+from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script
 from galaxy_express.storage.sqlite import SQLiteDatabase
 
@@ -51,7 +51,7 @@ def back_up(app_config: RawConfig, arguments: list[str]) -> None:
             ) from error
         except OSError as error:
             raise SystemExit(f"{path} can't be written: {error}") from error
-    sys.stdout.write(f"Copied {database} to {path}. The audit of the copy found no problems.\n")
+    write(f"Copied {database} to {path}. The audit of the copy found no problems.\n")
 
 
 def _copy(database: SQLiteDatabase, path: Path) -> None:

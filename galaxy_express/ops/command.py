@@ -4,6 +4,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from galaxy_express.ops.output import write
 
 _PACKAGE = Path(__file__).parents[1]
 _SCRIPTS = {
@@ -15,9 +18,17 @@ _SCRIPTS = {
 }
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Parses the command line of a command."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Write the help to standard output."""
+        write(self.format_help())
+
+
 def main() -> None:
     """Replace this process with the program of a command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="galaxy-express",
         description="Galaxy Express. $GALAXY_EXPRESS_DATABASE_URL is the database; the other"
         " settings are in the configuration files, whose folder can be copied and edited.",
@@ -40,7 +51,7 @@ def main() -> None:
     if arguments.command not in ("configs", "health") and not settings.is_file():
         parser.error(f"there is no {settings}; --configs is a folder like {_find_configs()}")
     if arguments.command == "configs":
-        print(arguments.configs)  # noqa: T201 - the output of the command
+        write(f"{arguments.configs}\n")
     elif arguments.command == "serve":
         _execute("-m", "gunicorn", "--config", arguments.configs / "gunicorn.conf.py")
     elif arguments.command == "health":

@@ -23,6 +23,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Retry, Url, parse_url
 
+from galaxy_express.ops.command import CommandParser
+from galaxy_express.ops.output import write
+
 Json = dict[str, Any]
 
 # Ids can be any text; some of these need to be percent-encoded in a path.
@@ -260,7 +263,7 @@ def main() -> None:
 
     :raises SystemExit: with a one-line message, if the service doesn't respond.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="demo",
         description="Fill a running service with made-up packages.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -292,7 +295,7 @@ def main() -> None:
     decisions = [decision for feed in feeds for decision in feed.read()]
     statistics = service.request("GET", "/statistics")
     lines = [f"Submitted {submitted:,} packages.", *_describe(decisions), *_report(statistics), ""]
-    sys.stdout.write("\n".join(lines))
+    write("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ deleted, the recipient has the defaults again, and the next update is applied.
 """
 
 import os
-import sys
 
 from baseplate.lib.config import RawConfig
 
+from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script
 from galaxy_express.storage import queries
 
@@ -33,8 +33,8 @@ def forget_recipient(app_config: RawConfig) -> None:
         queries.delete_preferences(connection, recipient_id)
     if not preferences:
         raise SystemExit(f"Recipient {recipient_id!r} has no preferences; nothing was changed.")
-    sys.stdout.write(f"Deleted the preferences of recipient {recipient_id!r}, which were:\n")
+    lines = [f"Deleted the preferences of recipient {recipient_id!r}, which were:"]
     for package_type, preference in sorted(preferences.items()):
         wanted = "wanted" if preference.wanted else "declined"
-        since = preference.timestamp.isoformat()
-        sys.stdout.write(f"  {package_type}: {wanted} since {since}\n")
+        lines.append(f"  {package_type}: {wanted} since {preference.timestamp.isoformat()}")
+    write("\n".join([*lines, ""]))

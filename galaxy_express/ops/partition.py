@@ -1,12 +1,12 @@
 """Partitions the table of packages on PostgreSQL; a command for operators."""
 
-import sys
 from collections.abc import Iterator
 
 from baseplate.lib.config import RawConfig
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for, missing_tables
+from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script, import_migrations
 from galaxy_express.storage.database import DatabaseUnavailable, in_a_line
 from galaxy_express.storage.postgresql import PostgreSQLDatabase
@@ -71,7 +71,7 @@ def partition_packages(app_config: RawConfig, arguments: list[str]) -> None:
                 connection.commit()
         except (database.driver_error, DatabaseUnavailable) as error:
             raise SystemExit(f"{failure}: {in_a_line(error)}") from error
-    sys.stdout.write(f"Copied {copied:,} packages of {database} to {number} partitions.\n")
+    write(f"Copied {copied:,} packages of {database} to {number} partitions.\n")
 
 
 def _obstacles(connection: Connection) -> Iterator[str]:

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for, missing_tables, packages
+from galaxy_express.ops.output import write
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 
@@ -31,7 +32,7 @@ def create_schema(app_config: RawConfig) -> None:
         except migrations.NewerDatabase as error:
             raise SystemExit(f"The database {database} was not migrated: {error}") from error
     if revision is not None:
-        sys.stdout.write(f"The tables of {database} are now at revision {revision}.\n")
+        write(f"The tables of {database} are now at revision {revision}.\n")
 
 
 def drop_schema(app_config: RawConfig) -> None:
@@ -54,7 +55,7 @@ def drop_schema(app_config: RawConfig) -> None:
             _confirm(what, stored, is_production)
         metadata_for(connection.dialect.name).drop_all(connection)
         import_migrations().forget(connection)
-    sys.stdout.write(f"Dropped the tables of {what}.\n")
+    write(f"Dropped the tables of {what}.\n")
 
 
 def import_migrations() -> ModuleType:

@@ -7,6 +7,7 @@ import socket
 import sys
 from http.client import HTTPConnection, HTTPException
 
+from galaxy_express.ops.output import write
 from galaxy_express.serving import environment
 from galaxy_express.serving.bind import parse_address
 
@@ -26,7 +27,7 @@ def main() -> None:
         sys.exit(f"No response from {bind}: {error}")
     if status != 200:
         sys.exit(f"Not ready: {body}")
-    sys.stdout.write("Ready.\n")
+    write("Ready.\n")
 
 
 def probe(bind: str) -> tuple[int, str]:

@@ -1,8 +1,11 @@
 """The commands ``baseplate-script``, ``baseplate-shell`` and ``galaxy-express``."""
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import baseplate.server
 import pytest
@@ -83,6 +86,53 @@ def test_missing_configuration(installation: Installation, command: str) -> None
     assert failed.value.returncode == 2
     last = failed.value.output.splitlines()[-1]
     assert last.startswith("galaxy-express: error: there is no no/such/production.ini; ")
+
+
+COMMANDS = pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["configs"], ["migrate"], ["audit"], ["backup", "copy.db"]],
+    ids=lambda arguments: arguments[0],
+)
+
+
+def galaxy_express_to(
+    stdout: int | IO[bytes], folder: Path, arguments: list[str]
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command ``galaxy-express``, which prints to a file."""
+    installation = Installation(folder, SQLiteBackend(folder / "galaxy_express.db"))
+    if arguments != ["migrate"]:
+        installation.create_schema()
+    return subprocess.run(
+        [sys.executable, "-m", "galaxy_express.ops.command", "--configs=configs", *arguments],
+        cwd=folder,
+        env=installation.environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@COMMANDS
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_without_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], unbuffered: str
+) -> None:
+    """If the reader of its output has exited, a command ends like one that SIGPIPE ended."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    with open(ours, "wb") as pipe:
+        result = galaxy_express_to(pipe, tmp_path, arguments)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@COMMANDS
+def test_output_on_a_full_disk(tmp_path: Path, arguments: list[str]) -> None:
+    """If its output can't be written, a command fails with a one-line message."""
+    with open("/dev/full", "wb") as full:
+        result = galaxy_express_to(full, tmp_path, arguments)
+    message = "Standard output can't be written: No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, message)
 
 
 def test_argument_of_partition(installation: Installation) -> None:
