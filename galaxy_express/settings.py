@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
+from importlib import import_module
 from typing import TypeVar
 
 from baseplate.lib import config
@@ -234,6 +235,28 @@ def check_sections(config_path: str, is_gunicorn: bool) -> None:
             for section in sorted(_LOGGING - present)
         ]
     _raise_all(errors)
+
+
+def check_factory(section: str, factory: str, default: str) -> None:
+    """Check that the factory of a section can be imported and called.
+
+    :param factory: a module and the name of a function, such as ``module:function``.
+    :param default: the name of the function, if there is only a module.
+    :raises ConfigurationError: if it can't.
+    """
+    key = f"[{section}] factory"
+    module_name, colon, name = factory.partition(":")
+    name = name if colon else default
+    if not all(part.isidentifier() for part in [*module_name.split("."), name]):
+        raise ConfigurationError(key, f"must be like module:function, not {factory!r}")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # by the module itself
+        raise ConfigurationError(key, f"there is no module {error.name}: {factory!r}") from None
+    if not callable(getattr(module, name, None)):
+        raise ConfigurationError(key, f"{module_name} has no function {name}: {factory!r}")
 
 
 def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None:

@@ -9,6 +9,8 @@ servers without an error. If our exporter's port is in use, this server has no m
 import atexit
 import configparser
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from gevent.monkey import patch_all
 
@@ -22,7 +24,7 @@ from baseplate.server import prometheus
 from baseplate.server.monkey import patch_stdlib_queues
 
 from galaxy_express.serving import environment, metrics_exporter
-from galaxy_express.settings import check_sections
+from galaxy_express.settings import check_factory, check_sections
 
 
 def main() -> None:
@@ -32,13 +34,26 @@ def main() -> None:
     """
     patch_stdlib_queues()
     prometheus.start_prometheus_exporter = start_exporter
-    config_path = server.parse_args(sys.argv[1:]).config_file.name
+    arguments = server.parse_args(sys.argv[1:])
+    server.make_app = _checked(server.make_app, f"app:{arguments.app_name}")
+    server.make_server = _checked(server.make_server, f"server:{arguments.server_name}")
+    config_path = arguments.config_file.name
     environment.check_names(config_path)
     try:
         check_sections(config_path, is_gunicorn=False)
         server.load_app_and_run_server()
     except (ConfigurationError, configparser.Error) as error:
         sys.exit(" ".join(str(error).split()))
+
+
+def _checked(make: Callable[..., Any], section: str) -> Callable[..., Any]:
+    """Let a function of Baseplate check the factory of its section before it calls it."""
+
+    def make_checked(config: dict[str, str], *others: Any) -> Any:
+        check_factory(section, config["factory"], make.__name__)
+        return make(config, *others)
+
+    return make_checked
 
 
 def start_exporter(address: EndpointConfiguration | None = None) -> None:

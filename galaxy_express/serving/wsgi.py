@@ -12,7 +12,7 @@ from pyramid.router import Router
 from galaxy_express import make_wsgi_app
 from galaxy_express.serving import logs
 from galaxy_express.serving.metrics_files import export_metrics
-from galaxy_express.settings import check_sections
+from galaxy_express.settings import check_factory, check_sections
 
 
 def make_app(app_config: RawConfig) -> Router:
@@ -65,4 +65,5 @@ def _set_up(config_path: str) -> Router:
         config = server.read_config(config_file, server_name=None, app_name="main")
     server.configure_logging(config, debug=False)
     export_metrics()
+    check_factory("app:main", config.app["factory"], "make_app")
     return server.make_app(config.app)

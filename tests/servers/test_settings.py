@@ -58,6 +58,45 @@ def test_invalid_file_stops_the_start(
     assert message in log_of_failed_start(installation.server(name))
 
 
+MODULES = "galaxy_express.serving"
+FACTORIES = pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("nope.x:y", "there is no module nope: 'nope.x:y'"),
+        (
+            f"{MODULES}.nope:make",
+            f"there is no module {MODULES}.nope: '{MODULES}.nope:make'",
+        ),
+        (f"{MODULES}.logs:nope", f"{MODULES}.logs has no function nope: '{MODULES}.logs:nope'"),
+        (f"{MODULES}.bind:errno", f"{MODULES}.bind has no function errno: '{MODULES}.bind:errno'"),
+        (f"{MODULES}.bind:", f"must be like module:function, not '{MODULES}.bind:'"),
+    ],
+)
+
+
+@FACTORIES
+@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
+def test_wrong_factory_of_the_application(
+    installation: Installation, name: str, factory: str, message: str
+) -> None:
+    """A factory that doesn't exist, or isn't one, stops a server with a one-line message."""
+    for path in (installation.folder / "configs").glob("*.ini"):
+        path.write_text(path.read_text().replace(f"{MODULES}.wsgi:make_app", factory))
+    lines = log_of_failed_start(installation.server(name)).splitlines()
+    assert any(line.startswith(f"[app:main] factory: {message}") for line in lines)
+
+
+@FACTORIES
+def test_wrong_factory_of_the_server(
+    installation: Installation, factory: str, message: str
+) -> None:
+    """The factory of Baseplate's server is checked like that of the application."""
+    path = installation.folder / "configs" / "development.ini"
+    path.write_text(path.read_text().replace(f"{MODULES}.baseplate_server", factory))
+    lines = log_of_failed_start(installation.baseplate_serve()).splitlines()
+    assert any(line.startswith(f"[server:main] factory: {message}") for line in lines)
+
+
 def test_invalid_settings_of_baseplate_serve_stop_the_start(installation: Installation) -> None:
     """The server's settings are checked as strictly as the application's."""
     path = installation.folder / "configs" / "development.ini"
