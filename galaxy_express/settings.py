@@ -171,10 +171,25 @@ def _find_wrong(raw_config: RawConfig, spec: Mapping[str, Parser]) -> Iterator[C
         if key not in spec:
             yield _unknown_setting(key, spec)
     for key, parse in spec.items():
+        value = raw_config.get(key, "")
         try:
-            parse(raw_config.get(key, ""))
+            _check_variables(value)
+            parse(value)
         except ValueError as error:
             yield ConfigurationError(key, str(error) if key in raw_config else "is missing")
+
+
+def _check_variables(value: str) -> None:
+    """Check that all environment variables in a setting are set.
+
+    Baseplate has replaced those that are by their values, which may have dollar signs of their own,
+    for example in a password.
+
+    :raises ValueError: naming a variable that isn't set.
+    """
+    for variable in re.findall(r"\$(?:\w+|\{[^}]*\})", value, re.ASCII):
+        if not any(variable in given and given in value for given in os.environ.values()):
+            raise ValueError(f"the environment variable {variable} is not set")
 
 
 def _raise_all(errors: Iterable[ConfigurationError]) -> None:

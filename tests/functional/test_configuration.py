@@ -14,7 +14,8 @@ WRONG_DATABASES = [
     "",
     "galaxy_express.db",
     "mysql://localhost/galaxy",
-    "$GALAXY_EXPRESS_DATABASE_URL",
+    "$GALAXY_EXPRESS_DATABSE_URL",
+    "sqlite:///$NO_SUCH_FOLDER/galaxy.db",
 ]
 MEMORY_DATABASES = ["sqlite://", "sqlite:///:memory:"]
 
@@ -28,6 +29,7 @@ DURATIONS = [
     "server_timeout.default",
     "server_timeout.by_endpoint./health",
 ]
+TEXTS = ["database.application_name", "http.path_prefix", "sentry.environment"]
 NUMBERS = ["database.pool_size", "desk.max_group", "desk.max_queued"]
 
 
@@ -45,6 +47,12 @@ def test_missing_setting() -> None:
     """The database URL has no default."""
     with pytest.raises(ConfigurationError, match=r"^database\.url: is missing$"):
         make_wsgi_app({})
+
+
+@pytest.mark.parametrize("key", TEXTS)
+def test_unset_variable(key: str) -> None:
+    """An environment variable that isn't set is an error, even if the setting may be any text."""
+    assert "variable $NO_SUCH_VARIABLE is not set" in error_of(key, "/x-$NO_SUCH_VARIABLE")
 
 
 @pytest.mark.parametrize("url", WRONG_DATABASES + MEMORY_DATABASES)

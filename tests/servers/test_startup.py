@@ -15,8 +15,9 @@ from tests.servers.running import Installation, Server, wait_until
     [
         ("database.lock_timeout", "soon"),
         ("database.url", "$GALAXY_EXPRESS_DATABSE_URL"),
+        ("database.url", "sqlite:///$NO_SUCH_FOLDER/galaxy_express.db"),
     ],
-    ids=["invalid value", "unset variable"],
+    ids=["invalid value", "unset variable", "unset variable in a path"],
 )
 def test_invalid_setting(installation: Installation, name: str, key: str, value: str) -> None:
     """An invalid setting makes startup fail, and the log names it."""
@@ -28,7 +29,7 @@ def test_invalid_setting(installation: Installation, name: str, key: str, value:
     finally:
         if server.is_running():
             server.kill()
-    assert key in server.log
+    assert re.search(f"^{re.escape(key)}: ", server.log, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

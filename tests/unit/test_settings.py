@@ -47,6 +47,21 @@ def test_error_names_its_setting(app_config: dict[str, str], key: str) -> None:
     assert error.value.key == key
 
 
+@pytest.mark.parametrize("text", ["$NOPE", "a/$NOPE/b", "a ${NOPE} b"])
+def test_unset_variable(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting with an environment variable that isn't set is an error, anywhere in the value."""
+    monkeypatch.delenv("NOPE", raising=False)
+    with pytest.raises(ConfigurationError, match=r"^desk\.name: the environment variable .*NOPE"):
+        read_section({"desk.name": text}, "desk", Settings)
+
+
+@pytest.mark.parametrize("text", ["pa$word", "a $ b", "5$", "$(a)"])
+def test_dollar_sign(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dollar sign in the value of an environment variable is used unchanged."""
+    monkeypatch.setenv("PASSWORD", "pa$word")
+    assert read_section({"desk.name": text}, "desk", Settings).name == text
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
