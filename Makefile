@@ -4,10 +4,12 @@
 PYTHON ?= $(shell for python in python3.13 python3.14 python3.15 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
 	done)
+QUOTED_PYTHON = '$(subst ','\'',$(or $(PYTHON),false))'
 # A relative path, since the path of the checkout may contain spaces.
 VENV ?= .venv
 BIN := $(VENV)/bin
-CONFIG ?= configs/development.ini
+# Recipes read names and addresses from the environment, so they may have spaces and quotes.
+export CONFIG ?= configs/development.ini
 ifndef BIND
 BIND := $(or $(GALAXY_EXPRESS_BIND),127.0.0.1:9090)
 endif
@@ -28,14 +30,14 @@ help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: install check-port migratedb ## Serve on port 9090 for development, and restart when code changes.
-	@exec $(BIN)/python -m galaxy_express.serving.reloader $(CONFIG)
+	@exec $(BIN)/python -m galaxy_express.serving.reloader "$$CONFIG"
 
 serve: CONFIG = configs/production.ini
 serve: install check-port migratedb ## Serve on port 9090 as in production: gunicorn, several workers.
 	@exec $(BIN)/python -m gunicorn --config configs/gunicorn.conf.py
 
 check-port: install
-	@$(BIN)/python -m galaxy_express.serving.bind '$(BIND)'
+	@$(BIN)/python -m galaxy_express.serving.bind "$$GALAXY_EXPRESS_BIND"
 
 # PostgreSQL, a browser and strace are used if they are installed. In CI no test may be skipped.
 # Tests mostly wait, so there are more processes than cores on small machines.
@@ -76,33 +78,33 @@ bench-profile: install-dev ## Measure the cost of each part of a send (OPTIONS=-
 	$(BIN)/python -m benchmarks.profile $(OPTIONS)
 
 demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
-	$(BIN)/python -m galaxy_express.ops.demo http://$(BIND) $(OPTIONS)
+	$(BIN)/python -m galaxy_express.ops.demo "http://$$GALAXY_EXPRESS_BIND" $(OPTIONS)
 
 torture: install-dev ## Attack the service for half an hour: kills, faults, floods (OPTIONS=--help).
 	$(BIN)/python -m pytest tests/torture --torture --timeout=0 --override-ini=faulthandler_timeout=0 $(OPTIONS)
 
 shell: install ## Open a Python shell with the models and a database connection.
-	$(BIN)/python $(BIN)/baseplate-shell $(CONFIG)
+	$(BIN)/python $(BIN)/baseplate-shell "$$CONFIG"
 
 migratedb: install ## Create the tables, or migrate them to this version.
-	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.models:create_schema
+	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.models:create_schema
 
 dropdb: install ## Drop the tables and all data (FORCE=1 skips the question).
-	$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.models:drop_schema
+	$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.models:drop_schema
 
 resetdb: dropdb migratedb ## Drop and recreate the tables.
 
 backupdb: install ## Copy the SQLite database while the service runs (TO=backup.db).
-	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.backup:back_up '$(TO)'
+	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.backup:back_up "$$TO"
 
 auditdb: install ## Recount the totals, compare them with the counters, and look for damage.
-	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.audit:audit_database
+	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.audit:audit_database
 
 partitiondb: install ## Partition the table of packages on PostgreSQL (PARTITIONS=16).
-	@$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.partition:partition_packages '$(PARTITIONS)'
+	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.partition:partition_packages "$$PARTITIONS"
 
 forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
-	$(BIN)/python $(BIN)/baseplate-script $(CONFIG) galaxy_express.ops.forget:forget_recipient
+	$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.forget:forget_recipient
 
 # posix-ipc has no wheels for the newest Pythons. Baseplate requires it, but only imports it in parts
 # that are not used here, so it is omitted, and no compiler is needed. UPGRADE= keeps the versions.
@@ -140,13 +142,13 @@ cmp -s $(1) $(VENV)/$(1) || { \
 endef
 
 $(BIN)/python:
-	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@$(QUOTED_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "Your Python can't create virtual environments: install its module ensurepip (on Debian: apt install python3-venv)." >&2; \
 		else \
 			echo "Python 3.11 or newer is needed, but was not found: install it, or set its path: make PYTHON=/path/to/python3" >&2; \
 		fi; exit 1; }
 	@mkdir -p "$(dir $(VENV))" 2>/dev/null; [ -w "$(dir $(VENV))" ] || { echo "This folder isn't writable: copy the checkout to a folder where you can write." >&2; exit 1; }
-	@echo "Creating the virtual environment $(VENV) with $(PYTHON) ..."
+	@echo "Creating the virtual environment $(VENV) with "$(QUOTED_PYTHON)" ..."
 	@# Recreate an environment whose Python was removed.
-	@$(PYTHON) -m venv $$([ ! -e $(VENV)/pyvenv.cfg ] || echo --clear) $(VENV)
+	@$(QUOTED_PYTHON) -m venv $$([ ! -e $(VENV)/pyvenv.cfg ] || echo --clear) $(VENV)

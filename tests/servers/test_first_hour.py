@@ -98,6 +98,37 @@ def test_free_port(tmp_path: Path) -> None:
     assert make(tmp_path, "check-port", bind, f"VENV={VENV}") == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "b"', "a `b` $(c) $d", r"a\b;c&", "# *"], ids=lambda name: f"<{name}>"
+)
+def test_names_are_quoted(tmp_path: Path, name: str) -> None:
+    """Names given to ``make`` may have any characters; a dollar sign is doubled, as always."""
+    skip_unless_set_up()
+    config = tmp_path / f"{name}.ini"
+    shutil.copy(ROOT / "configs" / "development.ini", config)
+    copy = tmp_path / f"{name}.db"
+    variables = {"CONFIG": config, "TO": copy, "VENV": VENV}
+    given = [f"{variable}={value}".replace("$", "$$") for variable, value in variables.items()]
+    assert make(tmp_path, "migratedb", *given)[::2] == (0, "")
+    assert make(tmp_path, "backupdb", *given)[::2] == (0, "")
+    assert copy.exists()
+    code, _, errors = make(
+        tmp_path, "check-port", f"VENV={VENV}", f"BIND={name}".replace("$", "$$")
+    )
+    assert (code, errors.partition(" is not an address")[0]) == (2, repr(name))
+    code, _, errors = make(tmp_path, "partitiondb", *given, f"PARTITIONS={name}".replace("$", "$$"))
+    assert (code, errors.count("The number of partitions must be")) == (2, 1)
+
+
+def test_python_in_a_folder_with_a_quote(tmp_path: Path) -> None:
+    """The path of the Python to use may have spaces and quotes."""
+    python, venv = tmp_path / "fry's own python", tmp_path / "venv"
+    python.symlink_to(os.path.realpath(sys.executable))
+    code, output, errors = make(tmp_path, f"{venv}/bin/python", f"VENV={venv}", f"PYTHON={python}")
+    assert (code, errors) == (0, "")
+    assert f"with {python} ..." in output
+
+
 @pytest.mark.parametrize("which", ["none given", "an old one given", "only old ones found"])
 def test_no_suitable_python(tmp_path: Path, which: str) -> None:
     """Without a recent enough Python nothing is created, and the error says which version is
