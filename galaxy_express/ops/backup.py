@@ -59,6 +59,8 @@ def _copy(database: SQLiteDatabase, path: Path) -> None:
         database.snapshot() as connection,
         closing(sqlite3.connect(path)) as copy,
     ):
+        # If the database is locked or unreadable, this fails; the backup would wait forever.
+        connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
         try:
             connection.connection.driver_connection.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is one file

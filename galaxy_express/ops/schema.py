@@ -16,6 +16,9 @@ from galaxy_express.ops.output import write
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 
+# SQLite's errors for a file that it can't open or write to; others say what is wrong.
+_FILE_ERRORS = ("unable to open database file", "attempt to write a readonly database")
+
 
 def create_schema(app_config: RawConfig) -> None:
     """Create the tables, or migrate those of an earlier version (a script for
@@ -100,9 +103,11 @@ def database_for_script(app_config: RawConfig) -> Iterator[Database]:
     try:
         yield database
     except DatabaseUnavailable as error:
-        raise SystemExit(
-            f"The database {database} is unavailable: {error}"
-            " (does it exist, and is it, or the folder of its file, writable?)"
-        ) from error
+        hint = (
+            " (does its folder exist, and may you write to the folder and the file?)"
+            if str(error).startswith(_FILE_ERRORS)
+            else ""
+        )
+        raise SystemExit(f"The database {database} is unavailable: {error}{hint}") from error
     finally:
         database.close()

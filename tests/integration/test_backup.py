@@ -59,17 +59,33 @@ def test_unfinished_backup_is_kept(backend: Backend, database: Database, tmp_pat
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_copy_that_cannot_be_written(
-    backend: Backend, database: Database, tmp_path: Path, request: pytest.FixtureRequest
+    backend: Backend, desk: DeliveryDesk, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """If the copy becomes too large, for its disk for example, the error doesn't blame the
     database, and nothing remains."""
+    send(desk, *(package(str(number)) for number in range(1000)))
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     request.addfinalizer(lambda: signal.signal(signal.SIGXFSZ, ignored))
     request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, unlimited))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, unlimited[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, unlimited[1]))
     with pytest.raises(SystemExit, match=r"^Copying .* to .*copy\.db\.part failed: "):
         back_up(backend.config, [str(tmp_path / "copy.db")])
+    assert not list(tmp_path.glob("copy.db*"))
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_backup_of_a_locked_database(
+    backend: SQLiteBackend, database: Database, tmp_path: Path
+) -> None:
+    """If another program has locked the database, the backup fails instead of waiting forever."""
+    database.close()  # the last connection: the other program can lock the whole file
+    with closing(sqlite3.connect(backend.path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        config = backend.config | {"database.lock_timeout": "100 milliseconds"}
+        with pytest.raises(SystemExit, match=r"is unavailable: database is locked$"):
+            back_up(config, [str(tmp_path / "copy.db")])
     assert not list(tmp_path.glob("copy.db*"))
 
 

@@ -12,8 +12,10 @@ from sqlalchemy.engine import Inspector
 
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema, metadata, missing_tables
+from galaxy_express.ops.audit import audit_database
+from galaxy_express.ops.backup import back_up
 from galaxy_express.storage.database import Database
-from tests.backends import Backend
+from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.values import describe, package, send
 
@@ -72,6 +74,27 @@ def test_unavailable_database_ends_a_script(script: Script, url: str) -> None:
     """If the database is unavailable, the command fails with a one-line message."""
     with pytest.raises(SystemExit, match=r"^The database .* is unavailable: "):
         script({"database.url": url})
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 10_000], ids=["none", "empty", "damaged"])
+def test_unusable_file_ends_a_script(sqlite: SQLiteBackend, content: bytes | None) -> None:
+    """The message about a missing or damaged file has no hint, or a single one that applies."""
+    message = "file is not a database"
+    if content is not None:
+        sqlite.path.write_bytes(content)
+    if not content:
+        missing = f"{sqlite.path} is empty" if content == b"" else f"there is no file {sqlite.path}"
+        message = f"{missing} (to fix this: make migratedb)"
+    for script in (audit_database, lambda config: back_up(config, [f"{sqlite.path}.copy"])):
+        with pytest.raises(SystemExit) as ended:
+            script(sqlite.config)
+        assert str(ended.value) == f"The database {sqlite.url} is unavailable: {message}"
+
+
+def test_file_that_cannot_be_opened_ends_a_script() -> None:
+    """If SQLite can't open the file, the message says what to check."""
+    with pytest.raises(SystemExit, match=r"unable to open database file \(does its folder exist, "):
+        create_schema({"database.url": "sqlite:////nowhere/galaxy_express.db"})
 
 
 def test_missing_tables_are_created(backend: Backend, database: Database) -> None:
