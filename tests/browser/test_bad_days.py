@@ -293,6 +293,38 @@ def test_error_of_a_proxy(proxied: Dashboard, proxy: Proxy, status: int, body: b
     proxied.submit_search("find", "Delivered.")
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b'{"status": "ok"}'),
+        ("application/json", b"null"),
+        ("application/json", b"true"),
+        ("text/html", b"<form>Log in</form>"),
+    ],
+)
+def test_foreign_responses(
+    proxied: Dashboard, proxy: Proxy, content_type: str, body: bytes
+) -> None:
+    """If something else responds with 200, such as a proxy's login page, the page says that the
+    response isn't the service's, and works again afterwards."""
+    send(proxied.server, "p-1")
+    proxied.wait_for_totals("1", "0", "0")
+    with proxy.down(200, content_type, body):
+        proxied.wait_for_text("#state", ": the response isn't the service's. Trying again.")
+        assert proxied.title == "Unreachable: Galaxy Express"
+        proxied.fill("#prefer-recipient_id", "leela")
+        proxied.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
+        proxied.submit("send", "The response isn't the service's. A retry is safe.")
+        for form in ("find-package_id", "list-recipient_id"):
+            proxied.fill(f"#{form}", "p-1")
+            proxied.submit_search(form[:4], "The response isn't the service's.")
+        assert proxied.totals == ["1", "0", "0"]
+    proxied.wait_for_text("#state", "In service")
+    proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
+    proxied.submit_search("find", "Delivered.")
+    assert proxied.console_messages() == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_accessibility_during_an_outage(

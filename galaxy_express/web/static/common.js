@@ -26,15 +26,24 @@ export function tell(form, text, outcome = "") {
   sentence.dataset.outcome = outcome;
 }
 
-/** Send a request; returns { response, body }, or null if the service didn't respond. */
-export async function ask(path, options = {}) {
+// What ask() returns if something else responded, such as the login page of a proxy.
+const FOREIGN = { foreign: true, response: { ok: false, status: 502 }, body: {} };
+
+/**
+ * Send a request; returns { response, body }, or null if the service didn't respond.
+ *
+ * member: a member that the body of a successful response has; without it, the body is true.
+ */
+export async function ask(path, member = null, options = {}) {
   try {
     const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
     if (!response.ok && !isProblem(response)) return null; // an error of a proxy
+    const body = await response.json();
+    if (response.ok && !(member ? body?.[member] !== undefined : body === true)) return FOREIGN;
     compareClocks(response);
-    return { response, body: await response.json() };
-  } catch {
-    return null;
+    return { response, body };
+  } catch (error) {
+    return error instanceof SyntaxError ? FOREIGN : null; // not JSON, or no response
   }
 }
 
@@ -95,6 +104,7 @@ export function decisionInWords(decision) {
 /** Describe what ask() returned for a request that failed. */
 export function failureInWords(answer) {
   if (answer === null) return "No response: the service is unreachable.";
+  if (answer.foreign) return "The response isn't the service's.";
   const { response, body } = answer;
   // A 503 is no rejection: it isn't counted as one, and a retry may succeed.
   if (response.status >= 500) return `Failed: ${body.detail}.`;

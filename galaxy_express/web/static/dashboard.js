@@ -13,7 +13,7 @@ const SLOW = 5; // seconds after which the page shows that it waits for a respon
 async function update() {
   const slow = setTimeout(() => showDelay(SLOW), SLOW * 1000);
   const [health, statistics, status] =
-    await Promise.all(["health", "statistics", "dashboard/status"].map((path) => ask(path)));
+    await Promise.all([ask("health"), ask("statistics", "by_type"), ask("dashboard/status", "feed")]);
   clearTimeout(slow);
   showState(health, statistics);
   if (statistics?.response.ok) showTotals(statistics.body);
@@ -42,9 +42,9 @@ const poll = {
       await update();
     } finally {
       this.busy = false;
+      this.delay = isStale() ? Math.min(2 * this.delay, MAX_DELAY) : POLL;
+      if (!document.hidden) this.timer = setTimeout(() => this.now(), this.delay);
     }
-    this.delay = isStale() ? Math.min(2 * this.delay, MAX_DELAY) : POLL;
-    if (!document.hidden) this.timer = setTimeout(() => this.now(), this.delay);
   },
 };
 

@@ -33,12 +33,14 @@ class RequestForm {
   /**
    * id: the id of the form element.
    * parameters: the names of the fields that go into the path.
+   * member: a member of a successful response.
    * target: builds the path from the values.
    */
-  constructor(id, method, parameters, target) {
+  constructor(id, method, parameters, member, target) {
     this.form = find(id);
     this.method = method;
     this.parameters = parameters;
+    this.member = member;
     this.target = target;
     this.form.addEventListener("input", () => this.preview());
     this.form.addEventListener("submit", (event) => {
@@ -121,7 +123,7 @@ class RequestForm {
     this.tell("Sending …");
     const request = this.request();
     this.show(request);
-    const answer = await ask(request.path, { method: this.method, body: request.body });
+    const answer = await ask(request.path, this.member, { method: this.method, body: request.body });
     this.busy = false;
     this.showAnswer(answer);
     forms.changed();
@@ -133,7 +135,7 @@ class RequestForm {
 
   showAnswer(answer) {
     const shown = this.form.querySelector(".answer");
-    if (answer === null) {
+    if (answer === null || answer.foreign) {
       this.tell(`${failureInWords(answer)} A retry is safe.`, "rejected");
       shown.textContent = "None.";
       this.showErrors([]);
@@ -204,7 +206,7 @@ class PreferencesForm extends RequestForm {
     const { stored } = this;
     if (!id || this.unreadable) return;
     if (!stored && !this.hint.textContent) say(this.hint, "Searching …");
-    const answer = await ask(this.target({ recipient_id: id }));
+    const answer = await ask(this.target({ recipient_id: id }), this.member);
     if (id !== this.recipient.value || stored !== this.stored) return; // the answer is out of date
     if (answer?.response.ok) {
       const preferences = answer.body;
@@ -279,12 +281,12 @@ function fieldErrors({ status }, { errors, detail }, parameters) {
 export const forms = {
   ready: false,
   changed: () => {}, // called after each request
-  send: new RequestForm("send", "POST", [], () => "packages"),
-  prefer: new PreferencesForm("prefer", "PATCH", ["recipient_id"],
+  send: new RequestForm("send", "POST", [], "package_id", () => "packages"),
+  prefer: new PreferencesForm("prefer", "PATCH", ["recipient_id"], "recipient_id",
     (data) => preferencesOf(data.recipient_id)),
 
   async prepare() {
-    const answer = await ask("openapi.json");
+    const answer = await ask("openapi.json", "components");
     if (!answer?.response.ok) return;
     const { schemas } = answer.body.components;
     this.send.prepare(schemas.Package);

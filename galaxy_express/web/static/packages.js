@@ -72,7 +72,7 @@ export class PagedList {
   async read(limit, after = "") {
     const { path } = this;
     if (!path) return undefined;
-    const answer = await ask(`${path}${path.includes("?") ? "&" : "?"}limit=${limit}${after}`);
+    const answer = await ask(`${path}${path.includes("?") ? "&" : "?"}limit=${limit}${after}`, this.name);
     return path === this.path ? answer : undefined;
   }
 
@@ -120,7 +120,7 @@ find("find").addEventListener("submit", async (event) => {
     return;
   }
   tell(form, "Searching …");
-  const answer = await ask(packageOf(id));
+  const answer = await ask(packageOf(id), "package_id");
   if (id !== trimmed(input.value)) {
     tell(form, "");
   } else if (answer?.response.status === 404) {
@@ -198,14 +198,15 @@ export async function showLatest(cursor, total) {
 }
 
 async function startFeed(cursor, limit) {
-  const answer = await ask(`packages?limit=${limit}`);
+  const answer = await ask(`packages?limit=${limit}`, "packages");
   if (!answer?.response.ok) return;
   latest.known = answer.body.packages;
   latest.cursor = cursor;
 }
 
 async function followFeed(cursor) {
-  const answer = await ask(`packages?order=asc&limit=${LATEST_KEPT}&after=${latest.cursor}`);
+  const path = `packages?order=asc&limit=${LATEST_KEPT}&after=${latest.cursor}`;
+  const answer = await ask(path, "packages");
   if (!answer?.response.ok) return;
   const { packages, next } = answer.body;
   if (packages.length === LATEST_KEPT) {

@@ -35,10 +35,12 @@ const state = {
 
 export function showState(health, statistics) {
   const failed = [health, statistics].find((answer) => answer && !answer.response.ok);
-  if (health && statistics) state.lost = null;
+  const isForeign = [health, statistics].some((answer) => answer?.foreign);
+  if (health && statistics && !isForeign) state.lost = null;
   else state.lost ??= now();
   if (state.lost) {
-    setState("unreachable", `Unreachable since ${timeOfDay(state.lost)}. Trying again.`);
+    const why = isForeign ? ": the response isn't the service's" : "";
+    setState("unreachable", `Unreachable since ${timeOfDay(state.lost)}${why}. Trying again.`);
   } else if (failed) setState("unavailable", `Not in service: ${failed.body.detail}.`);
   else setState("ready", "In service");
 }
@@ -167,7 +169,7 @@ export async function loadPast() {
   let known = from;
   let after = "";
   for (let page = 1; page <= PAST_PAGES; page += 1) {
-    const answer = await ask(`packages?limit=1000${after}`);
+    const answer = await ask(`packages?limit=1000${after}`, "packages");
     if (!answer?.response.ok) return;
     // The clock of the service may differ from that of the browser.
     const date = Date.parse(answer.response.headers.get("Date")) || Date.now();
