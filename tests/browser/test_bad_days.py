@@ -496,6 +496,14 @@ def test_recipient_with_thousands_of_packages(dashboard: Dashboard) -> None:
 # Preferences, and clocks
 
 
+def test_empty_history(dashboard: Dashboard) -> None:
+    """The history of a recipient without updates says so, until there is one."""
+    dashboard.wait_for_text("#history [role=status]", "No updates yet.")
+    put_preferences(dashboard.server, "scruffy", "2026-03-01T12:00:00Z", wanted=False)
+    dashboard.wait_for_text("#history li", "marketing declined")
+    assert dashboard.text("#history [role=status]") == ""
+
+
 def test_updates_that_are_not_applied_are_shown(dashboard: Dashboard) -> None:
     """The open history shows other clients' updates, even if they changed nothing."""
     put_preferences(dashboard.server, "leela", "2026-03-01T12:00:00Z", wanted=False)

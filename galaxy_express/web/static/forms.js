@@ -164,7 +164,7 @@ class RequestForm {
 
 /** The preferences form. It can only be submitted while it shows the stored preferences. */
 class PreferencesForm extends RequestForm {
-  history = new PagedList(find("history"), "updates", updateItem);
+  history = new PagedList(find("history"), "updates", updateItem, "No updates yet.");
   stored = null; // the stored preferences, or null while they are unknown
   unreadable = false; // whether the service rejects the recipient_id
 

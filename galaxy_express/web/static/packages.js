@@ -15,14 +15,16 @@ export class PagedList {
    * element: contains a list and a button.
    * name: the name of the rows in a response.
    * show: creates the item for a row.
+   * none: what it says if there are no rows; otherwise the form says it.
    */
-  constructor(element, name, show) {
+  constructor(element, name, show, none = "") {
     this.element = element;
     this.list = element.querySelector("ol");
     this.button = element.querySelector("button");
     this.status = element.querySelector("[role=status]");
     this.name = name;
     this.show = show;
+    this.none = none;
     this.button.addEventListener("click", () => this.more());
   }
 
@@ -80,7 +82,7 @@ export class PagedList {
     this.list.append(...body[this.name].map(this.show));
     this.next = body.next;
     this.button.hidden = this.next === null;
-    say(this.status, "");
+    say(this.status, this.list.children.length ? "" : this.none);
   }
 }
 
