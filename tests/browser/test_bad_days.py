@@ -15,7 +15,7 @@ from galaxy_express import __version__
 from galaxy_express.storage.connect import database_from_config
 from tests.backends import PostgreSQLBackend
 from tests.browser.proxy import PREFIX, Proxy
-from tests.browser.window import Dashboard, Window
+from tests.browser.window import WRONG_CLOCK, Dashboard, Window
 from tests.integration.test_feed import late_commit
 from tests.servers.http_client import package
 from tests.servers.running import Installation, Server, free_port, wait_until
@@ -502,6 +502,30 @@ def test_empty_history(dashboard: Dashboard) -> None:
     put_preferences(dashboard.server, "scruffy", "2026-03-01T12:00:00Z", wanted=False)
     dashboard.wait_for_text("#history li", "marketing declined")
     assert dashboard.text("#history [role=status]") == ""
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_chart_after_sleep(
+    proxied: Dashboard, proxy: Proxy, installation_of_session: Installation, hours: int
+) -> None:
+    """Packages that were decided while the computer slept aren't shown as a high rate; nor are
+    packages after the clock was set back."""
+    proxied.wait_for_text("#chart-summary", "No packages")
+    with proxy.holding():
+        proxied.wait_for_text("#state", "Still waiting")
+        proxied.run(WRONG_CLOCK % (hours * 3600 * 1000))
+        installation_of_session.database.rows(
+            "INSERT INTO counters VALUES (99, 'delivered', 'personal', 100000)"
+        )
+    proxied.wait_for_totals("100,000", "0", "0")
+    shown = {*proxied.texts("#chart-summary"), *proxied.texts("#delivered-rate")}
+    send(proxied.server, "p-1")
+    proxied.wait_for_totals("100,001", "0", "0")
+    proxied.wait_for_text("#chart-summary", "busiest moment")
+    shown |= {*proxied.texts("#chart-summary"), *proxied.texts("#delivered-rate")}
+    rates = re.findall(r"([\d,.]+) a second", " ".join(shown))
+    assert rates
+    assert all(float(rate.replace(",", "")) < 10 for rate in rates)
 
 
 def test_updates_that_are_not_applied_are_shown(dashboard: Dashboard) -> None:

@@ -5,6 +5,7 @@ import { ask, find, inSeconds, make, now, quote, say, timeOfDay } from "./common
 export const POLL = 2000; // milliseconds between two polls
 const WINDOW = 300; // seconds that the chart shows
 const RECENT = 10; // seconds over which the current rate is measured; a shorter time would make it flicker
+const GAP = 30; // seconds between two samples that are too long for a rate, for example after sleep
 const PAST_PAGES = 5; // pages of earlier packages that are read for the chart
 
 // Prefixes of the page title, so that the browser's tab shows the state.
@@ -26,12 +27,16 @@ const perSecond = (rate) => `${(rate > 0 && rate < 100 ? steady : whole).format(
 const state = {
   samples: [],
   opened: null, // the first sample
+  measured: null, // the first sample since the last gap
   lost: null, // since when the service is unreachable
   updated: null,
   past: false, // whether earlier packages are in the chart
   newest: null, // when the newest package was decided
   version: null, // the version of the service when the page was opened
 };
+
+/** The browser's time in seconds. Unlike performance.now(), it goes on while the computer sleeps. */
+const clock = () => Date.now() / 1000;
 
 export function showState(health, statistics) {
   const failed = [health, statistics].find((answer) => answer && !answer.response.ok);
@@ -65,7 +70,7 @@ export const isStale = () => document.body.classList.contains("stale");
 
 export function showTotals(totals) {
   const sample = {
-    time: performance.now() / 1000,
+    time: clock(),
     delivered: totals.packages_delivered,
     dropped: totals.packages_dropped,
     rejected: totals.requests_rejected,
@@ -121,7 +126,11 @@ function showHint(hidden) {
 function remember(sample) {
   const { samples } = state;
   const last = samples.at(-1);
-  if (last && KINDS.some((kind) => sample[kind] < last[kind])) samples.length = 0; // the tables were emptied
+  if (!last || !isContinued(last, sample)) {
+    samples.length = 0;
+    state.measured = sample;
+    state.past = false;
+  }
   if (samples.length && sample.time - last.time < POLL / 2000) {
     // In such a short time, a single package would look like a high rate.
     if (samples.length > 1) samples[samples.length - 1] = sample;
@@ -130,6 +139,13 @@ function remember(sample) {
   }
   // Keep one sample before the window, since the first interval begins there.
   while (samples.length > 2 && samples[1].time < sample.time - WINDOW) samples.shift();
+}
+
+/** Whether a sample can be compared with the last one. */
+function isContinued(last, sample) {
+  const seconds = sample.time - last.time;
+  if (seconds < 0 || seconds > GAP) return false; // the clock was changed, or the computer slept
+  return KINDS.every((kind) => sample[kind] >= last[kind]); // otherwise the tables were emptied
 }
 
 function showTypes(byType) {
@@ -173,7 +189,7 @@ export async function loadPast() {
     if (!answer?.response.ok) return;
     // The clock of the service may differ from that of the browser.
     const date = Date.parse(answer.response.headers.get("Date")) || Date.now();
-    const shift = performance.now() / 1000 - date / 1000;
+    const shift = clock() - date / 1000;
     const { packages, next } = answer.body;
     for (const { decided_at, status } of packages) {
       if (decided_at) times.push({ time: Date.parse(decided_at) / 1000 + shift, status });
@@ -184,7 +200,7 @@ export async function loadPast() {
     after = `&after=${next}`;
   }
   state.past = true;
-  if (first !== state.samples[0]) return; // the tables were emptied
+  if (first !== state.samples[0]) return; // it began anew
   const past = [];
   const { delivered, dropped } = first;
   const sample = { ...first };
@@ -240,17 +256,17 @@ export function showRates() {
 
 function summary(drawn, latest, peak) {
   if (!drawn.length) return "Measuring.";
-  const known = performance.now() / 1000 - drawn[0].from;
+  const known = clock() - drawn[0].from;
   const since = known < WINDOW - POLL / 500 ? ` since ${before(known)}` : "";
-  const rejected = ` Rejected requests are shown since ${before(sinceOpened())}.`;
-  const suffix = sinceOpened() < WINDOW ? rejected : "";
+  const rejected = ` Rejected requests are shown since ${before(sinceMeasured())}.`;
+  const suffix = sinceMeasured() < WINDOW ? rejected : "";
   if (peak === 0) return `No packages${since || " in five minutes"}. ${newest()}${suffix}`;
   const current = latest ? `Now ${perSecond(latest.all)}; the` : "The";
   return `${current} busiest moment${since} had ${perSecond(peak)}.${suffix}`;
 }
 
 const before = (seconds) => timeOfDay(new Date(now() - seconds * 1000));
-const sinceOpened = () => performance.now() / 1000 - state.opened.time;
+const sinceMeasured = () => clock() - state.measured.time;
 
 /** Remember when the newest package was decided. */
 export function noteNewest(decidedAt) {
@@ -276,7 +292,7 @@ function roundUp(value) {
 /** Draw each interval as a stacked bar. */
 function draw(drawn, top) {
   const chart = find("chart");
-  const end = performance.now() / 1000;
+  const end = clock();
   const [width, height] = [chart.clientWidth, chart.clientHeight];
   chart.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const paths = Object.fromEntries(KINDS.map((kind) => [kind, ""]));
