@@ -137,7 +137,8 @@ class DeliveryDesk:
         # after it is.
         sends = [request for request in requests if isinstance(request, SendRequest)]
         recipients = _Recipients(requests)
-        with self._database.transaction(lock_timeout) as connection:
+        rows = len(requests) - len(sends) + sum(len(send.packages) for send in sends)
+        with self._database.transaction(lock_timeout, rows, recipients.updated) as connection:
             now = from_microseconds(connection.read_clock())
             recipients.load(connection)
             decisions: dict[str, Decision] = {}
@@ -183,6 +184,7 @@ class DeliveryDesk:
 class _Recipients:
     """The current preferences of a group's recipients, while its updates are applied.
 
+    :ivar updated: the recipients whose preferences are updated.
     :ivar preferences: the current preferences, by recipient.
     :ivar changed: the preferences that the updates have changed, by recipient and type.
     :ivar history: the updates, except those that only repeated what was current.
@@ -190,10 +192,10 @@ class _Recipients:
 
     def __init__(self, requests: Iterable[WriteRequest]) -> None:
         self._addressed: set[str] = set()
-        self._updated: set[str] = set()
+        self.updated: set[str] = set()
         for request in requests:
             if isinstance(request, UpdateRequest):
-                self._updated.add(request.update.recipient_id)
+                self.updated.add(request.update.recipient_id)
             else:
                 self._addressed.update(package.recipient_id for package in request.packages)
         self.preferences: dict[str, Preferences] = {}
@@ -201,10 +203,8 @@ class _Recipients:
         self.history: list[ReceivedUpdate] = []
 
     def load(self, connection: Connection) -> None:
-        """Read the preferences. Those to update can't change until the transaction ends."""
-        if self._updated:
-            connection.lock(self._updated)
-        recipient_ids = self._addressed | self._updated
+        """Read the preferences. Nobody else updates those of ``updated``, which are locked."""
+        recipient_ids = self._addressed | self.updated
         self.preferences.update(queries.find_preferences(connection, recipient_ids))
 
     def apply(self, update: PreferenceUpdate, now: datetime) -> UpdatedPreferences:

@@ -64,7 +64,7 @@ class UpdatedPreferences:
 class ReceivedUpdate:
     """An update in the history, and its result.
 
-    :param received_at: when it was received, by the service's clock, in UTC.
+    :param received_at: when it was received, in UTC.
     :param applied: whether it was applied, as returned at the time.
     """
 

@@ -27,8 +27,10 @@ def forget_recipient(app_config: RawConfig) -> None:
         recipient_id.encode()
     except UnicodeEncodeError:
         raise SystemExit(f"RECIPIENT is {recipient_id!r}, which is not UTF-8.") from None
-    with database_for_script(app_config) as database, database.transaction() as connection:
-        connection.lock([recipient_id])
+    with (
+        database_for_script(app_config) as database,
+        database.transaction(names=[recipient_id]) as connection,
+    ):
         preferences = queries.find_preferences(connection, [recipient_id])[recipient_id]
         queries.delete_preferences(connection, recipient_id)
     if not preferences:

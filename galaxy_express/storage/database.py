@@ -4,7 +4,7 @@ The differences between SQLite and PostgreSQL are in separate modules.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -165,12 +165,11 @@ class Connection(ABC):
 
     @abstractmethod
     def read_clock(self) -> int:
-        """Return this machine's time, in microseconds since 1970. Call it once per transaction,
-        before any insert.
+        """Return the time of the transaction, in microseconds since 1970, by the clock of the
+        machine with the database. Call it once per transaction, before any insert.
 
-        The time is never before that of an earlier transaction: on SQLite, of any; on PostgreSQL,
-        of one on the same connection. There, transactions that overlap draw their sequence numbers
-        in any order.
+        It is never before that of a transaction with smaller sequence numbers, unless the clock of
+        a PostgreSQL server is set back.
         """
 
     @abstractmethod
@@ -215,15 +214,13 @@ class Connection(ABC):
         :raises Blocked: if another transaction held the lock of a row for too long.
         """
 
-    @abstractmethod
-    def lock(self, names: Iterable[str]) -> None:
-        """Hold an exclusive lock on each name until the transaction ends."""
-
     @contextmanager
-    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
+    def transaction(
+        self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
+    ) -> Iterator[None]:
         """A transaction: committed to disk at the end, rolled back after an exception.
 
-        :param lock_timeout: see :py:meth:`Database.transaction`.
+        The parameters are those of :py:meth:`Database.transaction`.
         """
         self._begin()
         try:
@@ -347,18 +344,22 @@ class Database(ABC):
         """
 
     @contextmanager
-    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[Connection]:
+    def transaction(
+        self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
+    ) -> Iterator[Connection]:
         """A transaction: committed to disk at the end, rolled back after an exception.
 
         :param lock_timeout: how long each statement may wait for a lock; by default, the
             database's setting. Databases with a single lock ignore it.
+        :param rows: the largest number of packages and preference updates that it inserts.
+        :param names: names on which it holds exclusive locks from its beginning to its end.
         :raises DatabaseUnavailable: if nothing was recorded, or the outcome is unknown.
         :raises TransactionConflict: if the whole transaction can be retried.
         :raises Blocked: if another transaction held a lock for too long.
         """
         with self._translating_errors(self._write_connection):
             connection = self._write_connection.get()
-            with connection.transaction(lock_timeout):
+            with connection.transaction(lock_timeout, rows, names):
                 yield connection
 
     def check_commits(self, connection: Connection) -> None:  # noqa: B027 - not all can hang

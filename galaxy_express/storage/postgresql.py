@@ -74,8 +74,8 @@ class PostgreSQLConnection(Connection):
     """A connection to PostgreSQL.
 
     :param raw: the driver's connection, in autocommit mode.
-    :param begin: returns the statements that begin a transaction; its argument is a lock timeout,
-        or ``None`` for the default.
+    :param begin: returns the statements that begin a transaction with its settings; the argument
+        is a lock timeout, or ``None`` for the default.
     :param is_current: see :py:meth:`Connection.is_current`.
     :param confirmations: of all connections to the database.
     """
@@ -85,7 +85,7 @@ class PostgreSQLConnection(Connection):
     def __init__(
         self,
         raw: Any,
-        begin: Callable[[timedelta | None, bool], str],
+        begin: Callable[[timedelta | None], str],
         is_current: Callable[[LimitedConnection], bool],
         confirmations: Confirmations,
     ) -> None:
@@ -93,7 +93,8 @@ class PostgreSQLConnection(Connection):
         self._begin_statements = begin
         self._is_current = is_current
         self._confirmations = confirmations
-        self._last_time = 0
+        self._time = 0
+        self._numbers: list[int] = []  # sequence numbers of the transaction that aren't used yet
         self._highest = 0  # of the sequence numbers that are known here
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
@@ -102,40 +103,23 @@ class PostgreSQLConnection(Connection):
 
     def insert_packages(self, rows: Sequence[Row]) -> set[str]:
         """See :py:meth:`Connection.insert_packages`."""
-        inserted = [row[1:] for row in self._insert(self.statements.insert_packages, rows)]
-        if not set(rows).issuperset(inserted):
+        numbered = self._number(rows)
+        inserted = self.select(self.statements.insert_packages, _columns(numbered))
+        if not set(numbered).issuperset(inserted):
             raise NotRecorded("packages were not stored as sent; does a trigger change them?")
         return {row[0] for row in inserted}
 
     def insert_updates(self, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.insert_updates`."""
-        return len(self._insert(self.statements.insert_updates, rows))
+        return len(self.select(self.statements.insert_updates, _columns(self._number(rows))))
 
-    def _insert(self, sql: str, rows: Sequence[Row]) -> list[Row]:
-        """Insert rows with new sequence numbers; return what was inserted, the numbers first.
-
-        :raises TransactionConflict: if the sequence had been set back.
-        """
-        if not self._highest:
-            self._read_highest()
-        numbered = [(*row, place) for place, row in enumerate(rows, 1)]
-        inserted = self.select(sql, [len(rows), *_columns(numbered)])
-        numbers = [row[0] for row in inserted]
-        if min(numbers, default=LAST_SEQUENCE) <= self._highest:
-            self._read_highest()
-            self.execute(_ADVANCE_SEQUENCE, {"highest": self._highest})
-            raise TransactionConflict("the sequence of the feed had been set back")
-        self._highest = max(numbers, default=self._highest)
-        return inserted
-
-    def _read_highest(self) -> None:
-        ((stored,),) = self.select(_HIGHEST_NUMBER)
-        self._highest = max(stored, self._highest)
+    def _number(self, rows: Sequence[Row]) -> list[Row]:
+        numbers, self._numbers = self._numbers[: len(rows)], self._numbers[len(rows) :]
+        return [(*row, number) for row, number in zip(rows, numbers, strict=True)]
 
     def read_clock(self) -> int:
         """See :py:meth:`Connection.read_clock`."""
-        self._last_time = max(self._last_time, time.time_ns() // 1000)
-        return self._last_time
+        return self._time
 
     def last_settled(self) -> int:
         """See :py:meth:`Connection.last_settled`."""
@@ -162,24 +146,15 @@ class PostgreSQLConnection(Connection):
         except LockNotAvailable as error:
             raise Blocked(in_a_line(error)) from error
 
-    def lock(self, names: Iterable[str]) -> None:
-        """See :py:meth:`Connection.lock`."""
-        # Rows that don't exist yet can't be locked, but the hashes of their names can, in order.
-        self.execute(_LOCK_NAMES, (list(names),))
-
     @contextmanager
-    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
+    def transaction(
+        self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
+    ) -> Iterator[None]:
         """See :py:meth:`Connection.transaction`."""
-        # The settings are local to the transaction, so that they work behind a pooler.
         driver_connection = self._raw.dbapi_connection
         begun = monotonic()
-        begin = self._begin_statements(lock_timeout, driver_connection.has_written)
-        ((backend, is_standby, _),) = self.select(begin)
         try:
-            # Don't even replay earlier decisions: a standby may have some that its primary never
-            # confirmed, and that the next primary won't have.
-            if is_standby:
-                raise OnStandby("the database is read-only: its server is a standby")
+            backend = self._begin_writing(lock_timeout, rows, names)
             yield
         except BaseException:
             self._roll_back()
@@ -193,6 +168,48 @@ class PostgreSQLConnection(Connection):
             raise DatabaseUnavailable("the transaction was rolled back")
         driver_connection.has_written = True
         self._confirmations.note(driver_connection, begun)
+
+    def _begin_writing(
+        self, lock_timeout: timedelta | None, rows: int, names: Collection[str]
+    ) -> int:
+        """Begin a transaction in one round trip, and return the process id of the server's backend.
+
+        :raises TransactionConflict: if the sequence had been set back.
+        """
+        statements = [
+            # They are local to the transaction, so that they work behind a pooler.
+            self._begin_statements(lock_timeout),
+            # Before numbers are drawn, so that a recipient's updates are applied in their order.
+            *([_LOCK_NAMES] if names else []),
+            _BEGIN_WRITING.format(
+                written="NULL" if self._raw.dbapi_connection.has_written else WRITE_TO_LOG,
+                highest="0" if self._highest or not rows else _HIGHEST_NUMBER,
+                drawn=_DRAW if rows else _DRAW_NOTHING,
+            ),
+        ]
+        values = {"names": list(names), "rows": rows}
+        ((backend, is_standby, _, highest, drawn),) = self.select("; ".join(statements), values)
+        # Don't even replay earlier decisions: a standby may have some that its primary never
+        # confirmed, and that the next primary won't have.
+        if is_standby:
+            raise OnStandby("the database is read-only: its server is a standby")
+        now, *self._numbers = drawn
+        self._time = max(now, self._time)
+        self._check_numbers(highest)
+        return int(backend)
+
+    def _check_numbers(self, stored: int) -> None:
+        """Check that the numbers of this transaction are larger than all that are known.
+
+        :param stored: the largest that was stored before; zero if it wasn't read.
+        """
+        self._highest = max(stored, self._highest)
+        if min(self._numbers, default=LAST_SEQUENCE) <= self._highest:
+            ((stored,),) = self.select(f"SELECT {_HIGHEST_NUMBER}")
+            self._highest = max(stored, self._highest)
+            self.execute(_ADVANCE_SEQUENCE, {"highest": self._highest})
+            raise TransactionConflict("the sequence of the feed had been set back")
+        self._highest = max(self._numbers, default=self._highest)
 
     def _roll_back(self) -> None:
         try:
@@ -248,12 +265,17 @@ _STAY_IDLE = """
     WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 
-# Locks on names have two keys. Locks with one key show which sequence numbers are in use.
+# Locks on names have two keys. Locks with one key show which sequence numbers are in use. Rows that
+# don't exist yet can't be locked, but the hashes of their names can, in order.
 _LOCK_NAMES = """
     SELECT pg_advisory_xact_lock(1, hash)
     FROM (SELECT DISTINCT hashtext(name) AS hash
-          FROM unnest(%s::text[]) AS name ORDER BY hash) AS hashes
+          FROM unnest(%(names)s::text[]) AS name ORDER BY hash) AS hashes
 """
+_BEGIN_WRITING = "SELECT pg_backend_pid(), pg_is_in_recovery(), {written}, {highest}, {drawn}"
+# A standby can't draw numbers.
+_DRAW = "CASE WHEN NOT pg_is_in_recovery() THEN galaxy_express_begin(%(rows)s) END"
+_DRAW_NOTHING = "ARRAY[extract(epoch FROM clock_timestamp()) * 1000000]::bigint[]"
 
 # Numbers are drawn before they are committed, and transactions commit in any order. Each holds a
 # shared lock, whose key is less than all numbers that it draws (see galaxy_express_draw). So all
@@ -274,10 +296,9 @@ _LAST_SETTLED = """
 # Numbers that an operator has set the sequence back to would be missed by clients of the feed that
 # have read larger ones. While a migration builds the index, nobody knows the largest.
 _HIGHEST_NUMBER = """
-    SELECT coalesce(
-        CASE WHEN (SELECT indisvalid FROM pg_index
-                   WHERE indexrelid = to_regclass('ix_packages_sequence'))
-        THEN (SELECT max(sequence) FROM packages) END, 0)
+    coalesce(CASE WHEN (SELECT indisvalid FROM pg_index
+                        WHERE indexrelid = to_regclass('ix_packages_sequence'))
+             THEN (SELECT max(sequence) FROM packages) END, 0)
 """
 # With the lock of galaxy_express_draw, which also sets the sequence. Others may draw numbers before
 # it is set, but not a million.
@@ -329,10 +350,10 @@ class PostgreSQLDatabase(Database):
             "SET {local} synchronous_commit = on;"  # a response means that the write is on disk
             " SET {local} row_security = off;"  # fail instead of hiding rows
             " SET {local} lock_timeout = {lock_timeout};"
-            f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)};"
+            f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)}"
         )
         self._set_idle_timeout = (
-            f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(idle_timeout)};"
+            f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(idle_timeout)}"
         )
         # When connections to the server turned out to be broken; older ones aren't used again.
         self._broken_before = 0.0
@@ -380,14 +401,10 @@ class PostgreSQLDatabase(Database):
             raw, self._begin_statements, self._is_current, self._confirmations
         )
 
-    def _begin_statements(self, lock_timeout: timedelta | None, has_written: bool) -> str:
+    def _begin_statements(self, lock_timeout: timedelta | None) -> str:
         timeout = _milliseconds(lock_timeout or self._lock_timeout)
         settings = self._set.format(local="LOCAL", lock_timeout=timeout)
-        return (
-            f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings} {self._set_idle_timeout}"
-            " SELECT pg_backend_pid(), pg_is_in_recovery(),"
-            f" {'NULL' if has_written else WRITE_TO_LOG}"
-        )
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings}; {self._set_idle_timeout}"
 
     def _connect(self, to_write: bool) -> LimitedConnection:
         try:
@@ -405,7 +422,7 @@ class PostgreSQLDatabase(Database):
         connection.autocommit = True
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
-            cursor.execute(settings + _DESCRIBE_SERVER)
+            cursor.execute(f"{settings}; {_DESCRIBE_SERVER}")
             ((encoding, is_standby, read_only, server, is_citus),) = cursor.fetchall()
             if is_citus:
                 cursor.execute(_WORKER_NODE)
@@ -452,10 +469,12 @@ class PostgreSQLDatabase(Database):
                 raw.close()
 
     @contextmanager
-    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[Connection]:
+    def transaction(
+        self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
+    ) -> Iterator[Connection]:
         """See :py:meth:`Database.transaction`."""
         try:
-            with super().transaction(lock_timeout) as connection:
+            with super().transaction(lock_timeout, rows, names) as connection:
                 if self._unanswered.must_wait(connection):
                     raise DatabaseUnavailable("the last COMMIT got no response")
                 yield connection
@@ -541,7 +560,7 @@ class PostgreSQLDatabase(Database):
         if error.pgcode == _LOCKED:
             return Blocked(in_a_line(error))
         if error.pgcode in _MISSING or (
-            error.pgcode == _MISSING_FUNCTION and "galaxy_express_draw" in str(error)
+            error.pgcode == _MISSING_FUNCTION and "galaxy_express_" in error.diag.message_primary
         ):
             return SchemaMismatch(in_a_line(error))
         if error.pgcode in _RAISED_BY_TRIGGERS:
@@ -624,7 +643,10 @@ SELECT current_setting('transaction_read_only'),
                      ('preferences', 'UPDATE'),
                      ('preference_updates', 'SELECT'), ('preference_updates', 'INSERT'),
                      ('counters', 'SELECT'), ('counters', 'INSERT'), ('counters', 'UPDATE'),
-                     ('galaxy_express_sequence', 'SELECT'), ('galaxy_express_sequence', 'UPDATE')
+                     ('galaxy_express_sequence', 'SELECT'), ('galaxy_express_sequence', 'UPDATE'),
+                     ('galaxy_express_draw(integer)', 'EXECUTE'),
+                     ('galaxy_express_begin(integer)', 'EXECUTE')
              ) AS needed (name, privilege)
-        WHERE NOT has_table_privilege(name, privilege))
+        WHERE NOT CASE privilege WHEN 'EXECUTE' THEN has_function_privilege(name, privilege)
+                                 ELSE has_table_privilege(name, privilege) END)
 """

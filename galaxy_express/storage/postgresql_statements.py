@@ -19,29 +19,23 @@ STATEMENTS = Statements(
         FROM preferences WHERE recipient_id = ANY(%s::text[])
     """,
     insert_packages="""
-        WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
         INSERT INTO packages
             (package_id, sender_id, recipient_id, package_type, timestamp, status,
              decided_at, declined_at, sequence)
-        SELECT package_id, sender_id, recipient_id, package_type, sent_at, status,
-               decided_at, declined_at, numbers[place]
-        FROM drawn, unnest(
+        SELECT * FROM unnest(
             %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[],
-            %s::bigint[], %s::bigint[], %s::integer[]
-        ) AS row (package_id, sender_id, recipient_id, package_type, sent_at, status,
-                  decided_at, declined_at, place)
+            %s::bigint[], %s::bigint[], %s::bigint[]
+        )
         ON CONFLICT (package_id) DO NOTHING
-        RETURNING sequence, package_id, sender_id, recipient_id, package_type, timestamp, status,
-                  decided_at, declined_at
+        RETURNING package_id, sender_id, recipient_id, package_type, timestamp, status,
+                  decided_at, declined_at, sequence
     """,
     insert_updates="""
-        WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(%s) AS numbers)
         INSERT INTO preference_updates
             (recipient_id, timestamp, received_at, wanted, applied, sequence)
-        SELECT recipient_id, made_at, received_at, wanted, applied, numbers[place]
-        FROM drawn, unnest(
-            %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::boolean[], %s::integer[]
-        ) AS row (recipient_id, made_at, received_at, wanted, applied, place)
+        SELECT * FROM unnest(
+            %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::boolean[], %s::bigint[]
+        )
         RETURNING sequence
     """,
     # The condition is that of Preference.supersedes.

@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
@@ -117,12 +117,11 @@ class SQLiteConnection(Connection):
             written += self._cursor.rowcount
         return written
 
-    def lock(self, names: Iterable[str]) -> None:
-        """See :py:meth:`Connection.lock`. A transaction has all of SQLite's locks already."""
-
     @contextmanager
-    def transaction(self, lock_timeout: timedelta | None = None) -> Iterator[None]:
-        """See :py:meth:`Connection.transaction`."""
+    def transaction(
+        self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
+    ) -> Iterator[None]:
+        """See :py:meth:`Connection.transaction`. There is one lock, for everything."""
         # Processes queue for a lock on a separate file. SQLite's own lock is polled, at growing
         # intervals, while the process that holds it can acquire it again. The data is still
         # protected by SQLite's lock.

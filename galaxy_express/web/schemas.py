@@ -120,8 +120,10 @@ class _Form:
 # Response bodies
 
 _DECIDED_AT = (
-    "When it was decided, by the service's clock; null if it was decided before version 1.1."
+    "When it was decided, by the clock of the machine with the database; null if it was decided"
+    " before version 1.1."
 )
+_RECEIVED_AT = "When it was received, by the clock of the machine with the database."
 _DECLINED_AT = (
     "The timestamp of the preference that caused the drop; null if it was delivered, or if "
     "its type is unwanted by default and the recipient has no preference."
@@ -385,7 +387,7 @@ class Schemas:
         )
         fields = {
             "timestamp": TimestampInUtc,
-            "received_at": (TimestampInUtc, Field(description="By the service's clock.")),
+            "received_at": (TimestampInUtc, Field(description=_RECEIVED_AT)),
         }
         fields |= {t.preference_field: (bool, None) for t in self._package_types}
         received = create_model(

@@ -26,12 +26,17 @@ def run_concurrently(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def run_while_blocked(
-    backend: Backend, statement: str, task: Callable[[], Result], end: str = "COMMIT"
+    backend: Backend,
+    statement: str,
+    task: Callable[[], Result],
+    end: str = "COMMIT",
+    during: Callable[[], object] = lambda: None,
 ) -> Result:
     """Run a task that is blocked by a transaction of another process.
 
     :param statement: the statement that the other process executes.
     :param end: the statement that ends its transaction, once the task waits for it.
+    :param during: called while the task waits.
     :returns: the result of the task.
     """
     with ThreadPoolExecutor(1) as threads:
@@ -39,4 +44,5 @@ def run_while_blocked(
             other.execute(statement)
             result = threads.submit(task)
             backend.wait_for_blocked_write()
+            during()
         return result.result()

@@ -216,7 +216,7 @@ UNSAFE = {
     ),
     "missing function": (
         "DROP FUNCTION galaxy_express_draw CASCADE",
-        "this role can't execute galaxy_express_draw, or it is missing",
+        'function "galaxy_express_draw(integer)" does not exist (to fix this: make migratedb)',
     ),
 }
 
@@ -237,6 +237,7 @@ def test_unsafe_alteration(
 
 
 MISSING = {
+    "function that begins transactions": "DROP FUNCTION galaxy_express_begin",
     "sequence": "DROP SEQUENCE galaxy_express_sequence",
     "function": "DROP FUNCTION galaxy_express_draw CASCADE",
     "both": "DROP SEQUENCE galaxy_express_sequence; DROP FUNCTION galaxy_express_draw CASCADE",
@@ -265,8 +266,9 @@ def test_missing_numbering_is_recreated(
     send(app, package_id="before")
     after = app.get("/packages?order=asc").json["next"]
     backend.rows(MISSING[missing])
-    assert "make migratedb" in send(app, 503, package_id="failed").json["detail"]
-    app.get("/health", status=503)
+    if missing != "function":  # sends need it once a second, to set the sequence
+        assert "make migratedb" in send(app, 503, package_id="failed").json["detail"]
+    assert "make migratedb" in app.get("/health", status=503).json["detail"]
     assert "make migratedb" in caplog.text
 
     create_schema(backend.config)

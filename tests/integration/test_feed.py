@@ -1,6 +1,7 @@
 """The feed: followers see every decision exactly once, despite concurrent commits."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from galaxy_express.delivery import decide
-from galaxy_express.desk import DeliveryDesk
+from galaxy_express.desk import DeliveryDesk, SendRequest
 from galaxy_express.models import from_microseconds
 from galaxy_express.ops.backup import back_up
 from galaxy_express.package_types import PACKAGE_TYPES
@@ -19,8 +20,8 @@ from galaxy_express.storage.sqlite import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.conftest import BACKENDS, MakeDesk
-from tests.integration.racing import run_concurrently
-from tests.integration.values import at, package, send, update, update_preferences
+from tests.integration.racing import run_concurrently, run_while_blocked
+from tests.integration.values import at, commit, package, send, update, update_preferences
 
 POSTGRESQL = pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 
@@ -75,7 +76,7 @@ def late_commit(database: Database, fails: bool = False) -> Iterator[None]:
 
     :param fails: whether the transaction is rolled back.
     """
-    with suppress(RolledBack), database.transaction() as connection:
+    with suppress(RolledBack), database.transaction(rows=1) as connection:
         now = from_microseconds(connection.read_clock())
         queries.record_decisions(connection, [decide(package("late"), True, None, now)])
         yield
@@ -208,19 +209,20 @@ def test_restored_backup(
 
 @POSTGRESQL
 def test_sequence_set_back_by_a_restored_dump(
-    backend: Backend, desk: DeliveryDesk, open_database: OpenDatabase
+    backend: Backend, desk: DeliveryDesk, make_desk: MakeDesk, open_database: OpenDatabase
 ) -> None:
     """After an older dump was restored, new decisions have larger numbers than all that were
-    lost."""
+    lost, which a new instance doesn't know."""
     send(desk, package("kept"))
     (sequence,) = backend.rows("SELECT last_value FROM galaxy_express_sequence")
     send(desk, *(package(f"lost-{number}") for number in range(50)))
     follower = Follower(open_database())
     follower.read()
     backend.rows("DELETE FROM packages WHERE package_id <> 'kept'")
-    # As in a dump that is two seconds old.
+    # As in a dump that is two seconds old, of a package that is three seconds old.
+    backend.rows("UPDATE packages SET sequence = sequence - 3000000")
     backend.rows(f"SELECT setval('galaxy_express_sequence', {sequence[0] - 2_000_000})")
-    send(desk, package("new"))
+    send(make_desk(), package("new"))
     assert follower.read() == ["new"]
 
 
@@ -268,14 +270,109 @@ def test_sequence_set_back_between_updates(
     assert [each.update.timestamp for each in page.items] == [at(0), at(1), at(2)]
 
 
-def test_times_follow_the_order(database: Database, make_desk: MakeDesk) -> None:
-    """Decisions by one worker have ascending times."""
-    desk = make_desk()
-    for number in range(30):
-        send(desk, package(str(number)))
-    request = PageRequest(ascending=True, after=None, limit=100)
-    with database.read_connection() as connection:
-        page = queries.find_decisions_page(connection, None, request)
-    times = [decision.decided_at for decision in page.items if decision.decided_at]
-    assert len(times) == 30
-    assert times == sorted(times)
+def times(backend: Backend) -> tuple[list[int], list[int]]:
+    """When packages were decided and updates received, in the order of each list."""
+    decided, received = (
+        [time for (time,) in backend.rows(f"SELECT {column} FROM {table} ORDER BY sequence")]  # noqa: S608 - constants
+        for column, table in [("decided_at", "packages"), ("received_at", "preference_updates")]
+    )
+    return decided, received
+
+
+def test_times_follow_the_order(backend: Backend, make_desk: MakeDesk) -> None:
+    """The times of decisions and updates by several workers follow the order of the lists, and all
+    of one transaction are equal."""
+
+    def work(number: int) -> Callable[[], None]:
+        desk = make_desk()
+
+        def task() -> None:
+            for minute in range(40):
+                name = f"{number}-{minute}"
+                packages = SendRequest([package(f"{name}-{place}") for place in range(3)])
+                commit(desk, [packages, update(minute, name, personal=False)])
+
+        return task
+
+    run_concurrently([work(number) for number in range(4)])
+    decided, received = times(backend)
+    assert len(decided) == 480
+    assert decided == sorted(decided)
+    assert received == decided[::3] == decided[1::3] == decided[2::3]
+
+
+@POSTGRESQL
+def test_times_of_overlapping_transactions(
+    backend: Backend, desk: DeliveryDesk, open_database: OpenDatabase
+) -> None:
+    """A transaction that began before another one, and inserts after it was committed, has an
+    earlier time, and is listed first."""
+    with open_database().transaction(rows=1) as connection:
+        now = from_microseconds(connection.read_clock())
+        send(desk, package("after"))
+        queries.record_decisions(connection, [decide(package("late"), True, None, now)])
+    decided, _ = times(backend)
+    assert decided == sorted(decided)
+    assert backend.rows("SELECT package_id FROM packages ORDER BY sequence") == [
+        ("late",),
+        ("after",),
+    ]
+
+
+@POSTGRESQL
+def test_updates_are_numbered_when_they_are_applied(
+    backend: Backend, desk: DeliveryDesk, make_desk: MakeDesk
+) -> None:
+    """An update that waits for another transaction with its recipient is listed after what was
+    committed meanwhile, and has a later time."""
+    run_while_blocked(
+        backend,
+        "SELECT pg_advisory_xact_lock(1, hashtext('leela'))",
+        lambda: update_preferences(desk, update(personal=True)),
+        during=lambda: update_preferences(make_desk(), update(recipient_id="fry", personal=True)),
+    )
+    _, received = times(backend)
+    assert received == sorted(received)
+    assert backend.rows("SELECT recipient_id FROM preference_updates ORDER BY sequence") == [
+        ("fry",),
+        ("leela",),
+    ]
+
+
+@POSTGRESQL
+def test_rejected_requests_draw_no_numbers(backend: Backend, desk: DeliveryDesk) -> None:
+    """A transaction without packages and updates draws no numbers, so the feed needn't wait for
+    it."""
+    backend.rows(AHEAD.format(-HOUR))  # drawing would set it to the clock
+    before = backend.rows("SELECT last_value FROM galaxy_express_sequence")
+    send(desk, rejected=1)
+    assert backend.counted() == {("rejected", ""): 1}
+    assert backend.rows("SELECT last_value FROM galaxy_express_sequence") == before
+
+
+# The lock with which a transaction draws its numbers and reads the clock.
+LOCK = "SELECT pg_try_advisory_xact_lock(4, 0)"
+
+
+@POSTGRESQL
+def test_transactions_do_not_wait_for_each_other(
+    backend: Backend, database: Database, open_database: OpenDatabase
+) -> None:
+    """The lock with which a transaction draws its numbers is released immediately, and not when it
+    ends."""
+    with late_commit(open_database()):
+        assert backend.rows(LOCK) == [(True,)]
+
+
+@POSTGRESQL
+def test_frozen_process_delays_others_briefly(backend: Backend, desk: DeliveryDesk) -> None:
+    """If a process of the server is frozen while it draws numbers, others wait for it, but not
+    long."""
+    send(desk, package("a"))
+    with backend.transaction() as frozen:
+        frozen.execute(LOCK)
+        started = time.monotonic()
+        send(desk, package("b"))
+        assert 0.1 <= time.monotonic() - started < 2
+    decided, _ = times(backend)
+    assert (len(decided), decided) == (2, sorted(decided))

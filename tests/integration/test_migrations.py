@@ -51,6 +51,15 @@ OLD_INSERT = (
     " VALUES ('{}', 'zap', 'leela', 'personal', 5432961600000000, '{}')"
 )
 OLD_IDS = ["old-c", "old-a", "old-b"]
+# As workers for revision 0002 insert packages on PostgreSQL.
+INSERT_0002 = """
+    WITH drawn AS MATERIALIZED (SELECT galaxy_express_draw(1) AS numbers)
+    INSERT INTO packages (package_id, sender_id, recipient_id, package_type, timestamp, status,
+                          decided_at, sequence)
+    SELECT '{}', 'zap', 'leela', 'personal', 5432961600000000, 'delivered', 1800000000000000,
+           numbers[1]
+    FROM drawn
+"""
 
 # Tables that are not in the models: Alembic's own, and partitions.
 UNMODELLED = re.compile(r"alembic_version|packages_\d+")
@@ -257,6 +266,31 @@ def test_feed_during_migration(old: Backend, make_app: MakeApp) -> None:
     assert sorted(followed) == sorted(decided)
 
 
+@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+def test_database_without_the_function_for_times(
+    backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until a database is migrated that has everything but the function with which transactions
+    begin, sends get a 503 with the remedy, and packages can be read. Workers that draw numbers
+    without it keep working, before and after."""
+    create_schema(backend.config)
+    backend.rows("DROP FUNCTION galaxy_express_begin")
+    backend.rows("UPDATE alembic_version SET version_num = '0002'")
+    app = make_app()
+    backend.rows(INSERT_0002.format("before"))
+    assert "make migratedb" in send(app, 503).json["detail"]
+    assert "make migratedb" in app.get("/health", status=503).json["detail"]
+    assert "galaxy_express_begin" in caplog.text
+    assert feed_ids(app) == ["before"]
+    create_schema(backend.config)
+    assert backend.rows("SELECT version_num FROM alembic_version") == [("0003",)]
+    assert app.get("/health").json is True
+    send(app, package_id="new")
+    backend.rows(INSERT_0002.format("after"))
+    send(app, package_id="last")
+    assert feed_ids(app) == ["before", "new", "after", "last"]
+
+
 def test_drop_removes_everything(old: Backend, open_database: OpenDatabase) -> None:
     """Dropping the schema removes everything that the migrations created."""
     create_schema(old.config)
@@ -264,6 +298,9 @@ def test_drop_removes_everything(old: Backend, open_database: OpenDatabase) -> N
     drop_schema(old.config)
     with open_database().snapshot() as connection:
         assert len(missing_tables(connection)) == 4
+        if connection.dialect.name == "postgresql":
+            left = "SELECT proname FROM pg_proc WHERE proname LIKE 'galaxy_express_%%'"
+            assert connection.exec_driver_sql(left).all() == []
     create_schema(old.config)
 
 

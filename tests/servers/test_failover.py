@@ -246,7 +246,7 @@ def test_no_feed_is_read_from_a_standby(own_cluster: Cluster, open_at: OpenAt) -
     first, second = (open_at(own_cluster.port) for _ in range(2))
     with own_cluster.standby() as standby:
         database = open_at(standby.port)
-        with first.transaction() as connection:
+        with first.transaction(rows=1) as connection:
             now = from_microseconds(connection.read_clock())
             late = decide_package(make_package("late"), True, None, now)
             queries.record_decisions(connection, [late])

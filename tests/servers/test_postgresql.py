@@ -41,8 +41,8 @@ def shared(postgresql: PostgreSQLBackend, tmp_path: Path) -> Installation:
 
 
 def test_instances_share_a_database(shared: Installation) -> None:
-    """Two instances under concurrent, overlapping load decide each package once, and a contested id
-    always belongs to one package."""
+    """Two instances under concurrent, overlapping load decide each package once, at times in the
+    order of the feed, and a contested id always belongs to one package."""
     single = [numbered_package("single", number) for number in range(100)]
     either = [numbered_package("either", number) for number in range(300)]
     with shared.gunicorn() as one, shared.gunicorn() as two:
@@ -53,6 +53,9 @@ def test_instances_share_a_database(shared: Installation) -> None:
             load.wait()
         assert all(exchange.is_successful for exchange in load.exchanges)
         audit(load.exchanges, shared.database, one, two)
+
+    decided_at = shared.database.rows("SELECT decided_at FROM packages ORDER BY sequence")
+    assert decided_at == sorted(decided_at)
 
     created = Counter(
         exchange.answer.json["package_id"]

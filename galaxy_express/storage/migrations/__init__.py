@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for
-from galaxy_express.storage.migrations.numbering import restore_function, restore_sequence
+from galaxy_express.storage.migrations.numbering import restore_functions, restore_sequence
 
 #: Alembic's table with the revision of the database.
 VERSION_TABLE = "alembic_version"
@@ -33,7 +33,7 @@ class NewerDatabase(Exception):
 
 def upgrade(connection: Connection) -> str | None:
     """Run the migrations that the database lacks, and recreate what else is missing: tables, and on
-    PostgreSQL the sequence of the feed and the function that draws from it.
+    PostgreSQL the sequence of the feed and the functions that draw from it.
 
     :param connection: a connection that no other process migrates with at the same time.
     :returns: the new revision; ``None`` if no migration was needed.
@@ -48,7 +48,7 @@ def upgrade(connection: Connection) -> str | None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     if is_postgresql:
-        restore_function(connection)
+        restore_functions(connection)
     metadata_for(connection.dialect.name).create_all(connection)
     if is_postgresql:
         restore_sequence(connection)
@@ -77,6 +77,7 @@ def forget(connection: Connection) -> None:
     """Remove everything else that migrations created, after the tables were dropped."""
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
     if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("DROP FUNCTION IF EXISTS galaxy_express_begin")
         connection.exec_driver_sql("DROP FUNCTION IF EXISTS galaxy_express_draw")
         connection.exec_driver_sql("DROP SEQUENCE IF EXISTS galaxy_express_sequence")
 

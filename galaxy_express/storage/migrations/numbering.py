@@ -30,6 +30,48 @@ END
 $$
 """
 
+#: Creates the function with which a transaction begins that decides or updates.
+BEGIN = """
+CREATE OR REPLACE FUNCTION galaxy_express_begin(number integer) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+-- Returns the time, in microseconds since 1970, and so many sequence numbers. No transaction with
+-- larger numbers gets an earlier time, since nobody else draws numbers between the two steps.
+DECLARE
+    last bigint;
+    numbers bigint[];
+    now timestamptz;
+BEGIN
+    -- As in galaxy_express_draw, which also makes the numbers follow the clock.
+    SELECT last_value INTO last FROM galaxy_express_sequence;
+    PERFORM pg_advisory_xact_lock_shared(last);
+    IF extract(epoch FROM clock_timestamp()) * 1000000 - last > 1000000 THEN
+        PERFORM galaxy_express_draw(0);
+    END IF;
+    -- This lock is only held for a moment, since the end of the transaction may be far: it is
+    -- released when the block is rolled back. The variables and the sequence keep their values.
+    BEGIN
+        IF NOT pg_try_advisory_xact_lock(4, 0) THEN
+            BEGIN
+                PERFORM set_config('lock_timeout', '100ms', true);
+                PERFORM pg_advisory_xact_lock(4, 0);
+            EXCEPTION WHEN lock_not_available THEN
+                NULL;  -- the process that has the lock is frozen: go on without it
+            END;
+        END IF;
+        FOR place IN 1 .. number LOOP
+            numbers := numbers || nextval('galaxy_express_sequence');
+        END LOOP;
+        now := clock_timestamp();
+        RAISE SQLSTATE 'GX000';
+    EXCEPTION WHEN SQLSTATE 'GX000' THEN
+        NULL;
+    END;
+    RETURN (extract(epoch FROM now) * 1000000)::bigint || numbers;
+END
+$$
+"""
+
+_FUNCTIONS = {"galaxy_express_draw(integer)": DRAW, "galaxy_express_begin(integer)": BEGIN}
 _IS_MISSING = "SELECT to_regclass('galaxy_express_sequence') IS NULL"
 # The numbers of clients' cursors are those of rows.
 _CONTINUE = """
@@ -45,11 +87,12 @@ WHERE attrelid IN ('packages'::regclass, 'preference_updates'::regclass)
 """
 
 
-def restore_function(connection: Connection) -> None:
-    """Recreate the function that draws the numbers, if it is missing."""
+def restore_functions(connection: Connection) -> None:
+    """Recreate the functions that draw the numbers, if they are missing."""
     run = connection.exec_driver_sql
-    if run("SELECT to_regprocedure('galaxy_express_draw(integer)') IS NULL").scalar_one():
-        run(DRAW)
+    for name, create in _FUNCTIONS.items():
+        if run(f"SELECT to_regprocedure('{name}') IS NULL").scalar_one():
+            run(create)
 
 
 def restore_sequence(connection: Connection) -> None:
