@@ -59,6 +59,21 @@ def on_starting(server: Any) -> None:
         sys.exit(f"{__file__}: gunicorn has no setting {', '.join(unknown)}")
     if metrics_exporter.is_enabled(_SETTINGS):
         _listen_for_prometheus(server)
+    _halt_once(server)
+
+
+def _halt_once(server: Any) -> None:
+    """Let gunicorn stop without a traceback if several workers can't start.
+
+    It stops when it reaps the first one, and would raise an exception again for each other one.
+    """
+    halt = server.halt
+
+    def halt_once(*arguments: Any, **named: Any) -> None:
+        server.WORKER_BOOT_ERROR = server.APP_LOAD_ERROR = -1  # no exit code
+        halt(*arguments, **named)
+
+    server.halt = halt_once
 
 
 def _listen_for_prometheus(server: Any) -> None:

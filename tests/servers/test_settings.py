@@ -1,18 +1,16 @@
 """Invalid settings stop a server with a one-line message each."""
 
 import re
+import signal
+from pathlib import Path
 
 import pytest
 
-from tests.servers.running import Installation, Server
+from tests.servers.running import Installation, Server, wait_until
 
 
-def log_of_failed_start(server: Server, workers: str = "1") -> str:
-    """Start a server that is expected to fail, and return its log.
-
-    It has one worker: if a second worker fails while gunicorn is stopping because of the first,
-    gunicorn's master may log a traceback after the message.
-    """
+def log_of_failed_start(server: Server, workers: str = "2") -> str:
+    """Start a server that is expected to fail, and return its log."""
     server.environment["GALAXY_EXPRESS_WORKERS"] = workers
     server.start()
     try:
@@ -34,6 +32,30 @@ def test_invalid_settings_stop_the_start(installation: Installation, name: str) 
         "http.path_prefix: must be a path such as /express, without a / at its end, not 'express/'",
     }
     assert messages <= set(log_of_failed_start(installation.server(name)).splitlines())
+
+
+def is_zombie(pid: int) -> bool:
+    """Return whether a process has ended, and its parent doesn't know it yet."""
+    return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_workers_that_fail_together(installation: Installation) -> None:
+    """If several workers fail at the same moment, gunicorn stops without a traceback of its own."""
+    installation.configure("desk.timeuot", "5 seconds")
+    server = installation.gunicorn(workers=2)
+    server.start()
+    try:
+        wait_until(lambda: len(server.workers) == 2, "both workers were started")
+        server.signal(signal.SIGSTOP)
+        workers = server.workers
+        wait_until(lambda: all(map(is_zombie, workers)), "both workers have failed")
+        server.signal(signal.SIGCONT)
+        assert server.wait() == 4
+    finally:
+        if server.is_running():
+            server.kill()
+    assert "desk.timeuot: no such setting" in server.log
+    assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
@@ -172,7 +194,7 @@ def test_invalid_variable_stops_the_start(
     """An environment variable with an unusable value stops gunicorn at once, and is named."""
     server = installation.gunicorn()
     server.environment |= {f"GALAXY_EXPRESS_{variable}": value}
-    log = log_of_failed_start(server, workers=value if variable == "WORKERS" else "1")
+    log = log_of_failed_start(server, workers=value if variable == "WORKERS" else "2")
     assert re.search(f"^GALAXY_EXPRESS_{variable}: .*{message}", log, re.MULTILINE)
 
 
