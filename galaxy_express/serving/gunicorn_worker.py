@@ -38,9 +38,10 @@ _loads = _shared(_NONE)
 # Whether a reload is replacing the worker.
 _replaced = _shared(False)
 
-# How long a worker with more connections than another one pauses accepting: long enough for the
-# other one to be scheduled.
-PAUSE_SECONDS = 0.005
+# How long a worker with more connections than another one pauses accepting, at most, and how often
+# it compares again: the other one may be busy, or just not scheduled yet.
+PAUSE_SECONDS = 0.01
+COMPARE_SECONDS = 0.001
 
 # The GIL interval. At Python's default of 5 ms, the commit thread waits several times per commit
 # while a batch is parsed, holding the write lock.
@@ -179,9 +180,9 @@ class GalaxyExpressWorker(Worker):
 
         def handle(client: Any, address: Any) -> None:
             count(1)
-            if self._open > min(_loads) + 1:
+            if has_most():
                 server.stop_accepting()
-                gevent.spawn_later(PAUSE_SECONDS, accept_again)
+                accept_later(time.monotonic() + PAUSE_SECONDS)
             try:
                 self._handle(client, address, environ)
             finally:
@@ -192,10 +193,15 @@ class GalaxyExpressWorker(Worker):
             if _loads[self.number] != _NONE:
                 _loads[self.number] = self._open
             # With many connections, accept several at a time; with few, leave some to others.
-            server.max_accept = max(1, self._open // 8)
+            server.max_accept = 1 + self._open // 4
 
-        def accept_again() -> None:
-            if server.started:
+        def has_most() -> bool:
+            return self._open > min(_loads) + server.max_accept
+
+        def accept_later(end: float) -> None:
+            if has_most() and time.monotonic() < end:
+                gevent.spawn_later(COMPARE_SECONDS, accept_later, end)
+            elif server.started:
                 server.start_accepting()
 
         server = StreamServer(listener, handle=handle, spawn=self._connections)
