@@ -1,6 +1,7 @@
 """Deadlines: errors in greenlets that take too long."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import gevent
@@ -65,8 +66,16 @@ def test_several(deadlines: Deadlines) -> None:
     assert [greenlet.get(timeout=LONG) for greenlet in late] == ["late", "late"]
 
 
-def test_event_loop_without_deadlines(deadlines: Deadlines) -> None:
+def test_event_loop_without_deadlines() -> None:
     """After the last deadline was stopped or has passed, nothing keeps the event loop busy."""
-    deadlines.stop(deadlines.start(Late))
-    gevent.spawn(deadlines.start, Late)
-    assert gevent.wait(timeout=LONG)
+
+    def check() -> bool:
+        deadlines = Deadlines(timedelta(milliseconds=20))
+        deadlines.stop(deadlines.start(Late))
+        late = gevent.spawn(deadlines.start, Late)
+        is_idle = gevent.wait(timeout=LONG)
+        gevent.get_hub().destroy(destroy_loop=True)
+        return bool(is_idle and late.successful())
+
+    with ThreadPoolExecutor() as pool:  # a new thread has an event loop of its own
+        assert pool.submit(check).result()
