@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.running import ROOT, Installation, Server, free_port, is_listening, wait_until
+from tests.servers.running import (
+    ROOT,
+    WAIT_SECONDS,
+    Installation,
+    Server,
+    free_port,
+    is_listening,
+    wait_until,
+)
 
 
 def monitored(installation: Installation) -> Server:
@@ -88,7 +96,7 @@ def test_closed_terminal(installation: Installation) -> None:
     try:
         wait_until(lambda: monitor.is_healthy("liveness"), "the server is alive")
         os.close(terminal)
-        process.wait(20)
+        process.wait(WAIT_SECONDS)
         assert not is_listening(monitor.port)
     finally:
         if process.poll() is None:
