@@ -1,8 +1,8 @@
 """Deadlines: errors in greenlets that take too long.
 
 A ``gevent.Timeout`` creates, starts and stops a timer of the event loop, which takes a tenth of the
-time of a small request. Here one timer looks for all greenlets that are late, several times per
-second, so an error may come a tenth of a second late.
+time of a small request. Here one timer checks the deadlines of all greenlets ten times per second,
+so an error may come a tenth of a second late.
 """
 
 import time
@@ -12,7 +12,7 @@ from datetime import timedelta
 import gevent
 from greenlet import getcurrent, greenlet
 
-# How often the timer looks, in seconds.
+# The seconds between two checks, unless the limit is shorter.
 _INTERVAL = 0.1
 
 

@@ -133,8 +133,7 @@ class DeliveryDesk:
         return self._transact(requests, lock_timeout)
 
     def _transact(self, requests: Sequence[WriteRequest], lock_timeout: timedelta | None) -> None:
-        # On SQLite nobody else can write during the transaction, so what can be done before or
-        # after it is.
+        # On SQLite nobody else can write during the transaction, so it only does what it must.
         sends = [request for request in requests if isinstance(request, SendRequest)]
         recipients = _Recipients(requests)
         rows = len(requests) - len(sends) + sum(len(send.packages) for send in sends)

@@ -34,8 +34,9 @@ $$
 BEGIN = """
 CREATE OR REPLACE FUNCTION galaxy_express_begin(number integer) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
--- Returns the time, in microseconds since 1970, and so many sequence numbers. No transaction with
--- larger numbers gets an earlier time, since nobody else draws numbers between the two steps.
+-- Returns the time, in microseconds since 1970, followed by as many sequence numbers as requested.
+-- No transaction with larger numbers gets an earlier time, since nobody else draws numbers between
+-- the two steps.
 DECLARE
     last bigint;
     numbers bigint[];
