@@ -168,8 +168,8 @@ class Connection(ABC):
         """Return the time of the transaction, in microseconds since 1970, by the clock of the
         machine with the database. Call it once per transaction, before any insert.
 
-        It is never before that of a transaction with smaller sequence numbers, unless the clock of
-        a PostgreSQL server is set back.
+        It is never before that of a transaction with smaller sequence numbers; for PostgreSQL,
+        docs/feed.md has the exceptions.
         """
 
     @abstractmethod

@@ -366,13 +366,13 @@ def test_transactions_do_not_wait_for_each_other(
 
 @POSTGRESQL
 def test_frozen_process_delays_others_briefly(backend: Backend, desk: DeliveryDesk) -> None:
-    """If a process of the server is frozen while it draws numbers, others wait for it, but not
-    long."""
+    """If a process of the server is frozen while it draws numbers, others wait for it for a
+    second."""
     send(desk, package("a"))
     with backend.transaction() as frozen:
         frozen.execute(LOCK)
         started = time.monotonic()
         send(desk, package("b"))
-        assert 0.1 <= time.monotonic() - started < 2
+        assert 1 <= time.monotonic() - started < 4
     decided, _ = times(backend)
     assert (len(decided), decided) == (2, sorted(decided))

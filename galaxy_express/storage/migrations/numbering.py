@@ -35,8 +35,8 @@ BEGIN = """
 CREATE OR REPLACE FUNCTION galaxy_express_begin(number integer) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 -- Returns the time, in microseconds since 1970, followed by as many sequence numbers as requested.
--- No transaction with larger numbers gets an earlier time, since nobody else draws numbers between
--- the two steps.
+-- No transaction with larger numbers gets an earlier time, since no other call of this function
+-- draws numbers between the two steps.
 DECLARE
     last bigint;
     numbers bigint[];
@@ -53,10 +53,10 @@ BEGIN
     BEGIN
         IF NOT pg_try_advisory_xact_lock(4, 0) THEN
             BEGIN
-                PERFORM set_config('lock_timeout', '100ms', true);
+                PERFORM set_config('lock_timeout', '1s', true);
                 PERFORM pg_advisory_xact_lock(4, 0);
             EXCEPTION WHEN lock_not_available THEN
-                NULL;  -- the process that has the lock is frozen: go on without it
+                NULL;  -- the server is overloaded, or the process with the lock is frozen: go on
             END;
         END IF;
         FOR place IN 1 .. number LOOP
