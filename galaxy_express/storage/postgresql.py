@@ -473,10 +473,13 @@ class PostgreSQLDatabase(Database):
         self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
     ) -> Iterator[Connection]:
         """See :py:meth:`Database.transaction`."""
+        # Check before it acquires locks: a COMMIT without a response may still have them.
+        with self._translating_errors(self._write_connection):
+            must_wait = self._unanswered.must_wait(self._write_connection.get())
+        if must_wait:
+            raise DatabaseUnavailable("the last COMMIT got no response")
         try:
             with super().transaction(lock_timeout, rows, names) as connection:
-                if self._unanswered.must_wait(connection):
-                    raise DatabaseUnavailable("the last COMMIT got no response")
                 yield connection
         except DatabaseUnavailable as error:
             if isinstance(error.__cause__, CommitTimedOut):

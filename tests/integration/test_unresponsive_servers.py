@@ -16,7 +16,7 @@ from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseUnavailable
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
-from tests.integration.values import describe, package, send
+from tests.integration.values import describe, package, send, update, update_preferences
 from tests.servers.forwarder import Forwarder, forwarding, silent_port
 
 if SKIP_POSTGRESQL:
@@ -195,17 +195,29 @@ def count_sleepers(backend: Backend) -> int:
     return int(number)
 
 
-def test_commits_without_a_response(backend: Backend, server: URL, open_at: OpenAt) -> None:
-    """After a COMMIT without a response the next attempt is delayed, unless the server has ended
-    the first one; until then the database isn't ready."""
+def end_sleepers(backend: Backend) -> None:
+    """End the backends that are in a slow COMMIT."""
+    backend.rows(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    )
+
+
+def make_commits_hang(backend: Backend, table: str) -> None:
+    """Let each COMMIT of an insertion into a table take a minute."""
     backend.rows(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
     )
     backend.rows(
-        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON packages"
+        f"CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON {table}"
         " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"
     )
+
+
+def test_commits_without_a_response(backend: Backend, server: URL, open_at: OpenAt) -> None:
+    """After a COMMIT without a response the next attempt is delayed, unless the server has ended
+    the first one; until then the database isn't ready."""
+    make_commits_hang(backend, "packages")
     database = open_at(server.port)
     desk = DeliveryDesk(database, PACKAGE_TYPES)
     assert "COMMIT" in fails(lambda: send(desk, package("a")))
@@ -221,14 +233,25 @@ def test_commits_without_a_response(backend: Backend, server: URL, open_at: Open
     deadline = time.monotonic() + 5
     while not is_retried():
         assert time.monotonic() < deadline
-    backend.rows(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-    )
+    end_sleepers(backend)
     with backend.cursor() as cursor:
         cursor.execute("DROP TRIGGER wait ON packages")
     assert [describe(outcome) for outcome in send(desk, package("c"))] == ["delivered"]
     with database.read_connection() as connection:
         database.check_commits(connection)
+
+
+def test_locks_of_a_commit_without_a_response(
+    backend: Backend, server: URL, open_at: OpenAt
+) -> None:
+    """A delayed update fails at once, without waiting for the locks of the COMMIT before it."""
+    make_commits_hang(backend, "preference_updates")
+    desk = DeliveryDesk(open_at(server.port), PACKAGE_TYPES)
+    assert "COMMIT" in fails(lambda: update_preferences(desk, update(1, personal=False)))
+    later = update(2, personal=True)
+    assert "got no response" in fails(lambda: update_preferences(desk, later), 0.5)
+    assert count_sleepers(backend) == 1
+    end_sleepers(backend)
 
 
 def test_connections_are_replaced_by_age(backend: Backend, server: URL, open_at: OpenAt) -> None:
