@@ -215,7 +215,12 @@ class GroupCommit(Generic[AnyWrite]):
             while True:
                 if group.keys and patience is None:
                     patience = self._patience.start(late)
-                group.done.wait()
+                try:
+                    group.done.wait()
+                except Exception:
+                    # If the event loop was busy, the result and the deadline can come together.
+                    if not group.done.is_set() or write in group.moved:
+                        raise
                 if write not in group.moved:
                     return group
                 group = group.moved.pop(write)
@@ -223,13 +228,17 @@ class GroupCommit(Generic[AnyWrite]):
             self._deadlines.stop(deadline)
             if patience is not None:
                 self._patience.stop(patience)
-            while write in group.moved:
-                group = group.moved.pop(write)
-            if not group.done.is_set():  # it was abandoned: leave it out of the commit
-                self._unfinished -= write.size
-                del group.writes[write]
-                if not group.writes:
-                    self._forget(group)
+            self._leave(group, write)
+
+    def _leave(self, group: _Group[AnyWrite], write: AnyWrite) -> None:
+        """Leave a write out of its commit if it was abandoned."""
+        while write in group.moved:
+            group = group.moved.pop(write)
+        if not group.done.is_set():
+            self._unfinished -= write.size
+            del group.writes[write]
+            if not group.writes:
+                self._forget(group)
 
     def _count_waiting(self) -> int:
         return max(0, self._unfinished - self._under_way)

@@ -264,6 +264,15 @@ def test_waiting_time_is_limited(make_queue: MakeQueue, ledger: Ledger) -> None:
             greenlet.get(timeout=10)
 
 
+def test_result_is_not_lost_if_the_event_loop_is_busy(make_queue: MakeQueue) -> None:
+    """A write that is committed in time has its result, even if the event loop is busy until after
+    the timeout."""
+    (greenlet,) = submit(make_queue(timeout=0.1), "a")
+    gevent.sleep(0)  # let the commit start
+    time.sleep(0.3)
+    assert results([greenlet]) == ["A"]
+
+
 def test_abandoned_write_is_not_committed(make_queue: MakeQueue, ledger: Ledger) -> None:
     """A write that nobody waits for is left out; the others of its group are committed."""
     queue = make_queue()
