@@ -65,7 +65,7 @@ def on_starting(server: Any) -> None:
 def _halt_once(server: Any) -> None:
     """Let gunicorn stop without a traceback if several workers can't start.
 
-    It stops when it reaps the first one, and would raise an exception again for each other one.
+    It stops when it reaps the first one, and would raise an exception for each further one.
     """
     halt = server.halt
 

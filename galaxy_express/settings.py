@@ -182,7 +182,7 @@ def _find_wrong(raw_config: RawConfig, spec: Mapping[str, Parser]) -> Iterator[C
 def _check_variables(value: str) -> None:
     """Check that all environment variables in a setting are set.
 
-    Baseplate has replaced those that are by their values, which may have dollar signs of their own,
+    Baseplate has already replaced variables that are set. Their values may contain dollar signs,
     for example in a password.
 
     :raises ValueError: naming a variable that isn't set.

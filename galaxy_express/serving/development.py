@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _checked(make: Callable[..., Any], section: str) -> Callable[..., Any]:
-    """Let a function of Baseplate check the factory of its section before it calls it."""
+    """Wrap a function of Baseplate so that it checks the factory of its section first."""
 
     def make_checked(config: dict[str, str], *others: Any) -> Any:
         check_factory(section, config["factory"], make.__name__)

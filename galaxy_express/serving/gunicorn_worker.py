@@ -38,8 +38,8 @@ _loads = _shared(_NONE)
 # Whether a reload is replacing the worker.
 _replaced = _shared(False)
 
-# How long a worker with more connections than another one pauses accepting, at most, and how often
-# it compares again: the other one may be busy, or just not scheduled yet.
+# A worker with clearly more connections than another pauses accepting for at most PAUSE_SECONDS. It
+# compares again every COMPARE_SECONDS, since the other may be busy, or not have been scheduled yet.
 PAUSE_SECONDS = 0.01
 COMPARE_SECONDS = 0.001
 
@@ -77,7 +77,8 @@ _WITHOUT_EFFECT = (
 class GalaxyExpressWorker(Worker):
     """A worker on gevent, with load sharing and graceful drain.
 
-    - Workers share the load. A worker with more connections than another leaves new ones to it.
+    - Workers share the load. A worker with clearly more connections than another leaves new
+      ones to it.
     - At the connection limit, the connection that has been idle for longest is closed.
     - On SIGTERM the worker reports that it isn't ready, for as long as load balancers need to
       notice. Then it stops accepting, closes idle connections, and exits once the requests in
@@ -180,7 +181,7 @@ class GalaxyExpressWorker(Worker):
 
         def handle(client: Any, address: Any) -> None:
             count(1)
-            if has_most():
+            if has_too_many():
                 server.stop_accepting()
                 accept_later(time.monotonic() + PAUSE_SECONDS)
             try:
@@ -195,11 +196,11 @@ class GalaxyExpressWorker(Worker):
             # With many connections, accept several at a time; with few, leave some to others.
             server.max_accept = 1 + self._open // 4
 
-        def has_most() -> bool:
+        def has_too_many() -> bool:
             return self._open > min(_loads) + server.max_accept
 
         def accept_later(end: float) -> None:
-            if has_most() and time.monotonic() < end:
+            if has_too_many() and time.monotonic() < end:
                 gevent.spawn_later(COMPARE_SECONDS, accept_later, end)
             elif server.started:
                 server.start_accepting()

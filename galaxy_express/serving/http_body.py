@@ -114,7 +114,7 @@ class Incoming:
         return some
 
     def read_received(self, size: int) -> bytes | None:
-        """Read exactly ``size`` bytes, if they have been received already; otherwise none."""
+        """Read exactly ``size`` bytes, or return None if they haven't all been received yet."""
         end = self._start + size
         if end > len(self._data):
             return None

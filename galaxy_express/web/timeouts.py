@@ -24,7 +24,7 @@ class TimeoutObserver(TimeoutBaseplateObserver):
         self._deadlines: dict[timedelta, Deadlines] = {}
 
     def on_server_span_created(self, context: RequestContext, server_span: ServerSpan) -> None:
-        """Let the span have a deadline, if its endpoint has a timeout."""
+        """Give the span a deadline, if its endpoint has a timeout."""
         limit = self.config.by_endpoint.get(server_span.name, self.config.default)
         if limit is config.InfiniteTimespan:
             return
@@ -52,7 +52,7 @@ class _SpanDeadline(SpanObserver):
 
 
 def share_timer(baseplate: Baseplate) -> None:
-    """Replace Baseplate's observer for timeouts, which it has if the event loop is gevent's."""
+    """Replace Baseplate's observer for timeouts, which it only adds under gevent."""
     baseplate.observers = [
         TimeoutObserver(observer.config)
         if isinstance(observer, TimeoutBaseplateObserver)
