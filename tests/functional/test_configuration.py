@@ -1,5 +1,8 @@
 """An invalid setting is an error at startup that names the setting."""
 
+from configparser import RawConfigParser
+from pathlib import Path
+
 import pytest
 from baseplate.lib.config import ConfigurationError
 from sqlalchemy.engine import make_url
@@ -41,6 +44,14 @@ def error_of(key: str, value: str = "x") -> str:
     message = str(raised.value)
     assert "\n" not in message
     return message
+
+
+@pytest.mark.parametrize("name", ["development.ini", "production.ini"])
+def test_requests_have_a_timeout(name: str) -> None:
+    """The configuration files limit the time of each request."""
+    parser = RawConfigParser()
+    parser.read(Path(__file__).parents[2] / "configs" / name)
+    assert parser["app:main"]["server_timeout.default"] == "15 seconds"
 
 
 def test_missing_setting() -> None:
