@@ -3,7 +3,7 @@
 Parsing is strict: values are never converted, trimmed or guessed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple
@@ -109,10 +109,14 @@ class _UpdateBody(_Body):
 
 
 class _Form:
-    """A model, and cached attributes of it that validation needs."""
+    """A model, and cached attributes of it that validation needs.
 
-    def __init__(self, model: type[BaseModel]) -> None:
+    :param preferences: the fields of which a body must have at least one, if it must.
+    """
+
+    def __init__(self, model: type[BaseModel], preferences: Collection[str] = ()) -> None:
         self.model = model
+        self.preferences = preferences
         self.fields = model.model_fields.keys()
         self.validate = TypeAdapter(model).validator.validate_python
 
@@ -242,7 +246,8 @@ class Schemas:
                 __base__=_UpdateBody,
                 __doc__="A recipient's new preferences, at least one. Omitted ones are unchanged.",
                 **{t.preference_field: _preference_field(t, required=False) for t in package_types},
-            )
+            ),
+            preferences=[t.preference_field for t in package_types],
         )
 
     def parse_package(self, body: bytes) -> Package:
@@ -302,13 +307,7 @@ class Schemas:
         :param recipient_id: the one in the path, which the body may repeat.
         :raises RejectedRequest: if the body isn't a valid update, or the id is invalid.
         """
-        update = self._parse_update(self._partial_update_form, body, recipient_id)
-        if not update.wanted:
-            raise ValidationFailed(
-                "a field is invalid",
-                [FieldError(pointer="#", detail="must name at least one preference")],
-            )
-        return update
+        return self._parse_update(self._partial_update_form, body, recipient_id)
 
     def _parse_update(self, form: _Form, body: bytes, recipient_id: str) -> PreferenceUpdate:
         check_recipient_of_path(recipient_id)
@@ -467,14 +466,16 @@ def _validate(form: _Form, data: dict[str, object], max_errors: int, context: ob
     fields = form.fields
     unknown = 0 if data.keys() <= fields else sum(name not in fields for name in data)
     known = {name: value for name, value in data.items() if name in fields} if unknown else data
+    errors: list[FieldError] = []
+    if form.preferences and known.keys().isdisjoint(form.preferences):
+        errors.append({"pointer": "#", "detail": "must name at least one preference"})
     try:
         body = form.validate(known, context=context)
     except ValidationError as error:
-        errors = [_field_error(details) for details in error.errors(include_url=False)]
+        errors += map(_field_error, error.errors(include_url=False))
     else:
-        if not unknown:
+        if not errors and not unknown:
             return body
-        errors = []
     found = len(errors) + unknown
     unknown_names = (name for name in data if name not in fields)
     errors += map(_unknown_field, islice(unknown_names, max(0, max_errors - len(errors))))

@@ -68,24 +68,26 @@ def test_patch_between_two_updates(app: TestApp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "pointer"),
+    ("body", "pointers"),
     [
-        ({"timestamp": NOON}, "#"),
-        ({"timestamp": NOON, "recipient_id": "leela"}, "#"),
-        ({"personal_preference": True}, "#/timestamp"),
-        ({"timestamp": NOON, "personal_preference": None}, "#/personal_preference"),
-        ({"timestamp": NOON, "personal_preference": "true"}, "#/personal_preference"),
-        ({"timestamp": NOON, "personal_preference": True, "colour": 1}, "#/colour"),
+        ({"timestamp": NOON}, ["#"]),
+        ({"timestamp": NOON, "recipient_id": "leela"}, ["#"]),
+        ({"personal_preference": True}, ["#/timestamp"]),
+        ({}, ["#", "#/timestamp"]),
+        ({"timestamp": "noon", "colour": 1}, ["#", "#/timestamp", "#/colour"]),
+        ({"timestamp": NOON, "personal_preference": None}, ["#/personal_preference"]),
+        ({"timestamp": NOON, "personal_preference": "true"}, ["#/personal_preference"]),
+        ({"timestamp": NOON, "personal_preference": True, "colour": 1}, ["#/colour"]),
         (
             {"timestamp": NOON, "personal_preference": True, "recipient_id": "fry"},
-            "#/recipient_id",
+            ["#/recipient_id"],
         ),
     ],
 )
-def test_invalid_patch(app: TestApp, body: object, pointer: str) -> None:
-    """An invalid patch is an error that names the field; nothing is changed or counted."""
+def test_invalid_patch(app: TestApp, body: object, pointers: list[str]) -> None:
+    """An invalid patch is an error that names all fields; nothing is changed or counted."""
     answer = patch(app, body, status=422)
-    assert [error["pointer"] for error in problem(answer)["errors"]] == [pointer]
+    assert [error["pointer"] for error in problem(answer)["errors"]] == pointers
     assert history(app)["updates"] == []
     assert totals(app) == (0, 0, 0)
 
