@@ -97,6 +97,8 @@ class GalaxyExpressWorker(Worker):
         #: The connections that wait for a request, longest first, with the time since when.
         self.idle: dict[Connection, float] = {}
         self._connections = Pool(self.cfg.worker_connections)
+        # Connections that have been told to close.
+        self._closing: set[Connection] = set()
         self._limits = Limits(
             self.cfg.limit_request_line or MAX_HEAD,
             self.cfg.limit_request_fields or MAX_HEAD,
@@ -265,10 +267,13 @@ class GalaxyExpressWorker(Worker):
         ip, port = address[:2] if address else ("", "")  # a Unix socket has none
         environ = {**environ, "REMOTE_ADDR": ip, "REMOTE_PORT": str(port)}
         connection = Connection(client, environ, self._limits, lambda: self.alive)
-        serve(connection, lambda: self._next_request(connection), self.wsgi, self.log, ip)
+        try:
+            serve(connection, lambda: self._next_request(connection), self.wsgi, self.log, ip)
+        finally:
+            self._closing.discard(connection)
 
     def _next_request(self, connection: Connection) -> Head | None:
-        if self._connections.full() and self.idle:
+        if self._connections.free_count() + len(self._closing) < 1 and self.idle:
             self._close_connections([next(iter(self.idle))])
         self.idle[connection] = time.monotonic()
         try:
@@ -291,4 +296,5 @@ class GalaxyExpressWorker(Worker):
     def _close_connections(self, idle: list[Connection]) -> None:
         for connection in idle:
             del self.idle[connection]
+            self._closing.add(connection)
             connection.shut_down()

@@ -1,6 +1,7 @@
 """Each server's answers, over a real socket."""
 
 import os
+import select
 import signal
 import socket
 import statistics
@@ -171,6 +172,29 @@ def test_idle_connections_are_replaced_at_the_limit(installation: Installation) 
         for _ in range(60):
             idle = stack.enter_context(Connection(server.port))
             assert idle.request("GET", "/health?type=liveness").status == 200
+
+
+def test_burst_replaces_as_many_idle_connections_as_needed(installation: Installation) -> None:
+    """At the connection limit of a worker, one idle connection is closed for each new one, even if
+    many are opened at the same time; one place is kept free."""
+    limit, more = 100, 5
+    server = installation.gunicorn(f"--worker-connections={limit}", workers=1)
+    with server, ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT))
+            for _ in range(limit + more)
+        ]
+        wait_until(lambda: sum(map(_is_closed, clients)) > more, "some are closed")
+        for client in clients:
+            if not _is_closed(client):
+                client.sendall(head("GET /health?type=liveness HTTP/1.1"))
+                assert client.recv(12) == b"HTTP/1.1 200"
+        assert sum(map(_is_closed, clients)) == more + 1
+
+
+def _is_closed(client: socket.socket) -> bool:
+    readable, _, _ = select.select([client], [], [], 0)
+    return bool(readable) and not client.recv(1, socket.MSG_PEEK)
 
 
 def test_workers_share_connections(installation: Installation) -> None:
