@@ -4,10 +4,9 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
-from galaxy_express.serving import environment, metrics_exporter
+from galaxy_express.serving import environment, gunicorn_settings, metrics_exporter
 
 _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
 environment.check(_SETTINGS)
@@ -18,7 +17,8 @@ bind = environment.bind()
 # headers or per-request hooks: gunicorn's settings for them are rejected.
 worker_class = "galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker"
 workers = environment.workers()
-# Connections per worker. At the limit, the longest idle one is closed.
+# Connections per worker; fewer if the limit of open files is low. At the limit, the longest idle
+# one is closed.
 worker_connections = 1000
 # How many seconds a connection may be idle, and how many the head of a request may take.
 keepalive = 75
@@ -44,19 +44,11 @@ logconfig_dict = {
 
 
 def on_starting(server: Any) -> None:
-    """Reject unknown settings, which gunicorn would ignore, and listen for Prometheus.
+    """Check the settings, and listen for Prometheus.
 
-    :raises SystemExit: with a one-line message, for an unknown setting or an unusable address.
+    :raises SystemExit: with a one-line message, for an invalid setting or an unusable address.
     """
-    unknown = [
-        name
-        for name, value in globals().items()
-        if name.islower() and name[0] != "_" and name not in server.cfg.settings
-        # Imported names aren't settings.
-        if not isinstance(value, ModuleType) and getattr(value, "__module__", __name__) == __name__
-    ]
-    if unknown:
-        sys.exit(f"{__file__}: gunicorn has no setting {', '.join(unknown)}")
+    gunicorn_settings.check_names(__file__, globals(), server.cfg)
     if metrics_exporter.is_enabled(_SETTINGS):
         _listen_for_prometheus(server)
     _halt_once(server)

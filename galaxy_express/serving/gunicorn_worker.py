@@ -16,9 +16,11 @@ from gevent.server import StreamServer
 from gevent.socket import SOCK_STREAM, socket
 from gunicorn.workers.base import Worker
 
+from galaxy_express.serving import gunicorn_settings
 from galaxy_express.serving.environment import drain_seconds
 from galaxy_express.serving.http_connection import Connection, Environ, serve
 from galaxy_express.serving.http_head import MAX_HEAD, Head, Limits
+from galaxy_express.serving.open_files import allowed_connections
 
 # State that workers and their master share, indexed by the number of the worker. The memory is
 # allocated when gunicorn's master imports this module, and inherited by all workers.
@@ -48,32 +50,6 @@ COMPARE_SECONDS = 0.001
 SWITCH_SECONDS = 0.0005
 
 
-# gunicorn's settings that this worker would ignore.
-_WITHOUT_EFFECT = (
-    "accesslog",
-    "casefold_http_method",
-    "forwarded_allow_ips",
-    "forwarder_headers",
-    "header_map",
-    "http2_cleartext",
-    "http_parser",
-    "http_protocols",
-    "permit_obsolete_folding",
-    "permit_unconventional_http_method",
-    "permit_unconventional_http_version",
-    "post_request",
-    "pre_request",
-    "protocol",
-    "proxy_allow_ips",
-    "proxy_protocol",
-    "root_path",
-    "secure_scheme_headers",
-    "sendfile",
-    "strip_header_spaces",
-    "threads",
-)
-
-
 class GalaxyExpressWorker(Worker):
     """A worker on gevent, with load sharing and graceful drain.
 
@@ -96,7 +72,7 @@ class GalaxyExpressWorker(Worker):
         self.number = 0
         #: The connections that wait for a request, longest first, with the time since when.
         self.idle: dict[Connection, float] = {}
-        self._connections = Pool(self.cfg.worker_connections)
+        self._connections = Pool(allowed_connections(self.cfg.worker_connections))
         # Connections that have been told to close.
         self._closing: set[Connection] = set()
         self._limits = Limits(
@@ -108,32 +84,12 @@ class GalaxyExpressWorker(Worker):
         self._stopping = Event()
 
     @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's signature
+    def check_config(cls, cfg: Any, log: Any) -> None:
         """Reject settings that this worker doesn't support; gunicorn calls this at startup.
 
         :raises SystemExit: with a one-line message that names the setting.
         """
-        for name in _WITHOUT_EFFECT:
-            setting = cfg.settings[name]
-            if setting.get() != type(setting)().get():
-                sys.exit(f"gunicorn's {name} isn't supported: it would have no effect")
-        for name in ("workers", "worker_connections"):
-            if getattr(cfg, name) < 1:
-                sys.exit(f"gunicorn's {name} must be at least 1: nobody would be served")
-        if cfg.preload_app:
-            sys.exit(
-                "gunicorn's preload_app isn't supported: the commit thread would belong to"
-                " the master, and every write would time out"
-            )
-        if cfg.is_ssl:
-            sys.exit("gunicorn's certfile and keyfile aren't supported: the service has no TLS")
-        if cfg.keepalive < 1:
-            sys.exit("gunicorn's keepalive must be at least 1: it is also the timeout for a head")
-        if drain_seconds() > cfg.graceful_timeout - 2:
-            sys.exit(
-                f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
-                f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be aborted"
-            )
+        gunicorn_settings.check(cfg, log)
 
     def init_process(self) -> None:
         """Initialize the worker: gunicorn calls this after the fork, and then :py:meth:`run`."""

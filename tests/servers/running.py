@@ -71,7 +71,7 @@ class Server:
     def __init__(self, command: list[str], folder: Path, port: int, env: dict[str, str]) -> None:
         self.port = port
         self.folder = folder
-        self._command = command
+        self.command = command
         self.environment = env
         self._log = folder / f"server-{port}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,7 +102,7 @@ class Server:
         """Start the process without waiting for it."""
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                self.command,
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

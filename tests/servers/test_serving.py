@@ -192,6 +192,19 @@ def test_burst_replaces_as_many_idle_connections_as_needed(installation: Install
         assert sum(map(_is_closed, clients)) == more + 1
 
 
+def test_low_limit_of_open_files(installation: Installation) -> None:
+    """If the limit of open files is low, a worker has fewer connections, and serves new clients
+    while others are idle."""
+    server = installation.gunicorn(workers=1)
+    server.command = ["sh", "-c", 'ulimit -n 150 && exec "$@"', "-", *server.command]
+    with server, ExitStack() as stack:
+        assert "only allows 50 connections per worker, not 1000" in server.log
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT))
+        assert server.request("POST", "/packages", package()).status == 201
+        assert "Traceback" not in server.log
+
+
 def _is_closed(client: socket.socket) -> bool:
     readable, _, _ = select.select([client], [], [], 0)
     return bool(readable) and not client.recv(1, socket.MSG_PEEK)

@@ -148,6 +148,12 @@ def test_unknown_setting_of_gunicorn_stops_the_start(installation: Installation)
         ("--forwarded-allow-ips=*", "gunicorn's forwarded_allow_ips isn't supported"),
         ("--proxy-protocol", "gunicorn's proxy_protocol isn't supported"),
         ("--keep-alive=0", "gunicorn's keepalive must be at least 1"),
+        ("--worker-class=sync", "gunicorn's worker_class isn't supported"),
+        ("--worker-tmp-dir=nowhere", "gunicorn's worker_tmp_dir isn't a folder: nowhere"),
+        ("--log-level=loud", "gunicorn's loglevel isn't supported"),
+        ("--statsd-host=localhost:8125", "gunicorn's statsd_host isn't supported"),
+        ("--limit-request-line=100", "gunicorn's limit_request_line must be at least 4000"),
+        ("--limit-request-fields=1", "gunicorn's limit_request_fields must be at least 32"),
     ],
 )
 def test_settings_of_gunicorn_without_effect_stop_the_start(

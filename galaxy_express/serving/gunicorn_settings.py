@@ -1,0 +1,141 @@
+"""Checks gunicorn's settings: unknown names, and what our worker doesn't support."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from galaxy_express.serving.environment import drain_seconds
+from galaxy_express.serving.open_files import RESERVED, allowed_connections
+
+# Settings that our worker would ignore.
+_WITHOUT_EFFECT = (
+    "access_log_format",
+    "accesslog",
+    "asgi_lifespan",
+    "asgi_loop",
+    "ca_certs",
+    "casefold_http_method",
+    "cert_reqs",
+    "ciphers",
+    "dirty_apps",
+    "dirty_workers",
+    "do_handshake_on_connect",
+    "dogstatsd_tags",
+    "enable_backlog_metric",
+    "forwarded_allow_ips",
+    "forwarder_headers",
+    "header_map",
+    "http2_cleartext",
+    "http_parser",
+    "http_protocols",
+    "permit_obsolete_folding",
+    "permit_unconventional_http_method",
+    "permit_unconventional_http_version",
+    "post_request",
+    "pre_request",
+    "protocol",
+    "proxy_allow_ips",
+    "proxy_protocol",
+    "raw_paste_global_conf",
+    "root_path",
+    "secure_scheme_headers",
+    "sendfile",
+    "ssl_context",
+    "ssl_version",
+    "statsd_host",
+    "statsd_prefix",
+    "strip_header_spaces",
+    "suppress_ragged_eofs",
+    "threads",
+    "tmp_upload_dir",
+    "uwsgi_allow_ips",
+    "websocket_max_message_size",
+)
+
+# Settings that would have no effect beside the logconfig_dict of configs/gunicorn.conf.py.
+_FOR_LOGS = ("errorlog", "logconfig", "logconfig_json", "loglevel")
+
+# The smallest useful values. A limit of 0 means the largest possible one. An id in a path has up to
+# 255 characters of four bytes, each of which is encoded as three.
+_MINIMA = {
+    "workers": (1, "nobody would be served"),
+    "worker_connections": (1, "nobody would be served"),
+    "keepalive": (1, "it is also the timeout for a head"),
+    "limit_request_line": (4000, "valid requests would be rejected"),
+    "limit_request_fields": (32, "valid requests would be rejected"),
+    "limit_request_field_size": (1024, "valid requests would be rejected"),
+}
+
+
+def check_names(path: str, names: Mapping[str, Any], cfg: Any) -> None:
+    """Check the names in gunicorn's configuration, which ignores unknown ones, and the worker.
+
+    :param path: the path of the configuration.
+    :param names: its global variables, after it was executed.
+    :param cfg: gunicorn's settings.
+    :raises SystemExit: with a one-line message.
+    """
+    # Imported late: the worker imports this module.
+    from galaxy_express.serving.gunicorn_worker import GalaxyExpressWorker
+
+    unknown = [
+        name
+        for name, value in names.items()
+        if name.islower() and name[0] != "_" and name not in cfg.settings
+        # Imported names aren't settings.
+        if not isinstance(value, ModuleType)
+        and getattr(value, "__module__", None) in (None, names["__name__"])
+    ]
+    if unknown:
+        sys.exit(f"{path}: gunicorn has no setting {', '.join(unknown)}")
+    if not issubclass(cfg.worker_class, GalaxyExpressWorker):
+        sys.exit("gunicorn's worker_class isn't supported: it must be GalaxyExpressWorker")
+
+
+def check(cfg: Any, log: Any) -> None:
+    """Check settings for :py:class:`~galaxy_express.serving.gunicorn_worker.GalaxyExpressWorker`.
+
+    The limit of open files is raised if necessary and possible.
+
+    :param cfg: gunicorn's settings.
+    :param log: gunicorn's logger.
+    :raises SystemExit: with a one-line message that names the setting.
+    """
+    if error := next(_find_errors(cfg), None):
+        sys.exit(error)
+    connections = allowed_connections(cfg.worker_connections)
+    if connections < 1:
+        sys.exit(f"the limit of open files (ulimit -n) must be more than {RESERVED}")
+    if connections < cfg.worker_connections:
+        log.warning(
+            "The limit of open files (ulimit -n) only allows %s connections per worker, not %s",
+            connections,
+            cfg.worker_connections,
+        )
+
+
+def _find_errors(cfg: Any) -> Iterator[str]:
+    for name in _WITHOUT_EFFECT + (_FOR_LOGS if cfg.logconfig_dict else ()):
+        setting = cfg.settings[name]
+        if setting.get() != type(setting)().get():
+            yield f"gunicorn's {name} isn't supported: it would have no effect"
+    for name, (minimum, reason) in _MINIMA.items():
+        value = getattr(cfg, name)
+        if value < minimum and not (value == 0 and name.startswith("limit_")):
+            yield f"gunicorn's {name} must be at least {minimum}: {reason}"
+    if cfg.preload_app:
+        yield (
+            "gunicorn's preload_app isn't supported: the commit thread would belong to"
+            " the master, and every write would time out"
+        )
+    if cfg.is_ssl:
+        yield "gunicorn's certfile and keyfile aren't supported: the service has no TLS"
+    if cfg.worker_tmp_dir and not os.path.isdir(cfg.worker_tmp_dir):
+        yield f"gunicorn's worker_tmp_dir isn't a folder: {cfg.worker_tmp_dir}"
+    if drain_seconds() > cfg.graceful_timeout - 2:
+        yield (
+            f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
+            f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be aborted"
+        )
