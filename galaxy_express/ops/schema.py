@@ -85,7 +85,11 @@ def _confirm(what: str, stored: int, is_production: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise SystemExit(f"This would drop the tables of {what}. To confirm, set FORCE=1")
-    if input(f"Drop the tables of {what}? (yes/no) ") != "yes":
+    try:
+        answer = input(f"Drop the tables of {what}? (yes/no) ")
+    except EOFError:
+        answer = ""
+    if answer != "yes":
         raise SystemExit("Nothing was dropped.")
 
 

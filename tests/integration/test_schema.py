@@ -116,7 +116,7 @@ def test_dropping_needs_force_if_there_are_packages(
     assert backend.stored() == {("delivered", "personal"): 2}
 
 
-@pytest.mark.parametrize("answer", ["yes", "no", ""])
+@pytest.mark.parametrize("answer", ["yes", "no", "", "\N{END OF TRANSMISSION}"])
 def test_dropping_asks_on_a_terminal(
     backend: Backend, desk: DeliveryDesk, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
