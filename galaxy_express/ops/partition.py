@@ -79,7 +79,7 @@ def _obstacles(connection: Connection) -> Iterator[str]:
     try:
         if migrations.needs_upgrade(connection) or missing_tables(connection):
             yield "create or migrate the tables first (make migratedb)"
-    except migrations.NewerDatabase as error:
+    except migrations.UnknownDatabase as error:
         yield str(error)
     if is_partitioned(connection):
         yield "they already are"

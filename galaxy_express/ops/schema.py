@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from galaxy_express.models import metadata_for, missing_tables, packages
 from galaxy_express.ops.output import write
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database, DatabaseUnavailable, in_a_line
 
 # SQLite's errors for a file that it can't open or write to; others say what is wrong.
 _FILE_ERRORS = ("unable to open database file", "attempt to write a readonly database")
@@ -32,8 +32,13 @@ def create_schema(app_config: RawConfig) -> None:
         try:
             with database.migrating() as connection:
                 revision = migrations.upgrade(connection)
-        except migrations.NewerDatabase as error:
+        except migrations.UnknownDatabase as error:
             raise SystemExit(f"The database {database} was not migrated: {error}") from error
+        except database.driver_error as error:
+            raise SystemExit(
+                f"The database {database} was not migrated: {in_a_line(error)} (are its tables of"
+                f" the revision in {migrations.VERSION_TABLE}?)"
+            ) from error
     if revision is not None:
         write(f"The tables of {database} are now at revision {revision}.\n")
 
@@ -97,8 +102,8 @@ def _confirm(what: str, stored: int, is_production: bool) -> None:
 def database_for_script(app_config: RawConfig) -> Iterator[Database]:
     """The database for a script of ``baseplate-script``. Errors end the script.
 
-    :raises SystemExit: with a one-line message, if a setting is invalid or the database is
-        unavailable.
+    :raises SystemExit: with a one-line message, if a setting is invalid, or if the database is
+        unavailable or rejects a statement.
     """
     try:
         database = database_from_config(app_config)
@@ -106,6 +111,8 @@ def database_for_script(app_config: RawConfig) -> Iterator[Database]:
         raise SystemExit(f"The configuration is invalid: {error}") from error
     try:
         yield database
+    except database.driver_error as error:  # the tables aren't as this version expects
+        raise SystemExit(f"The database {database} can't be used: {in_a_line(error)}") from error
     except DatabaseUnavailable as error:
         hint = (
             " (does its folder exist, and may you write to the folder and the file?)"

@@ -153,6 +153,26 @@ def test_newer_database_is_unchanged(backend: Backend) -> None:
         backend.rows("SELECT * FROM counters")
 
 
+def test_several_revisions(backend: Backend) -> None:
+    """A database with several revisions isn't changed, and the error says what to do."""
+    create_schema(backend.config)
+    backend.rows("INSERT INTO alembic_version VALUES ('0001')")
+    with pytest.raises(SystemExit, match=r"was not migrated: .* rows: 000., 000.; keep the one"):
+        create_schema(backend.config)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_revision_that_was_set_back(backend: Backend) -> None:
+    """If the revision isn't that of the tables, nothing is changed, and the error says so."""
+    create_schema(backend.config)
+    for statement in ("UPDATE alembic_version SET version_num = '0001'", "DROP TABLE counters"):
+        backend.rows(statement)
+    with pytest.raises(SystemExit, match=r"was not migrated: .* already exists \(are its tables"):
+        create_schema(backend.config)
+    with pytest.raises(Exception, match="counters"):
+        backend.rows("SELECT * FROM counters")
+
+
 def test_concurrent_migrations(old: Backend, make_app: MakeApp) -> None:
     """Concurrent migrations wait for each other."""
     with ThreadPoolExecutor(3) as threads:

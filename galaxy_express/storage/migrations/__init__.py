@@ -21,7 +21,11 @@ from galaxy_express.storage.migrations.numbering import restore_functions, resto
 VERSION_TABLE = "alembic_version"
 
 
-class NewerDatabase(Exception):
+class UnknownDatabase(Exception):
+    """The database isn't one that this version can migrate; nothing was changed."""
+
+
+class NewerDatabase(UnknownDatabase):
     """A newer version of the service has migrated the database."""
 
     def __init__(self, revision: str) -> None:
@@ -37,7 +41,7 @@ def upgrade(connection: Connection) -> str | None:
 
     :param connection: a connection that no other process migrates with at the same time.
     :returns: the new revision; ``None`` if no migration was needed.
-    :raises NewerDatabase: if its revision is unknown to this version.
+    :raises UnknownDatabase: if its revision is unknown to this version.
     """
     needed = needs_upgrade(connection)
     is_postgresql = connection.dialect.name == "postgresql"
@@ -60,12 +64,18 @@ def upgrade(connection: Connection) -> str | None:
 def needs_upgrade(connection: Connection) -> bool:
     """Return whether there are migrations that the database lacks.
 
-    :raises NewerDatabase: if its revision is unknown.
+    :raises UnknownDatabase: if its revision is unknown.
     """
     scripts = ScriptDirectory.from_config(_config())
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current is None:
+    revisions = MigrationContext.configure(connection).get_current_heads()
+    if len(revisions) > 1:
+        raise UnknownDatabase(
+            f"its table {VERSION_TABLE} has several rows: {', '.join(revisions)}; keep the one of"
+            " the last migration, and delete the others"
+        )
+    if not revisions:
         return True
+    current = revisions[0]
     try:
         scripts.get_revision(current)
     except (CommandError, ResolutionError):
