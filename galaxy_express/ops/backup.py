@@ -1,9 +1,12 @@
 """A backup of an SQLite database, made while the service runs."""
 
+import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from baseplate.lib.config import RawConfig
 
@@ -11,6 +14,8 @@ from galaxy_express.ops.audit import audit
 from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script
 from galaxy_express.storage.sqlite import SQLiteDatabase
+
+_PAGES = 10_000  # 20 MB
 
 
 def back_up(app_config: RawConfig, arguments: list[str]) -> None:
@@ -25,25 +30,26 @@ def back_up(app_config: RawConfig, arguments: list[str]) -> None:
     path = Path(arguments[0] if arguments else "")
     if path == Path():
         raise SystemExit("The path of the copy is missing: make backupdb TO=backup.db")
-    if path.exists():
-        raise SystemExit(f"{path} already exists; a backup doesn't overwrite files.")
     with database_for_script(app_config) as database:
         if not isinstance(database, SQLiteDatabase):
             raise SystemExit(f"{database} must be backed up with pg_dump; see docs/operations.md.")
-        part = path.with_name(f"{path.name}.part")
         try:
-            part.touch(exist_ok=False)
-            try:
-                _copy(database, part)
-                problems = _audit(part)
-                if problems:
-                    raise SystemExit(
-                        "The copy has problems, and was removed: " + " ".join(problems)
-                    )
-                part.rename(path)
-            finally:
-                part.unlink(missing_ok=True)
-                part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+            if path.exists():
+                raise SystemExit(f"{path} already exists; a backup doesn't overwrite files.")
+            part = path.with_name(f"{path.name}.part")
+            with _exiting_on_signals():
+                part.touch(exist_ok=False)
+                try:
+                    _copy(database, part)
+                    problems = _audit(part)
+                    if problems:
+                        raise SystemExit(
+                            "The copy has problems, and was removed: " + " ".join(problems)
+                        )
+                    part.rename(path)
+                finally:
+                    part.unlink(missing_ok=True)
+                    part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
         except FileExistsError as error:
             raise SystemExit(
                 f"{part} already exists: another backup is writing it, or one was killed, and it"
@@ -54,6 +60,25 @@ def back_up(app_config: RawConfig, arguments: list[str]) -> None:
     write(f"Copied {database} to {path}. The audit of the copy found no problems.\n")
 
 
+@contextmanager
+def _exiting_on_signals() -> Iterator[None]:
+    """A block that signals end like ``sys.exit()``, so that an unfinished copy is removed."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {
+        number: signal.signal(number, leave)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN  # by nohup, for example
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _copy(database: SQLiteDatabase, path: Path) -> None:
     with (
         database.snapshot() as connection,
@@ -62,7 +87,10 @@ def _copy(database: SQLiteDatabase, path: Path) -> None:
         # If the database is locked or unreadable, this fails; the backup would wait forever.
         connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
         try:
-            connection.connection.driver_connection.backup(copy)
+            # In parts, since signals are handled between them.
+            connection.connection.driver_connection.backup(
+                copy, pages=_PAGES, progress=lambda *_: None
+            )
             copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is one file
         except sqlite3.Error as error:  # of either file
             raise SystemExit(f"Copying {database} to {path} failed: {error}") from error

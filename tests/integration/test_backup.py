@@ -42,6 +42,9 @@ def test_backup_does_not_overwrite_files(
     assert taken.read_text() == "kept"
     with pytest.raises(SystemExit, match="can't be written"):
         back_up(backend.config, [str(tmp_path / "no-such-folder" / "copy.db")])
+    for length in (255, 256):
+        with pytest.raises(SystemExit, match=r"can't be written: .*File name too long"):
+            back_up(backend.config, [str(tmp_path / ("x" * length))])
     with pytest.raises(SystemExit, match="TO="):
         back_up(backend.config, [""])
 
