@@ -11,6 +11,9 @@ def write(text: str) -> None:
     :raises SystemExit: if it can't be written: with a one-line message, or, if its reader has
         exited, with only the exit code of a program that SIGPIPE ended.
     """
+    # Names of files may not be UTF-8, and terminals may have another encoding.
+    encoding = sys.stdout.encoding
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(text, end="", flush=True)  # noqa: T201 - the output of the command
     except OSError as error:

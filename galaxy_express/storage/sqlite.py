@@ -407,7 +407,7 @@ class SQLiteDatabase(Database):
     def _make_engine(self, mode: str, timeout: timedelta) -> Engine:
         url = URL.create(
             "sqlite",
-            database=f"file:{quote(self._path)}",
+            database=f"file:{quote(os.fsencode(self._path))}",
             query={"mode": mode, "uri": "true"},
         )
         engine = create_engine(
