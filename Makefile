@@ -84,27 +84,27 @@ torture: install-dev ## Attack the service for half an hour: kills, faults, floo
 	$(BIN)/python -m pytest tests/torture --torture --timeout=0 --override-ini=faulthandler_timeout=0 $(OPTIONS)
 
 shell: install ## Open a Python shell with the models and a database connection.
-	$(BIN)/python $(BIN)/baseplate-shell "$$CONFIG"
+	$(BIN)/python -m galaxy_express.ops.shell "$$CONFIG"
 
 migratedb: install ## Create the tables, or migrate them to this version.
-	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.models:create_schema
+	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.models:create_schema
 
 dropdb: install ## Drop the tables and all data (FORCE=1 skips the question).
-	$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.models:drop_schema
+	$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.models:drop_schema
 
 resetdb: dropdb migratedb ## Drop and recreate the tables.
 
 backupdb: install ## Copy the SQLite database while the service runs (TO=backup.db).
-	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.backup:back_up "$$TO"
+	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.backup:back_up "$$TO"
 
 auditdb: install ## Recount the totals, compare them with the counters, and look for damage.
-	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.audit:audit_database
+	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.audit:audit_database
 
 partitiondb: install ## Partition the table of packages on PostgreSQL (PARTITIONS=16).
-	@$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.partition:partition_packages "$$PARTITIONS"
+	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.partition:partition_packages "$$PARTITIONS"
 
 forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
-	$(BIN)/python $(BIN)/baseplate-script "$$CONFIG" galaxy_express.ops.forget:forget_recipient
+	$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.forget:forget_recipient
 
 # posix-ipc has no wheels for the newest Pythons. Baseplate requires it, but only imports it in parts
 # that are not used here, so it is omitted, and no compiler is needed. UPGRADE= keeps the versions.

@@ -252,14 +252,14 @@ def check_sections(config_path: str, is_gunicorn: bool) -> None:
     _raise_all(errors)
 
 
-def check_factory(section: str, factory: str, default: str) -> None:
-    """Check that the factory of a section can be imported and called.
+def check_factory(key: str, factory: str, default: str = "") -> None:
+    """Check that the factory in a setting can be imported and called.
 
+    :param key: the section and the name of the setting, for errors.
     :param factory: a module and the name of a function, such as ``module:function``.
     :param default: the name of the function, if there is only a module.
     :raises ConfigurationError: if it can't.
     """
-    key = f"[{section}] factory"
     module_name, colon, name = factory.partition(":")
     name = name if colon else default
     if not all(part.isidentifier() for part in [*module_name.split("."), name]):

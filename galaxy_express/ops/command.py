@@ -48,8 +48,13 @@ def main() -> None:
         parser.error(f"{arguments.command} has no arguments, but got {arguments.argument}")
     others = [] if arguments.argument is None else [arguments.argument]
     settings = arguments.configs / "production.ini"
-    if arguments.command not in ("configs", "health") and not settings.is_file():
-        parser.error(f"there is no {settings}; --configs is a folder like {_find_configs()}")
+    if arguments.command != "health":
+        try:
+            settings.open().close()
+        except OSError as error:
+            parser.error(
+                f"{settings}: {error.strerror}; --configs is a folder like {_find_configs()}"
+            )
     if arguments.command == "configs":
         write(f"{arguments.configs}\n")
     elif arguments.command == "serve":
@@ -57,19 +62,15 @@ def main() -> None:
     elif arguments.command == "health":
         _execute("-m", "galaxy_express.serving.health")
     elif arguments.command == "shell":
-        _execute("-c", _call("load_and_run_shell"), settings)
+        _execute("-m", "galaxy_express.ops.shell", settings)
     else:
-        _execute("-c", _call("load_and_run_script"), settings, _SCRIPTS[arguments.command], *others)
+        script = _SCRIPTS[arguments.command]
+        _execute("-m", "galaxy_express.ops.script", settings, script, *others)
 
 
 def _find_configs() -> Path:
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
-
-
-def _call(function: str) -> str:
-    # Like Baseplate's own commands, whose shebang lines don't work if the path has a space.
-    return f"from baseplate.server import {function}; {function}()"
 
 
 def _execute(*arguments: str | Path) -> None:

@@ -50,7 +50,7 @@ def _checked(make: Callable[..., Any], section: str) -> Callable[..., Any]:
     """Wrap a function of Baseplate so that it checks the factory of its section first."""
 
     def make_checked(config: dict[str, str], *others: Any) -> Any:
-        check_factory(section, config["factory"], make.__name__)
+        check_factory(f"[{section}] factory", config["factory"], make.__name__)
         return make(config, *others)
 
     return make_checked

@@ -65,5 +65,5 @@ def _set_up(config_path: str) -> Router:
         config = server.read_config(config_file, server_name=None, app_name="main")
     server.configure_logging(config, debug=False)
     export_metrics()
-    check_factory("app:main", config.app["factory"], "make_app")
+    check_factory("[app:main] factory", config.app["factory"], "make_app")
     return server.make_app(config.app)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from galaxy_express.ops import shell
 from tests.backends import SQLiteBackend
-from tests.servers.running import ROOT, Installation
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, wait_until
 
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
@@ -78,14 +79,123 @@ def test_arguments_without_effect(installation: Installation, arguments: list[st
     assert "Traceback" not in failed.value.output
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "shell"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "shell", "configs"])
 def test_missing_configuration(installation: Installation, command: str) -> None:
     """A folder without configuration files is reported in one line, which names the file."""
     with pytest.raises(subprocess.CalledProcessError) as failed:
         installation.run_python("-m", "galaxy_express.ops.command", command, "--configs=no/such")
     assert failed.value.returncode == 2
     last = failed.value.output.splitlines()[-1]
-    assert last.startswith("galaxy-express: error: there is no no/such/production.ini; ")
+    message = "galaxy-express: error: no/such/production.ini: No such file or directory; "
+    assert last.startswith(message)
+
+
+def failure(installation: Installation, *arguments: str, stdin: str = "") -> str:
+    """Run the command ``galaxy-express``, which must fail, and return its output."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        galaxy_express(installation, *arguments, stdin=stdin)
+    output: str = failed.value.output
+    assert "Traceback" not in output
+    return output
+
+
+def test_unusable_configuration_folder(installation: Installation) -> None:
+    """A folder that can't be examined is reported in one line, with the reason."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        installation.run_python(
+            "-m", "galaxy_express.ops.command", "audit", f"--configs={'x' * 256}"
+        )
+    assert "/production.ini: File name too long; " in failed.value.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["audit", "shell"])
+@pytest.mark.parametrize("content", [b"[app:mian]", b"\xff", b"factory"])
+def test_malformed_configuration(installation: Installation, command: str, content: bytes) -> None:
+    """A malformed configuration file is reported in one line, which names it."""
+    path = installation.folder / "configs" / "production.ini"
+    path.write_bytes(content)
+    output = failure(installation, command)
+    assert output.startswith("The configuration file configs/production.ini can't be read: ")
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("wsgi:make_app", "nope", "[app:main] factory: there is no module galaxy_express"),
+        ("factory = galaxy", "# galaxy", "[app:main] factory: is missing"),
+        ("shell:setup", "shell:nope", "[shell] setup: galaxy_express.ops.shell has no function"),
+        ("shell:setup", "shell", "[shell] setup: must be like module:function, not "),
+    ],
+)
+def test_wrong_setup_of_the_shell(
+    installation: Installation, old: str, new: str, message: str
+) -> None:
+    """A function that the shell needs and that doesn't exist is reported in one line."""
+    path = installation.folder / "configs" / "production.ini"
+    path.write_text(path.read_text().replace(old, new))
+    output = failure(installation, "shell")
+    assert output.startswith(message)
+    assert output.count("\n") == 1
+
+
+def test_shell_without_a_database(tmp_path: Path) -> None:
+    """If the database is unavailable, a query in the shell fails with a one-line message."""
+    installation = Installation(tmp_path, SQLiteBackend(tmp_path / "galaxy_express.db"))
+    statements = "query(select(models.packages))\nprint('gala' + 'xies')\n1 / 0"
+    printed = galaxy_express(installation, "shell", stdin=statements)
+    assert "The database is unavailable: there is no file " in printed
+    assert "galaxies" in printed
+    assert "SchemaMismatch" not in printed
+    assert "ZeroDivisionError" in printed
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """The names of files may be any bytes."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    installation = Installation(folder, SQLiteBackend(folder / "galaxy_express.db"))
+    galaxy_express(installation, "migrate")
+    copy = os.fsdecode(b"copy-\xfe.db")
+    assert "copy-\\udcfe.db" in galaxy_express(installation, "backup", copy)
+    assert SQLiteBackend(folder / copy).stored() == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("command", ["migrate", "audit", "backup"])
+def test_signals_end_a_command(
+    installation: Installation, command: str, number: signal.Signals
+) -> None:
+    """A signal ends a command without a traceback, and a backup leaves nothing behind."""
+    path = installation.folder / "galaxy_express.db"
+    arguments = [command, *(["copy.db"] if command == "backup" else [])]
+    with installation.database.cursor() as cursor:
+        cursor.execute("PRAGMA locking_mode = EXCLUSIVE")
+        cursor.execute("BEGIN EXCLUSIVE")  # the command waits for this lock
+        process = subprocess.Popen(
+            [sys.executable, "-m", "galaxy_express.ops.command", "--configs=configs", *arguments],
+            cwd=installation.folder,
+            env=installation.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Background processes ignore SIGINT, and the command would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        wait_until(lambda: path in open_files(process.pid), "the command has opened the database")
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode in (-number, 128 + number)
+    assert errors == ""
+    assert not list(installation.folder.glob("copy.db*"))
+
+
+def open_files(pid: int) -> set[Path]:
+    """The paths of the files that a process has open."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(link.readlink())
+    return found
 
 
 COMMANDS = pytest.mark.parametrize(
