@@ -423,7 +423,9 @@ class PostgreSQLDatabase(Database):
         settings = self._set.format(local="", lock_timeout=_milliseconds(self._lock_timeout))
         with connection.cursor() as cursor:
             cursor.execute(f"{settings}; {_DESCRIBE_SERVER}")
-            ((encoding, is_standby, read_only, server, is_citus),) = cursor.fetchall()
+            ((encoding, is_standby, read_only, server, is_citus, schema, user, path),) = (
+                cursor.fetchall()
+            )
             if is_citus:
                 cursor.execute(_WORKER_NODE)
                 if cursor.fetchall():
@@ -432,6 +434,12 @@ class PostgreSQLDatabase(Database):
             raise DatabaseUnavailable(
                 f"the database's encoding is {encoding}, which can't store all text: create it"
                 " with ENCODING 'UTF8'"
+            )
+        if schema is None:
+            # Otherwise all tables would seem to be missing.
+            raise DatabaseUnavailable(
+                f"the role {user} can't use any schema of its search_path ({path}): set another"
+                " search_path, create the schema, or GRANT USAGE on it"
             )
         connection.limit = self._limit
         connection.is_writable = not is_standby and read_only == "off"
@@ -626,7 +634,8 @@ _HARMLESS = {*_RETRYABLE, _LOCKED, *_RAISED_BY_TRIGGERS}
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),
        current_setting('transaction_read_only'), pg_postmaster_start_time()::text,
-       to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL
+       to_regclass('pg_catalog.pg_dist_local_group') IS NOT NULL,
+       current_schema(), current_user, current_setting('search_path')
 """
 
 # The coordinator of Citus is in group 0.

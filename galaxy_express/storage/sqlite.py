@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import cache, partial
 from itertools import chain, repeat
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 from urllib.parse import quote
 
@@ -294,6 +295,7 @@ class SQLiteDatabase(Database):
         return f"sqlite:///{self._path}"
 
     def _connect(self, engine: Engine) -> SQLiteConnection:
+        _check_file(self._path)
         identity = identify(self._path)
         connection = SQLiteConnection(engine.raw_connection(), self._path, identity)
         try:
@@ -342,8 +344,10 @@ class SQLiteDatabase(Database):
         engine = self._make_engine(mode, self._lock_timeout)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         try:
-            with self._translating_errors(), engine.begin() as connection:
-                yield connection
+            with self._translating_errors():
+                _check_file(self._path)
+                with engine.begin() as connection:
+                    yield connection
         finally:
             engine.dispose()
 
@@ -458,6 +462,23 @@ class SQLiteDatabase(Database):
 
     def _check_writable(self, *_: Any) -> None:
         _check_writable(self._path)  # SQLite would silently open it read-only
+
+
+def _check_file(path: str) -> None:
+    """Check that a file is a regular one, or doesn't exist.
+
+    :raises OSError: if it isn't, or is in a folder that this process may not enter.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        folders = reversed(Path(os.path.realpath(path)).parents)
+        closed = next(folder for folder in folders if not os.path.exists(f"{folder}/."))
+        raise OSError(f"the permissions of the folder {closed} don't allow to enter it") from None
+    if not S_ISREG(mode):
+        raise OSError(f"{path} is not a regular file")
 
 
 def _check_intact(path: str) -> None:

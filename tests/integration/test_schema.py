@@ -1,14 +1,18 @@
 """The schema: creating and dropping it, and what the database itself enforces."""
 
+import os
 import pty
 import sqlite3
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import psycopg2
 import pytest
 from sqlalchemy import inspect
-from sqlalchemy.engine import Inspector
+from sqlalchemy.engine import Inspector, make_url
 
 from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema, metadata, missing_tables
@@ -16,7 +20,7 @@ from galaxy_express.ops.audit import audit_database
 from galaxy_express.ops.backup import back_up
 from galaxy_express.storage.database import Database
 from tests.backends import Backend, SQLiteBackend
-from tests.conftest import OpenDatabase
+from tests.conftest import DATABASES, OpenDatabase
 from tests.integration.values import describe, package, send
 
 TABLES = ["counters", "packages", "preference_updates", "preferences"]
@@ -95,6 +99,75 @@ def test_file_that_cannot_be_opened_ends_a_script() -> None:
     """If SQLite can't open the file, the message says what to check."""
     with pytest.raises(SystemExit, match=r"unable to open database file \(does its folder exist, "):
         create_schema({"database.url": "sqlite:////nowhere/galaxy_express.db"})
+
+
+@pytest.mark.parametrize("name", ["folder", "queue", "null"])
+def test_database_that_is_not_a_file(tmp_path: Path, name: str) -> None:
+    """A path that isn't that of a regular file is reported as that."""
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "queue":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(os.devnull)
+    for script in (create_schema, drop_schema, audit_database):
+        with pytest.raises(SystemExit, match=rf"is unavailable: {path} is not a regular file$"):
+            script({"database.url": f"sqlite:///{path}"})
+
+
+def test_folder_that_cannot_be_entered() -> None:
+    """If a folder's permissions don't allow to enter it, the error names the folder."""
+    with TemporaryDirectory() as folder:
+        closed = Path(folder) / "closed"
+        (closed / "data").mkdir(parents=True)
+        Path(folder).chmod(0o711)
+        url = f"sqlite:///{closed}/data/galaxy_express.db"
+        create_schema({"database.url": url})
+        user = os.geteuid()
+        closed.chmod(0o600)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # root may enter all folders
+            for script in (create_schema, audit_database):
+                with pytest.raises(SystemExit, match=rf"the folder {closed} don't allow to enter"):
+                    script({"database.url": url})
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o700)
+
+
+@pytest.mark.parametrize("column", ["package_id", "decided_at"])
+def test_tables_of_another_program(backend: Backend, column: str) -> None:
+    """A table without the necessary columns isn't migrated, and nothing is created beside it."""
+    if column == "decided_at":  # an altered table of this version
+        create_schema(backend.config)
+        backend.rows("DROP TABLE counters")
+        backend.rows("ALTER TABLE packages DROP COLUMN decided_at")
+    else:
+        backend.rows("CREATE TABLE packages (tracking_number TEXT)")
+    with pytest.raises(SystemExit, match=rf"not migrated: its table packages lacks {column}.*own"):
+        create_schema(backend.config)
+    with pytest.raises(Exception, match="counters"):
+        backend.rows("SELECT * FROM counters")
+
+
+@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+@pytest.mark.parametrize("search_path", ["public", "nowhere"])
+def test_no_usable_schema(backend: Backend, search_path: str) -> None:
+    """If the role can't use any schema of its search_path, the error says so."""
+    create_schema(backend.config)
+    role = f"limited_{uuid4().hex}"
+    backend.rows(f"CREATE ROLE {role} LOGIN")
+    backend.rows(f"ALTER ROLE {role} SET search_path = {search_path}")
+    url = make_url(backend.url).set(username=role).render_as_string(hide_password=False)
+    for script in (create_schema, audit_database):
+        with pytest.raises(SystemExit) as ended:
+            script({"database.url": url})
+        message = f"the role {role} can't use any schema of its search_path ({search_path}): "
+        assert message in str(ended.value)
+        assert "make migratedb" not in str(ended.value)
+    backend.rows(f"DROP ROLE {role}")
 
 
 def test_missing_tables_are_created(backend: Backend, database: Database) -> None:

@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
+from sqlalchemy import inspect
 from sqlalchemy.engine import Connection
 
 from galaxy_express.models import metadata_for
@@ -19,6 +20,9 @@ from galaxy_express.storage.migrations.numbering import restore_functions, resto
 
 #: Alembic's table with the revision of the database.
 VERSION_TABLE = "alembic_version"
+
+# The columns that migrations add to the tables of version 1.0.
+_ADDED_COLUMNS = {"sequence", "decided_at", "declined_at"}
 
 
 class UnknownDatabase(Exception):
@@ -41,9 +45,10 @@ def upgrade(connection: Connection) -> str | None:
 
     :param connection: a connection that no other process migrates with at the same time.
     :returns: the new revision; ``None`` if no migration was needed.
-    :raises UnknownDatabase: if its revision is unknown to this version.
+    :raises UnknownDatabase: if its revision is unknown to this version, or its tables are.
     """
     needed = needs_upgrade(connection)
+    _check_columns(connection, _ADDED_COLUMNS if needed else set())
     is_postgresql = connection.dialect.name == "postgresql"
     if needed:
         if is_postgresql:
@@ -59,6 +64,26 @@ def upgrade(connection: Connection) -> str | None:
     revision = MigrationContext.configure(connection).get_current_revision()
     connection.commit()
     return revision if needed else None
+
+
+def _check_columns(connection: Connection, added: set[str]) -> None:
+    """Check that the tables that exist have the columns of this version, except some.
+
+    :param added: the columns that migrations add.
+    :raises UnknownDatabase: if they don't.
+    """
+    tables = metadata_for(connection.dialect.name).tables
+    inspector = inspect(connection)
+    for name in sorted(tables.keys() & set(inspector.get_table_names())):
+        present = {column["name"] for column in inspector.get_columns(name)}
+        names = [column.name for column in tables[name].columns]
+        missing = [column for column in names if column not in present | added]
+        if missing:
+            raise UnknownDatabase(
+                f"its table {name} lacks {', '.join(missing)}: either it was altered, or it belongs"
+                " to another program, and Galaxy Express needs a database of its own; nothing was"
+                " changed"
+            )
 
 
 def needs_upgrade(connection: Connection) -> bool:
