@@ -6,6 +6,10 @@ import re
 import socket
 import stat
 import sys
+from tempfile import TemporaryFile
+
+# The longest path of a Unix socket on Linux, in bytes.
+_LONGEST_PATH = 107
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 
@@ -39,21 +43,31 @@ def check_form(address: str) -> None:
     if not address.startswith("unix:"):
         parse_address(address)
         return
-    path = address.removeprefix("unix:").removeprefix("//")
+    path = _socket_path(address)
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ValueError(
+            f"{address!r} is too long: the path of a Unix socket has at most {_LONGEST_PATH} bytes"
+        )
     is_taken = os.path.exists(path) and not stat.S_ISSOCK(os.stat(path).st_mode)
     if not path or is_taken or not os.path.isdir(os.path.dirname(path) or "."):
         raise ValueError(f"{address!r} is not the path of a socket in an existing folder")
 
 
+def _socket_path(address: str) -> str:
+    return address.removeprefix("unix:").removeprefix("//")
+
+
 def check_address(address: str) -> None:
     """Check that a server could listen on an address now.
 
-    Of a Unix socket only the path is checked: gunicorn replaces the sockets of other servers.
+    Of a Unix socket only the path is checked, and whether its folder is writable: gunicorn replaces
+    the sockets of other servers.
 
     :raises ValueError: if it can't, with a message that says why and what to do.
     """
     check_form(address)
     if address.startswith("unix:"):
+        _check_writable(os.path.dirname(_socket_path(address)) or ".", address)
         return
     host, port = parse_address(address)
     try:
@@ -68,6 +82,15 @@ def check_address(address: str) -> None:
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
         raise ValueError(f"Can't listen on {address}: {advice} (BIND=127.0.0.1:9191)") from error
+
+
+def _check_writable(folder: str, address: str) -> None:
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"Can't listen on {address}: no file can be created in {folder} ({error.strerror})"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from galaxy_express.serving.bind import check_address, parse_address
+from galaxy_express.serving.bind import check_address, check_form, parse_address
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,21 @@ def test_unix_socket(tmp_path: Path) -> None:
     for taken in (path, tmp_path, tmp_path / "no" / "socket", ""):
         with pytest.raises(ValueError, match="is not the path of a socket in an existing folder"):
             check_address(f"unix:{taken}")
+
+
+def test_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    """A path that is too long for a Unix socket is rejected, also if its characters are fewer."""
+    for name in ("x" * (107 - len(f"{tmp_path}/")), "socket"):
+        check_form(f"unix:{tmp_path}/{name}")
+    for path in ("x" * 108, "é" * 54):
+        with pytest.raises(ValueError, match=r"is too long: .* at most 107 bytes"):
+            check_form(f"unix:{path}")
+
+
+def test_folder_where_no_socket_can_be_created() -> None:
+    """If no socket can be created in a folder, its path is rejected with the reason."""
+    with pytest.raises(ValueError, match=r"^Can't listen on unix:/proc/x: no file .* in /proc \("):
+        check_address("unix:/proc/x")
 
 
 def test_check_as_a_program() -> None:
