@@ -325,6 +325,18 @@ def _optional(parse: Parser) -> Parser:
     return config.Optional(parse)
 
 
+def _expecting(expected: str, parse: Parser) -> Parser:
+    """Return an optional parser of Baseplate, with an error that says what is expected."""
+
+    def parse_expected(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError:
+            raise ValueError(f"must be {expected}, not {text!r}") from None
+
+    return _optional(parse_expected)
+
+
 def _limit(text: str) -> object:
     return config.InfiniteTimespan if text == "infinite" else duration(text)
 
@@ -354,34 +366,38 @@ def _ours() -> dict[str, Parser]:
     }
 
 
+_boolean = _expecting("true or false", config.Boolean)
+
 # The settings that Baseplate reads.
 _BASEPLATE: dict[str, Parser] = {
     "factory": str,
     "baseplate.service_name": str,
-    "metrics.enabled": _optional(config.Boolean),
+    "metrics.enabled": _boolean,
     "sentry.dsn": _optional(_sentry_dsn),
     "sentry.environment": str,
-    "sentry.sample_rate": _optional(config.Percent),
+    "sentry.sample_rate": _expecting("a percentage from 0% to 100%", config.Percent),
     "sentry.ignore_errors": _optional(config.TupleOf(config.String)),
     "server_timeout.default": _optional(_limit),
-    "server_timeout.debug": _optional(config.Boolean),
+    "server_timeout.debug": _boolean,
     "tracing.service_name": str,
-    "tracing.endpoint": _optional(config.Endpoint),
+    "tracing.endpoint": _expecting("a host and a port, or the path of a socket", config.Endpoint),
     "tracing.queue_name": str,
     "tracing.max_span_queue_size": _optional(positive_integer),
     "tracing.num_span_workers": _optional(positive_integer),
     "tracing.span_batch_interval": _optional(duration),
     "tracing.num_conns": _optional(positive_integer),
-    "tracing.sample_rate": _optional(config.Fallback(config.Percent, config.Float)),
+    "tracing.sample_rate": _expecting(
+        "a percentage such as 10%", config.Fallback(config.Percent, config.Float)
+    ),
 }
 _SERVER: dict[str, Parser] = {
     "factory": str,
     "stop_timeout": _optional(duration),
     "drain_time": _optional(duration),
     "monitoring.blocked_hub": _optional(duration),
-    "monitoring.concurrency": _optional(config.Boolean),
-    "monitoring.connection_pool": _optional(config.Boolean),
-    "monitoring.gc.stats": _optional(config.Boolean),
-    "monitoring.gc.timing": _optional(config.Boolean),
+    "monitoring.concurrency": _boolean,
+    "monitoring.connection_pool": _boolean,
+    "monitoring.gc.stats": _boolean,
+    "monitoring.gc.timing": _boolean,
     "monitoring.gc.refcycle": str,
 }

@@ -7,7 +7,9 @@ import pytest
 from baseplate.lib.config import ConfigurationError, String
 
 from galaxy_express.settings import (
+    InvalidSettings,
     check_server_settings,
+    check_settings,
     duration,
     long_duration,
     path_prefix,
@@ -94,6 +96,23 @@ def test_invalid_server_setting(key: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         check_server_settings({"factory": "x", key: value})
     assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("metrics.enabled", "no", "true or false"),
+        ("server_timeout.debug", "1", "true or false"),
+        ("sentry.sample_rate", "150%", "a percentage from 0% to 100%"),
+        ("tracing.endpoint", "localhost:x", "a host and a port, or the path of a socket"),
+        ("tracing.sample_rate", "some", "a percentage such as 10%"),
+    ],
+)
+def test_expected_value(key: str, value: str, expected: str) -> None:
+    """The error of one of Baseplate's settings says what is expected."""
+    with pytest.raises(InvalidSettings) as raised:
+        check_settings({"database.url": "x", key: value}, {})
+    assert f"{key}: must be {expected}, not {value!r}" in str(raised.value).splitlines()
 
 
 @pytest.mark.parametrize("text", ["/express", "/planet/express", "/a.b", "/~zap", "/..."])
