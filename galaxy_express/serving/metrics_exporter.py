@@ -54,6 +54,10 @@ def exporter_address(service: str, environ: Mapping[str, str] = os.environ) -> t
     default_host = _host(service_host) or "127.0.0.1"
     given = environ.get(BIND, "") or str(PORT)
     host, _, port = given.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(
+            f"{BIND}: an IPv6 address needs brackets and a port, such as [::1]:6060, not {given!r}"
+        )
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{BIND}: must be a port such as 6060, or 127.0.0.1:6060, not {given!r}")
     address = _host(host) or default_host, int(port)

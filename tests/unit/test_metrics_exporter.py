@@ -33,6 +33,13 @@ def test_invalid_address(given: str) -> None:
         exporter_address("127.0.0.1:9090", {"GALAXY_EXPRESS_METRICS_BIND": given})
 
 
+@pytest.mark.parametrize("given", ["::1", "::1:6060", "::", "[::1]"])
+def test_ipv6_address_without_brackets_or_port(given: str) -> None:
+    """The error about an IPv6 address without brackets or a port says that it needs both."""
+    with pytest.raises(ValueError, match=r"^GALAXY_EXPRESS_METRICS_BIND: an IPv6 .* brackets"):
+        exporter_address("127.0.0.1:9090", {"GALAXY_EXPRESS_METRICS_BIND": given})
+
+
 @pytest.mark.parametrize(
     ("service", "given"),
     [
