@@ -3,6 +3,7 @@
 The image's health check runs it every few seconds, so it imports few modules.
 """
 
+import signal
 import socket
 import sys
 from http.client import HTTPConnection, HTTPException
@@ -59,4 +60,7 @@ def _connect(bind: str) -> socket.socket:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,12 +1,13 @@
 """The command ``galaxy-express health``, which the image's health check runs."""
 
+import signal
 import socket
 import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
 
-from tests.servers.running import ROOT, Installation, free_port
+from tests.servers.running import ROOT, WAIT_SECONDS, Installation, free_port
 
 
 def probe(installation: Installation, bind: str) -> subprocess.CompletedProcess[str]:
@@ -48,6 +49,27 @@ def has_ipv6() -> bool:
             return True
     except OSError:
         return False
+
+
+def test_interrupted_probe(installation: Installation) -> None:
+    """Ctrl-C ends the command without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "galaxy_express.ops.command", "health"],
+            cwd=installation.folder,
+            env=installation.environment | {"GALAXY_EXPRESS_BIND": f"127.0.0.1:{port}"},
+            stderr=subprocess.PIPE,
+            text=True,
+            # Background processes ignore SIGINT, and the command would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=WAIT_SECONDS)
+    assert (process.returncode, errors) == (128 + signal.SIGINT, "")
 
 
 def test_unready_service(installation: Installation) -> None:
