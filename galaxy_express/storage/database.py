@@ -35,9 +35,11 @@ class DatabaseUnavailable(Exception):
     the outcome is unknown, and a retry finds it.
 
     :cvar state: what clients are told that the database is.
+    :ivar cause: what errors with the same cause have in common, if their messages may name rows.
     """
 
     state = "unavailable"
+    cause: str | None = None
 
 
 class SchemaMismatch(DatabaseUnavailable):

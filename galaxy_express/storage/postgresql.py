@@ -1,5 +1,6 @@
 """PostgreSQL, for services on any number of machines."""
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -144,7 +145,7 @@ class PostgreSQLConnection(Connection):
         try:
             return len(self.select(sql, _columns(rows)))
         except LockNotAvailable as error:
-            raise Blocked(in_a_line(error)) from error
+            raise _as(Blocked, error) from error
 
     @contextmanager
     def transaction(
@@ -567,19 +568,19 @@ class PostgreSQLDatabase(Database):
             # The server may be down, or a standby by now: don't read from it any more.
             self._broken_before = monotonic()
         if error.pgcode in _RETRYABLE:
-            return TransactionConflict(in_a_line(error))
+            return _as(TransactionConflict, error)
         if error.pgcode == _LOCKED:
-            return Blocked(in_a_line(error))
+            return _as(Blocked, error)
         if error.pgcode in _MISSING or (
             error.pgcode == _MISSING_FUNCTION and "galaxy_express_" in error.diag.message_primary
         ):
-            return SchemaMismatch(in_a_line(error))
+            return _as(SchemaMismatch, error)
         if error.pgcode in _RAISED_BY_TRIGGERS:
-            return NotRecorded(in_a_line(error))
+            return _as(NotRecorded, error)
         if error.pgcode == _INSUFFICIENT_PRIVILEGE or isinstance(
             error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
         ):
-            return DatabaseUnavailable(in_a_line(error))
+            return _as(DatabaseUnavailable, error)
         return self._find_cause(error)
 
     def _find_cause(self, error: Exception) -> Exception:
@@ -614,6 +615,25 @@ def _is_of_row(error: Any) -> bool:
     return str(error.pgcode).startswith(_CLASSES_OF_ROWS)
 
 
+def _as(kind: type[DatabaseUnavailable], error: Any) -> DatabaseUnavailable:
+    """Return an exception with the message and the cause of the driver's."""
+    translated = kind(in_a_line(error))
+    translated.cause = _cause(error)
+    return translated
+
+
+def _cause(error: Any) -> str | None:
+    """Return what errors with the same cause have in common; ``None`` if it is their message."""
+    if error.pgcode is None:  # not from the server
+        return None
+    diag = error.diag
+    if error.pgcode.startswith(_CLASS_OF_NAMES):
+        return str(diag.message_primary)
+    # The outermost context is a trigger's function, or the place of a row.
+    context = re.sub(r"\d+", "", (diag.context or "").rpartition("\n")[2])
+    return f"{error.pgcode} {diag.constraint_name} {context}"
+
+
 def _milliseconds(span: timedelta) -> int:
     return max(1, span // timedelta(milliseconds=1))
 
@@ -627,6 +647,7 @@ _LOCKED = "55P03"
 _READ_ONLY = "25006"
 # What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
 _RAISED_BY_TRIGGERS = {"P0001", "0A000"}
+_CLASS_OF_NAMES = "42"  # missing tables or rights, for example: messages have names, no values
 _CLASSES_OF_ROWS = ("22", "23")  # data exceptions, integrity constraint violations
 # Rolling back is enough. A group of writes that is split may have many of them.
 _HARMLESS = {*_RETRYABLE, _LOCKED, *_RAISED_BY_TRIGGERS}

@@ -108,3 +108,36 @@ def test_missing_privilege(
     assert app.get("/health", status=ANY).status_int == (503 if is_needed else 200)
     assert send(app, ANY).status_int in (201, 503)
     assert update(app, UPDATE, status=ANY).status_int in (200, 503)
+
+
+@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+def test_later_cause_is_logged(
+    backend: Backend, role: str, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage with one cause doesn't hide the next one, and each is logged once, whichever
+    packages, processes and rows its errors name."""
+    url = make_url(backend.url).set(username=role)
+    settings = {"database.lock_timeout": "50 milliseconds"}
+    app = make_app({"database.url": url.render_as_string(hide_password=False)} | settings)
+    names = [f"pkg-{number}" for number in range(3)]
+    with backend.transaction("ROLLBACK") as other:
+        for name in names:
+            other.execute(
+                "INSERT INTO packages"
+                " (package_id, sender_id, recipient_id, package_type, timestamp, status)"
+                " VALUES (%s, 'zap', 'leela', 'personal', 0, 'dropped')",
+                [name],
+            )
+        for name in names:
+            send(app, 503, package_id=name)
+    backend.rows("ALTER TABLE counters RENAME TO amounts")
+    for name in names:
+        send(app, 503, package_id=name)
+    backend.rows("ALTER TABLE amounts RENAME TO counters")
+    backend.rows(f"REVOKE INSERT ON packages FROM {role}")
+    for name in names:
+        send(app, 503, package_id=name)
+    reasons = ("lock timeout", "make migratedb", "permission denied for table packages")
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [sum(reason in line for line in logged) for reason in reasons] == [1, 1, 1]
+    assert len(logged) == len(reasons)

@@ -1,18 +1,20 @@
-"""Outages are logged once when they begin, and once when they end."""
+"""Each cause of an outage is logged once, and the end of the outage."""
 
 import logging
 
 import pytest
 
-from galaxy_express.web.outages import QUIET_SECONDS, Outages
+from galaxy_express.web.outages import MOST_CAUSES, QUIET_SECONDS, Outages
 
 
 class Unreachable(Exception):
     """The database is unreachable."""
 
+    cause: str | None = None
 
-class StillUnreachable(Unreachable):
-    """The same kind of outage."""
+
+class NotAllowed(Unreachable):
+    """The same kind of outage, with another cause."""
 
 
 class Slow(Exception):
@@ -60,7 +62,7 @@ def test_end_is_logged_with_the_number_of_failures(
     """The first success after a while without failures ends the outage."""
     outages.note_failure(Unreachable(), "unreachable")
     clock.now += 3
-    outages.note_failure(StillUnreachable(), "unreachable")
+    outages.note_failure(Unreachable(), "unreachable")
     outages.note_success()
     clock.now += QUIET_SECONDS
     outages.note_success()
@@ -102,11 +104,43 @@ def test_each_kind_of_error_is_a_separate_outage(
     assert [message for _, message in lines(caplog)] == ["unreachable", "slow"]
 
 
+def test_each_cause_is_logged_once(outages: Outages, caplog: pytest.LogCaptureFixture) -> None:
+    """A later cause is logged during an outage; all causes together are one outage."""
+    for error in (Unreachable("locked"), NotAllowed("locked"), Unreachable("full")) * 2:
+        outages.note_failure(error, "%s", f"{type(error).__name__} {error}")
+    assert [message for _, message in lines(caplog)] == [
+        "Unreachable locked",
+        "NotAllowed locked",
+        "Unreachable full",
+    ]
+
+
+def test_messages_that_only_differ_in_data(
+    outages: Outages, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Failures with the same cause are logged once, whichever numbers or rows they name."""
+    for number in range(1000):
+        outages.note_failure(Unreachable(f"process {number} has a lock"), "locked")
+        error = Unreachable(f"row {chr(number)}")
+        error.cause = "a trigger"
+        outages.note_failure(error, "rejected")
+    assert [message for _, message in lines(caplog)] == ["locked", "rejected"]
+
+
+def test_number_of_causes_is_bounded(outages: Outages, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the first causes of an outage are logged."""
+    for number in range(100):
+        outages.note_failure(Unreachable("x" * number), "cause")
+    assert len(lines(caplog)) == MOST_CAUSES
+    assert outages.is_known(Unreachable("another"))
+
+
 def test_known_failures(outages: Outages, clock: Clock) -> None:
-    """An exception is known from the first failure of its outage until the end of it."""
+    """An exception is known from the first failure of its cause until the end of the outage."""
     assert not outages.is_known(Unreachable())
     outages.note_failure(Unreachable(), "unreachable")
-    assert outages.is_known(StillUnreachable())
+    assert outages.is_known(Unreachable())
+    assert not outages.is_known(NotAllowed())
     assert not outages.is_known(Slow())
     assert not outages.is_known(ValueError())
     assert not outages.is_known(None)
