@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
+from galaxy_express.models import metadata_for
 from galaxy_express.storage import limited_connection
 from galaxy_express.storage.confirmations import WRITE_TO_LOG, Confirmations
 from galaxy_express.storage.database import (
@@ -249,7 +250,7 @@ class PostgreSQLConnection(Connection):
 
     def outlives(self, error: Any) -> bool:
         """See :py:meth:`Connection.outlives`."""
-        is_harmless = error.pgcode in _HARMLESS or _is_of_row(error)
+        is_harmless = error.pgcode in _HARMLESS or _is_of_row(error) or _is_of_trigger(error)
         return is_harmless and not self._raw.dbapi_connection.closed
 
 
@@ -571,6 +572,8 @@ class PostgreSQLDatabase(Database):
             return _as(TransactionConflict, error)
         if error.pgcode == _LOCKED:
             return _as(Blocked, error)
+        if _is_of_trigger(error):
+            return _as(NotRecorded, error)
         if error.pgcode in _MISSING or (
             error.pgcode == _MISSING_FUNCTION and "galaxy_express_" in error.diag.message_primary
         ):
@@ -583,14 +586,18 @@ class PostgreSQLDatabase(Database):
             return _as(DatabaseUnavailable, error)
         return self._find_cause(error)
 
-    def _find_cause(self, error: Exception) -> Exception:
+    def _find_cause(self, error: Any) -> Exception:
         """Return why the server rejects a statement: the tables were altered, or it is a bug."""
+        name = error.diag.constraint_name
+        if name and name not in _OUR_CONSTRAINTS:
+            return RejectedRow(error.diag.message_primary)  # without the values of the row
         # A group with rejected rows is split, and may have hundreds of errors.
         if monotonic() - self._alterations_read_at > _ALTERATIONS_AGE:
             self._alterations = self._read_alterations()
             self._alterations_read_at = monotonic() if self._alterations else -inf
         if not self._alterations:
-            return error
+            bug: Exception = error
+            return bug
         kind = RejectedRow if _is_of_row(error) else AlteredSchema
         return kind(self._alterations)
 
@@ -613,6 +620,19 @@ class PostgreSQLDatabase(Database):
 def _is_of_row(error: Any) -> bool:
     """Return whether the values of a row caused an error."""
     return str(error.pgcode).startswith(_CLASSES_OF_ROWS)
+
+
+def _is_of_trigger(error: Any) -> bool:
+    """Return whether a statement failed in a function that isn't ours, as a trigger's.
+
+    Not if the server has a problem, such as a full disk.
+    """
+    context = error.diag.context
+    return (
+        bool(context)
+        and "galaxy_express_" not in context
+        and not isinstance(error, psycopg2.OperationalError)
+    )
 
 
 def _as(kind: type[DatabaseUnavailable], error: Any) -> DatabaseUnavailable:
@@ -648,6 +668,11 @@ _READ_ONLY = "25006"
 # What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
 _RAISED_BY_TRIGGERS = {"P0001", "0A000"}
 _CLASS_OF_NAMES = "42"  # missing tables or rights, for example: messages have names, no values
+_OUR_CONSTRAINTS = {
+    constraint.name
+    for table in metadata_for("postgresql").sorted_tables
+    for constraint in table.constraints
+}
 _CLASSES_OF_ROWS = ("22", "23")  # data exceptions, integrity constraint violations
 # Rolling back is enough. A group of writes that is split may have many of them.
 _HARMLESS = {*_RETRYABLE, _LOCKED, *_RAISED_BY_TRIGGERS}

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import timedelta
 from functools import cache, partial
 from itertools import chain, repeat
@@ -17,18 +17,22 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy.engine
-from sqlalchemy import create_engine, event, exc
+from sqlalchemy import CheckConstraint, Table, create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
+from sqlalchemy.schema import ColumnCollectionConstraint
 
 from galaxy_express.models import metadata_for
 from galaxy_express.storage.database import (
     LAST_SEQUENCE,
+    AlteredSchema,
     Connection,
     DamagedFiles,
     Database,
     DatabaseUnavailable,
     ErrorTranslation,
+    NotRecorded,
     PersistentConnection,
+    RejectedRow,
     Row,
     SchemaMismatch,
     in_a_line,
@@ -42,6 +46,8 @@ from galaxy_express.storage.sqlite_files import (
 )
 from galaxy_express.storage.sqlite_log import lacks_pages
 from galaxy_express.storage.sqlite_statements import STATEMENTS
+
+_TABLES = metadata_for("sqlite").tables
 
 
 class SQLiteConnection(Connection):
@@ -61,6 +67,7 @@ class SQLiteConnection(Connection):
         self._files = OpenFiles(path, identity)
         self._turn: int | None = None
         self._next_sequence = 0
+        self._checked_schema: int | None = None
 
     def find(self, sql: str, keys: Collection[str]) -> list[Row]:
         """See :py:meth:`Connection.find`."""
@@ -154,6 +161,11 @@ class SQLiteConnection(Connection):
         """See :py:meth:`Connection.check_writable`."""
         _check_writable(self._path)
         _check_writable(self._folder)  # the log is in the same folder
+        ((schema,),) = self.select("PRAGMA schema_version")
+        if schema != self._checked_schema:
+            for statement in _EXPLAIN_INSERTS:
+                self.select(statement)
+            self._checked_schema = schema
 
     def is_current(self) -> bool:
         """Return whether the path still refers to the open file, and nobody else has written to
@@ -202,6 +214,12 @@ _LAST_SEQUENCE = """
     SELECT max(coalesce((SELECT max(sequence) FROM packages), 0),
                coalesce((SELECT max(sequence) FROM preference_updates), 0))
 """
+
+
+# Fails for a view, or if a trigger has an error, without running anything. Without QUERY PLAN,
+# SQLite 3.40 explains some triggers in bytes that aren't text.
+_EXPLAIN_INSERTS = [f"EXPLAIN QUERY PLAN INSERT INTO {table} DEFAULT VALUES" for table in _TABLES]
+_ALTERATIONS = "SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger')"
 
 
 # SQLite allows 32,766 parameters.
@@ -400,13 +418,35 @@ class SQLiteDatabase(Database):
 
     def _translate(self, error: Any) -> Exception:
         reason = in_a_line(error)
-        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _UNAVAILABLE:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & _PRIMARY_CODE in _UNAVAILABLE:
             return DatabaseUnavailable(reason)
         missing = _MISSING.match(reason)
         if missing and missing[1] in _OUR_NAMES:
             return SchemaMismatch(reason)
-        translated: Exception = error
-        return translated
+        if code == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+            return NotRecorded(f"a trigger has raised an error: {reason}")
+        if not isinstance(error, sqlite3.IntegrityError):
+            return self._find_cause(error)
+        # A violated constraint of ours is a bug.
+        violation: Exception = error if reason in _OUR_VIOLATIONS else RejectedRow(reason)
+        return violation
+
+    def _find_cause(self, error: Exception) -> Exception:
+        """Return why SQLite rejects a statement: the tables were altered, or it is a bug."""
+        try:
+            with closing(self._connect_nonblocking()) as connection:
+                found = connection.select(_ALTERATIONS)
+        except (sqlite3.Error, exc.DBAPIError, OSError, DatabaseUnavailable):
+            return error
+        ours = [(kind, name) for kind, name, table in found if table in _TABLES]
+        views = [name for kind, name in ours if kind == "view"]
+        if views:
+            return AlteredSchema(f"{', '.join(views)} is not a table")
+        if ours:
+            names = ", ".join(name for _, name in ours)
+            return NotRecorded(f"{in_a_line(error)}; does a trigger fail? ({names})")
+        return error
 
     def _make_engine(self, mode: str, timeout: timedelta) -> Engine:
         url = URL.create(
@@ -511,11 +551,22 @@ _UNAVAILABLE = {
 # SQLite has one code for all errors in SQL. If a name that the schema defines is missing, the
 # database has another version; if any other name is missing, the statement is wrong.
 _MISSING = re.compile(r"(?:no such (?:table|column): |table .* has no column named )(?:.*\.)?(\w+)")
-_OUR_NAMES = {
-    name
-    for table in metadata_for("sqlite").sorted_tables
-    for name in (table.name, *table.columns.keys())
-}
+_OUR_NAMES = {name for table in _TABLES.values() for name in (table.name, *table.columns.keys())}
+
+
+def _violations(table: Table) -> Iterator[str]:
+    """Yield SQLite's messages for violations of the constraints that the schema defines."""
+    for column in table.columns:
+        if not column.nullable:
+            yield f"NOT NULL constraint failed: {column}"
+    for constraint in table.constraints:
+        if isinstance(constraint, CheckConstraint):
+            yield f"CHECK constraint failed: {constraint.name}"
+        elif isinstance(constraint, ColumnCollectionConstraint):
+            yield f"UNIQUE constraint failed: {', '.join(map(str, constraint.columns))}"
+
+
+_OUR_VIOLATIONS = set(chain.from_iterable(map(_violations, _TABLES.values())))
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:

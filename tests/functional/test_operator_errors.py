@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -13,6 +14,7 @@ from galaxy_express.storage.database import SchemaMismatch
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
 from tests.conftest import DATABASES, MakeApp, OpenDatabase
 from tests.functional.client import ANY, UPDATE, problem, send, update
+from tests.functional.test_concurrency import run_concurrently
 
 REMEDY = "the database is not set up (make migratedb); a retry is safe"
 
@@ -141,3 +143,112 @@ def test_later_cause_is_logged(
     logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert [sum(reason in line for line in logged) for reason in reasons] == [1, 1, 1]
     assert len(logged) == len(reasons)
+
+
+# What an operator may add to the tables, by what the log says about it when a row is rejected.
+ADDED_TO_POSTGRESQL = {
+    'violates check constraint "zz"': (
+        "ALTER TABLE packages ADD CONSTRAINT zz CHECK (package_id <> 'bad') NOT VALID"
+    ),
+    'violates foreign key constraint "fk_sender"': (
+        "CREATE TABLE senders (id text PRIMARY KEY); INSERT INTO senders VALUES ('zap');"
+        "ALTER TABLE packages ADD CONSTRAINT fk_sender"
+        " FOREIGN KEY (sender_id) REFERENCES senders NOT VALID"
+    ),
+    'violates unique constraint "one_each"': (
+        "CREATE UNIQUE INDEX one_each ON packages (sender_id) WHERE sender_id <> 'zap'"
+    ),
+    'violates check constraint "few"': (
+        "ALTER TABLE counters ADD CONSTRAINT few CHECK (package_type <> 'marketing') NOT VALID"
+    ),
+    "division by zero CONTEXT": "perform 1 / 0",
+    "invalid input syntax for type integer": "perform 'x'::integer",
+    'relation "nowhere" does not exist': "insert into nowhere values (1)",
+}
+ADDED_TO_SQLITE = {
+    "a trigger has raised an error: no": "SELECT raise(ABORT, 'no')",
+    "a trigger has raised an error: never": "SELECT raise(ROLLBACK, 'never')",
+    "malformed JSON; does a trigger fail? (added)": "SELECT json_extract('{', '$')",
+    "UNIQUE constraint failed: packages.sender_id": (
+        "CREATE UNIQUE INDEX one_each ON packages (sender_id) WHERE sender_id <> 'zap'"
+    ),
+}
+BAD = {"package_id": "bad", "sender_id": "nixon", "package_type": "marketing"}
+
+
+def add(backend: Backend, statement: str) -> None:
+    """Run a statement that an operator might; one in lower case becomes a trigger for BAD."""
+    if isinstance(backend, SQLiteBackend) and not statement.startswith("CREATE"):
+        statement = (
+            "CREATE TRIGGER added BEFORE INSERT ON packages WHEN new.package_id = 'bad'"
+            f" BEGIN {statement}; END"
+        )
+    elif statement[0].islower():
+        statement = (
+            "CREATE FUNCTION added() RETURNS trigger LANGUAGE plpgsql"
+            f" AS $$BEGIN {statement}; RETURN new; END$$;"
+            "CREATE TRIGGER added BEFORE INSERT ON packages FOR EACH ROW"
+            " WHEN (new.package_id = 'bad') EXECUTE FUNCTION added()"
+        )
+    backend.rows(statement)
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason", "statement"),
+    [
+        *(("postgresql", *added) for added in ADDED_TO_POSTGRESQL.items()),
+        *(("sqlite", *added) for added in ADDED_TO_SQLITE.items()),
+    ],
+    indirect=["backend"],
+)
+def test_rejected_row(
+    backend: Backend,
+    make_app: MakeApp,
+    caplog: pytest.LogCaptureFixture,
+    reason: str,
+    statement: str,
+) -> None:
+    """If a constraint, index or trigger that an operator has added rejects a row, only its request
+    is 503, and the log names the reason; the instance stays ready."""
+    create_schema(backend.config)
+    app = make_app()
+    send(app, **(BAD | {"package_id": "earlier"}))
+    add(backend, statement)
+    sends = [
+        partial(send, app, package_id="kept-1"),
+        partial(send, app, ANY, **BAD),
+        partial(send, app, package_id="kept-2"),
+    ]
+    assert [answer.status_int for answer in run_concurrently(sends)] == [201, 503, 201]
+    assert reason in caplog.text
+    assert "make migratedb" not in caplog.text
+    assert app.get("/health").json is True
+    assert backend.stored() == backend.counted()
+
+
+UNUSABLE = {
+    "the tables were altered: packages is not a table": (
+        "ALTER TABLE packages RENAME TO stored_packages",
+        "CREATE VIEW packages AS SELECT * FROM stored_packages",
+    ),
+    "no such table: main.nowhere; does a trigger fail? (added)": (
+        "CREATE TRIGGER added AFTER INSERT ON packages BEGIN INSERT INTO nowhere VALUES (1); END",
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_unusable_table(
+    backend: Backend, make_app: MakeApp, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    """If a table of SQLite was replaced by a view, or has a trigger with an error, sends and
+    readiness are 503, and the log names the reason."""
+    create_schema(backend.config)
+    app = make_app()
+    for statement in UNUSABLE[reason]:
+        backend.rows(statement)
+    app.get("/health", status=503)
+    send(app, 503)
+    assert reason in caplog.text
+    assert "make migratedb" not in caplog.text
