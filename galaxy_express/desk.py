@@ -36,6 +36,7 @@ from galaxy_express.storage.database import (
     Blocked,
     Connection,
     Database,
+    DatabaseUnavailable,
     NotRecorded,
     TransactionConflict,
 )
@@ -51,8 +52,11 @@ ATTEMPTS = 10
 SHARD_ATTEMPTS = 3
 
 
-class _ShardBlocked(Blocked):
-    """Another transaction holds a lock on the counters of this writer's shard."""
+class CountersLocked(DatabaseUnavailable):
+    """Another transaction holds a lock on the counters, which every send adds to."""
+
+    def __str__(self) -> str:
+        return f"another transaction locks the counters (see pg_stat_activity): {self.args[0]}"
 
 
 @dataclass(eq=False, slots=True)
@@ -120,11 +124,12 @@ class DeliveryDesk:
         :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
         :raises galaxy_express.storage.database.NotRecorded: the database doesn't store a row.
         :raises galaxy_express.storage.database.Blocked: another transaction has a lock.
+        :raises CountersLocked: another transaction has a lock that all sends need.
         """
         for attempt in range(1, ATTEMPTS):
             try:
                 return self._transact(requests, lock_timeout)
-            except _ShardBlocked:
+            except CountersLocked:
                 self.shard = random.randrange(SHARDS)
                 if attempt >= SHARD_ATTEMPTS:
                     raise
@@ -165,7 +170,7 @@ class DeliveryDesk:
             try:
                 queries.add_to_totals(connection, self.shard, totals)
             except Blocked as error:
-                raise _ShardBlocked(str(error)) from error
+                raise CountersLocked(str(error)) from error
 
         unclaimed = new  # packages without a result so far
         for send in sends:

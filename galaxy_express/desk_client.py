@@ -15,6 +15,7 @@ from baseplate.lib import config
 from galaxy_express import metrics
 from galaxy_express.delivery import Conflict, Decision, Package, SendOutcome, replay
 from galaxy_express.desk import (
+    CountersLocked,
     DeliveryDesk,
     Rehearsal,
     SendRequest,
@@ -121,7 +122,7 @@ class DeskClient:
             metrics.count_rejected(1)
 
     def check(self, connection: Connection) -> None:
-        """Check that writes can be recorded: without writing, unless the last commit failed.
+        """Check that writes can be recorded: without writing, unless the last commits failed.
 
         :param connection: a connection to read from.
         :raises galaxy_express.storage.database.DatabaseUnavailable: if they can't.
@@ -228,12 +229,12 @@ class DeskContextFactory(ContextFactory):
         self._queue: GroupCommit[WriteRequest] = GroupCommit(
             lambda requests: desk.commit(requests, min(FIRST_WAIT, lock_timeout)),
             shared_errors=DatabaseUnavailable,
-            single_errors=NotRecorded,
+            single_errors=(NotRecorded, Blocked),
             max_group=settings.max_group,
             max_queued=settings.max_queued,
             timeout=settings.timeout,
             on_commit=self._checkpoints.note_commit,
-            blocked_errors=Blocked,
+            blocked_errors=(Blocked, CountersLocked),
             keys=_keys,
             commit_again=lambda requests: desk.commit(requests, min(NEXT_WAIT, lock_timeout)),
             patience=lock_timeout,

@@ -39,6 +39,9 @@ class Write(Hashable, Protocol):
 
 AnyWrite = TypeVar("AnyWrite", bound=Write)
 
+# If this many writes in a row fail, each by itself, perhaps all do.
+_SUSPICIOUS = 3
+
 # The seconds between two attempts of blocked writes.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
@@ -105,7 +108,7 @@ class GroupCommit(Generic[AnyWrite]):
     :param shared_errors: the exceptions of ``commit`` that no single write causes, such as an
         unavailable database. After any other exception the group is split and committed in parts,
         so that a write that can't be committed fails alone.
-    :param single_errors: those of the shared exceptions that single writes do cause.
+    :param single_errors: those of the shared and blocked exceptions that single writes do cause.
     :param max_group: the size of a group, unless one write alone is larger.
     :param max_queued: the total size of the writes that may wait, unless nothing else waits.
     :param timeout: how long a write may take from submission to result.
@@ -117,7 +120,7 @@ class GroupCommit(Generic[AnyWrite]):
     :param commit_again: the same as ``commit``, for writes that were blocked before; it should
         wait for locks for a shorter time.
     :param patience: how long a blocked write is retried.
-    :ivar failure: why the last commit failed, if no single write caused it.
+    :ivar failure: why the last commits failed, if perhaps no write can succeed.
     """
 
     def __init__(
@@ -163,6 +166,7 @@ class GroupCommit(Generic[AnyWrite]):
         self._turn = self._loop.timer(0, priority=-1)
         self._committing = False
         self._started: float | None = None
+        self._failed_in_a_row = 0
         self.failure: Exception | None = None
 
     def submit(self, write: AnyWrite) -> None:
@@ -337,15 +341,22 @@ class GroupCommit(Generic[AnyWrite]):
         self._on_commit()
 
     def _note_failure(self, result: _Result[AnyWrite], writes: int) -> None:
+        failed = [
+            error for error in result.errors.values() if isinstance(error, self._shared_errors)
+        ]
+        blocked = [error for _, error in result.blocked]
         shared = [
-            error
-            for error in result.errors.values()
-            if isinstance(error, self._shared_errors) and not isinstance(error, self._single_errors)
+            error for error in (*failed, *blocked) if not isinstance(error, self._single_errors)
         ]
         if shared:
             self.failure = shared[0]
         elif len(result.errors) + sum(len(part) for part, _ in result.blocked) < writes:
             self.failure = None  # some were committed
+            self._failed_in_a_row = 0
+        else:
+            self._failed_in_a_row += len(failed)
+            if failed and self._failed_in_a_row >= _SUSPICIOUS:
+                self.failure = failed[0]
 
     def _split(
         self, group: _Group[AnyWrite], blocked: list[tuple[Sequence[AnyWrite], Exception]]

@@ -162,6 +162,47 @@ def test_readiness_while_writes_fail(backend: Backend, impatient_app: TestApp) -
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_readiness_while_the_counters_are_locked(
+    backend: Backend, impatient_app: TestApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While another transaction locks the counters, which every send needs, the service isn't
+    ready, and the log says why; afterwards it is, without a send."""
+    with backend.transaction() as other:
+        other.execute("LOCK TABLE counters IN EXCLUSIVE MODE")
+        assert_unavailable(send(impatient_app, status=503))
+        assert_unavailable(impatient_app.get("/health", status=503))
+    assert "another transaction locks the counters (see pg_stat_activity)" in caplog.text
+    wait_until_ready(impatient_app)
+    assert totals(impatient_app) == (1, 0, 0)
+
+
+def test_readiness_while_the_counters_are_left_out(
+    backend: Backend, impatient_app: TestApp
+) -> None:
+    """If several sends in a row fail, each by itself, readiness finds out whether all do."""
+    if isinstance(backend, SQLiteBackend):
+        backend.rows(
+            "CREATE TRIGGER leave_out BEFORE UPDATE ON counters BEGIN SELECT raise(IGNORE); END"
+        )
+        backend.rows(
+            "CREATE TRIGGER leave_out_new BEFORE INSERT ON counters BEGIN SELECT raise(IGNORE); END"
+        )
+    else:
+        backend.rows("CREATE RULE leave_out AS ON INSERT TO counters DO INSTEAD NOTHING")
+    for number in range(3):
+        send(impatient_app, 503, package_id=f"lost-{number}")
+    for _ in range(2):
+        assert_unavailable(impatient_app.get("/health", status=503))
+    if isinstance(backend, SQLiteBackend):
+        backend.rows("DROP TRIGGER leave_out")
+        backend.rows("DROP TRIGGER leave_out_new")
+    else:
+        backend.rows("DROP RULE leave_out ON counters")
+    impatient_app.get("/health", status=200)
+    assert totals(impatient_app) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_readiness_while_one_package_is_locked(backend: Backend, impatient_app: TestApp) -> None:
     """A send that fails because another transaction holds a lock on its package doesn't make the
     service unready."""

@@ -13,14 +13,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import Pool
 
 from galaxy_express.delivery import REJECTED
-from galaxy_express.desk import ATTEMPTS, DeliveryDesk, SendRequest
+from galaxy_express.desk import ATTEMPTS, CountersLocked, DeliveryDesk, SendRequest
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import (
-    Blocked,
     Database,
     DatabaseUnavailable,
     NotRecorded,
@@ -232,7 +231,7 @@ def test_all_counters_locked(
     with backend.transaction() as other:
         other.execute("LOCK TABLE counters IN EXCLUSIVE MODE")
         started = time.monotonic()
-        with pytest.raises(Blocked):
+        with pytest.raises(CountersLocked):
             send(desk, rejected=1)
         assert time.monotonic() - started < 2
     assert backend.counted() == {}

@@ -106,7 +106,7 @@ def make_queue(ledger: Ledger) -> Iterator[MakeQueue]:
             timeout=timedelta(seconds=timeout),
             on_commit=ledger.note,
             blocked_errors=Locked,
-            single_errors=LeftOut,
+            single_errors=(LeftOut, Locked),
             keys=lambda write: [write.text],
             patience=timedelta(seconds=patience),
         )
@@ -370,6 +370,30 @@ def test_queue_works_after_a_failure(
         commit(queue, "a")
     ledger.poison = set()
     assert commit(queue, "a") == "A"
+
+
+def test_failures_that_are_suspicious(make_queue: MakeQueue, ledger: Ledger) -> None:
+    """An error that no single write causes is a failure of the queue at once; one that a write does
+    cause only if several writes in a row fail. The next commit ends it."""
+    queue = make_queue()
+    for text, error, is_failure in [
+        ("a", LeftOut(), False),
+        ("b", ArithmeticError(), False),
+        ("c", LeftOut(), False),
+        ("d", LeftOut(), True),
+        ("e", ArithmeticError(), True),
+        ("", None, False),
+        ("f", LeftOut(), False),
+        ("g", Unreachable(), True),
+        ("", None, False),
+    ]:
+        ledger.poison, ledger.error = {text}, error or ArithmeticError()
+        if error is None:
+            commit(queue, "good")
+        else:
+            with pytest.raises(type(error)):
+                commit(queue, text)
+        assert (queue.failure is not None) is is_failure, text
 
 
 def test_callback_runs_after_each_commit(make_queue: MakeQueue, ledger: Ledger) -> None:
