@@ -221,7 +221,7 @@ class GroupCommit(Generic[AnyWrite]):
                     patience = self._patience.start(late)
                 try:
                     group.done.wait()
-                except Exception:
+                except Exception:  # of the deadline or the patience, whose kinds differ
                     # If the event loop was busy, the result and the deadline can come together.
                     if not group.done.is_set() or write in group.moved:
                         raise

@@ -62,7 +62,7 @@ def back_up(app_config: RawConfig, arguments: list[str]) -> None:
 
 @contextmanager
 def _exiting_on_signals() -> Iterator[None]:
-    """A block that signals end like ``sys.exit()``, so that an unfinished copy is removed."""
+    """A block that a signal ends like ``sys.exit()``, so that an unfinished copy is removed."""
 
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)

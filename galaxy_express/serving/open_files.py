@@ -1,8 +1,8 @@
-"""The limit of open files (``ulimit -n``), which each connection needs one of."""
+"""The limit of open files (``ulimit -n``): each connection is an open file."""
 
 import resource
 
-# The files that a worker needs for anything else: the database, its log, metrics, and modules.
+# The open files that a worker needs for everything else, such as the database and metrics.
 RESERVED = 100
 
 

@@ -45,7 +45,7 @@ def upgrade(connection: Connection) -> str | None:
 
     :param connection: a connection that no other process migrates with at the same time.
     :returns: the new revision; ``None`` if no migration was needed.
-    :raises UnknownDatabase: if its revision is unknown to this version, or its tables are.
+    :raises UnknownDatabase: if this version doesn't know its revision or its tables.
     """
     needed = needs_upgrade(connection)
     _check_columns(connection, _ADDED_COLUMNS if needed else set())
