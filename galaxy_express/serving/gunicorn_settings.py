@@ -101,10 +101,10 @@ def check(cfg: Any, log: Any) -> None:
 
     :param cfg: gunicorn's settings.
     :param log: gunicorn's logger.
-    :raises SystemExit: with a one-line message that names the setting.
+    :raises SystemExit: with a line for each setting that is invalid or has no effect.
     """
-    if error := next(_find_errors(cfg), None):
-        sys.exit(error)
+    if errors := list(_find_errors(cfg)):
+        sys.exit("\n".join(errors))
     connections = allowed_connections(cfg.worker_connections)
     if connections < 1:
         sys.exit(f"the limit of open files (ulimit -n) must be more than {RESERVED}")

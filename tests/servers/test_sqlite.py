@@ -1,13 +1,15 @@
-"""Several workers on one SQLite file, and other processes that lock it."""
+"""Servers on an SQLite file: several workers, locks of other programs, missing or changed files."""
 
 import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
+from tests.backends import SQLiteBackend
 from tests.servers.http_client import package
 from tests.servers.load import Load, audit, mixed_jobs
 from tests.servers.running import Installation, wait_until
@@ -31,10 +33,7 @@ def test_locked_file_does_not_block_reads(installation: Installation, name: str)
     installation.configure("database.lock_timeout", "60 seconds")
     installation.configure("desk.timeout", "60 seconds")
     installation.configure("server_timeout.default", "60 seconds")
-    if name == "gunicorn":
-        server = installation.gunicorn(workers=1)
-    else:
-        server = installation.baseplate_serve()
+    server = installation.server(name)
     with server, ThreadPoolExecutor() as threads:
         with installation.database.locked():
             written = threads.submit(server.request, "POST", "/packages", package())
@@ -100,3 +99,32 @@ def test_changed_files_stop_all_workers(
         assert health.status == 503
         assert "its files were changed" in health.json["detail"]
         assert re.search(f"stop the service.*{cure}", server.log)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there"),
+    [("baseplate-serve", True), ("gunicorn", False)],
+    ids=["no tables", "no database"],
+)
+def test_missing_schema(tmp_path: Path, name: str, is_there: bool) -> None:
+    """Without tables the service starts, logs it, is alive but not ready, and becomes ready once
+    they exist."""
+    database = SQLiteBackend(tmp_path / "galaxy_express.db")
+    installation = Installation(tmp_path, database)
+    if is_there:
+        database.rows("VACUUM")
+    with installation.server(name) as server:
+        error = (
+            "lacks the tables counters, packages, preference_updates, preferences"
+            if is_there
+            else "is unavailable"
+        )
+        assert re.search(rf"The database sqlite:///\S*galaxy_express.db {error}", server.log)
+        assert not server.is_healthy("readiness")
+        answer = server.request("GET", "/statistics")
+        assert (answer.status, answer.is_problem) == (503, True)
+        assert database.path.exists() == is_there
+
+        installation.create_schema()
+        wait_until(lambda: server.is_healthy("readiness"), "the service is ready")
+        assert server.request("GET", "/statistics").status == 200

@@ -8,6 +8,7 @@ from baseplate.lib.config import ConfigurationError, String
 
 from galaxy_express.settings import (
     InvalidSettings,
+    check_factory,
     check_server_settings,
     check_settings,
     duration,
@@ -166,3 +167,28 @@ def test_invalid_positive_integers(text: str) -> None:
     """Anything but digits is rejected, and so are zero and huge numbers."""
     with pytest.raises(ValueError, match=r"."):
         positive_integer(text)
+
+
+MODULES = "galaxy_express.serving"
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("nope.x:y", "there is no module nope: 'nope.x:y'"),
+        (f"{MODULES}.nope:make", f"there is no module {MODULES}.nope: '{MODULES}.nope:make'"),
+        (f"{MODULES}.logs:nope", f"{MODULES}.logs has no function nope: '{MODULES}.logs:nope'"),
+        (f"{MODULES}.bind:errno", f"{MODULES}.bind has no function errno: '{MODULES}.bind:errno'"),
+        (f"{MODULES}.bind:", f"must be like module:function, not '{MODULES}.bind:'"),
+    ],
+)
+def test_wrong_factory(factory: str, message: str) -> None:
+    """A factory that doesn't exist, or isn't one, is rejected."""
+    with pytest.raises(ConfigurationError) as raised:
+        check_factory("[app:main] factory", factory)
+    assert str(raised.value) == f"[app:main] factory: {message}"
+
+
+def test_module_as_a_factory() -> None:
+    """A module alone stands for its function with the usual name."""
+    check_factory("[app:main] factory", f"{MODULES}.wsgi", "make_app")
