@@ -60,7 +60,7 @@ def installation_of_session(tmp_path_factory: pytest.TempPathFactory) -> Install
 @pytest.fixture(scope="session")
 def server_of_session(installation_of_session: Installation) -> Iterator[Server]:
     """The server of the shared service."""
-    with installation_of_session.gunicorn() as server:
+    with installation_of_session.gunicorn(workers=1) as server:
         yield server
 
 

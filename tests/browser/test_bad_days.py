@@ -88,7 +88,7 @@ def test_unknown_queue(dashboard: Dashboard) -> None:
 
 def test_size_is_shown(window: Window, installation: Installation) -> None:
     """The page shows the size of the database, which grows."""
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         dashboard = Dashboard(window, server)
 
         def kilobytes() -> float:
@@ -114,7 +114,7 @@ make = galaxy_express.make_wsgi_app
 def test_upgrade_while_the_page_is_open(window: Window, installation: Installation) -> None:
     """After an upgrade, the page shows the new version, and asks to be reloaded."""
     (installation.folder / "newer.py").write_text(NEWER)
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         dashboard = Dashboard(window, server)
         dashboard.wait_for_text("#version", f"Version {__version__}")
         server.terminate()
@@ -146,7 +146,7 @@ def test_late_commit_is_not_missed(
     them or between them and the late one; and each is listed once."""
     database = database_from_config(postgresql_installation.database.config)
     ids = [f"p-{number}" for number in range(150)]
-    with postgresql_installation.gunicorn() as server:
+    with postgresql_installation.gunicorn(workers=1) as server:
         if is_open:
             dashboard = Dashboard(window, server)
         with late_commit(database):
@@ -209,7 +209,7 @@ def test_focus_is_not_lost(dashboard: Dashboard) -> None:
 def test_send_while_the_database_is_locked(window: Window, installation: Installation) -> None:
     """A send that fails after a long wait is neither called rejected nor unanswered."""
     installation.configure("database.lock_timeout", "6 seconds")
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         dashboard = Dashboard(window, server)
         with installation.database.locked():
             answer = dashboard.submit(
@@ -223,7 +223,7 @@ def test_send_while_the_database_is_locked(window: Window, installation: Install
 def test_page_opened_during_an_outage(window: Window, installation: Installation) -> None:
     """A page that is opened while the database is unavailable shows the reason and the version, and
     everything else as soon as the database is back."""
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         send(server, "a")
         with installation.database.unavailable():
             window.open(f"http://localhost:{server.port}/")
@@ -267,62 +267,69 @@ def test_more_packages_during_an_outage(proxied: Dashboard, proxy: Proxy) -> Non
     assert proxied.text("#list-packages [role=status]") == ""
 
 
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (401, b'{"message": "the token has expired"}'),
-        (429, b'"slow down"'),
-        (502, b'{"error": "no upstream"}'),
-        (504, b"null"),
-    ],
-)
-def test_error_of_a_proxy(proxied: Dashboard, proxy: Proxy, status: int, body: bytes) -> None:
+PROXY_ERRORS = [
+    (401, b'{"message": "the token has expired"}'),
+    (429, b'"slow down"'),
+    (502, b'{"error": "no upstream"}'),
+    (504, b"null"),
+]
+
+
+def test_error_of_a_proxy(proxied: Dashboard, proxy: Proxy) -> None:
     """A proxy's own error in JSON isn't taken for a response of the service: the page shows that
     the service is unreachable, and works again afterwards."""
     send(proxied.server, "p-1")
+    for status, body in PROXY_ERRORS:
+        with proxy.down(status, "application/json", body):
+            proxied.wait_for_text("#state", "Unreachable since")
+            find(proxied, "No response: the service is unreachable.")
+        proxied.wait_for_text("#state", "In service")
+        find(proxied, "Delivered.")
     with proxy.down(status, "application/json", body):
-        proxied.wait_for_text("#state", "Unreachable since")
-        proxied.fill("#prefer-recipient_id", "leela")
-        proxied.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
-        proxied.submit("send", "No response: the service is unreachable. A retry is safe.")
-        for form in ("find-package_id", "list-recipient_id"):
-            proxied.fill(f"#{form}", "p-1")
-            proxied.submit_search(form[:4], "No response: the service is unreachable.")
-    proxied.wait_for_text("#state", "In service")
+        use_other_forms(proxied, "No response: the service is unreachable.")
     proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
-    proxied.submit_search("find", "Delivered.")
 
 
-@pytest.mark.parametrize(
-    ("content_type", "body"),
-    [
-        ("application/json", b'{"status": "ok"}'),
-        ("application/json", b"null"),
-        ("application/json", b"true"),
-        ("text/html", b"<form>Log in</form>"),
-    ],
-)
-def test_foreign_responses(
-    proxied: Dashboard, proxy: Proxy, content_type: str, body: bytes
-) -> None:
+FOREIGN_RESPONSES = [
+    ("application/json", b'{"status": "ok"}'),
+    ("application/json", b"null"),
+    ("application/json", b"true"),
+    ("text/html", b"<form>Log in</form>"),
+]
+
+
+def test_foreign_responses(proxied: Dashboard, proxy: Proxy) -> None:
     """If something else responds with 200, such as a proxy's login page, the page says that the
     response isn't the service's, and works again afterwards."""
     send(proxied.server, "p-1")
     proxied.wait_for_totals("1", "0", "0")
+    for content_type, body in FOREIGN_RESPONSES:
+        with proxy.down(200, content_type, body):
+            proxied.wait_for_text("#state", ": the response isn't the service's. Trying again.")
+            assert proxied.title == "Unreachable: Galaxy Express"
+            find(proxied, "The response isn't the service's.")
+            assert proxied.totals == ["1", "0", "0"]
+        proxied.wait_for_text("#state", "In service")
+        find(proxied, "Delivered.")
     with proxy.down(200, content_type, body):
-        proxied.wait_for_text("#state", ": the response isn't the service's. Trying again.")
-        assert proxied.title == "Unreachable: Galaxy Express"
-        proxied.fill("#prefer-recipient_id", "leela")
-        proxied.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
-        proxied.submit("send", "The response isn't the service's. A retry is safe.")
-        for form in ("find-package_id", "list-recipient_id"):
-            proxied.fill(f"#{form}", "p-1")
-            proxied.submit_search(form[:4], "The response isn't the service's.")
-        assert proxied.totals == ["1", "0", "0"]
-    proxied.wait_for_text("#state", "In service")
+        use_other_forms(proxied, "The response isn't the service's.")
     proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
-    proxied.submit_search("find", "Delivered.")
     assert proxied.console_messages() == []
+
+
+def find(dashboard: Dashboard, outcome: str) -> None:
+    """Look for a package, and wait for the outcome."""
+    dashboard.set_value("#find-package_id", "p-1")
+    dashboard.submit_search("find", outcome)
+
+
+def use_other_forms(dashboard: Dashboard, message: str) -> None:
+    """Use each other form, and wait for the message."""
+    dashboard.set_value("#prefer-recipient_id", "leela")
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "can't be read. Trying again.")
+    dashboard.submit("send", f"{message} A retry is safe.")
+    dashboard.set_value("#list-recipient_id", "p-1")
+    dashboard.submit_search("list", message)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -348,7 +355,7 @@ def test_accessibility_during_an_outage(
 def test_page_under_a_path_prefix(window: Window, installation: Installation) -> None:
     """Behind a proxy with a path prefix, everything works, and locations have the prefix."""
     installation.configure("http.path_prefix", PREFIX)
-    with installation.gunicorn() as server, Proxy(server) as proxy:
+    with installation.gunicorn(workers=1) as server, Proxy(server) as proxy:
         dashboard = Dashboard(window, server, f"http://localhost:{proxy.port}{PREFIX}/")
         dashboard.fill("#send-package_id", "a/b")
         answer = dashboard.submit("send", "Delivered.")
@@ -363,37 +370,38 @@ def test_page_under_a_path_prefix(window: Window, installation: Installation) ->
 # Ids
 
 
-@pytest.mark.parametrize(
-    "package_id",
-    [
-        "a/b",
-        "100%",
-        "%2F",
-        "?x=1&y#z",
-        "..a",
-        "batch",
-        "🚀 é",
-        "שלום",
-        "<b>&amp;",
-        "\N{ZERO WIDTH NO-BREAK SPACE}a",  # JavaScript's trim() removes it, but it's no white space
-        "W" * 255,
-    ],
-)
-def test_unusual_ids(dashboard: Dashboard, package_id: str) -> None:
+UNUSUAL_IDS = [
+    "a/b",
+    "100%",
+    "%2F",
+    "?x=1&y#z",
+    "..a",
+    "batch",
+    "🚀 é",
+    "שלום",
+    "<b>&amp;",
+    "\N{ZERO WIDTH NO-BREAK SPACE}a",  # JavaScript's trim() removes it, but it's no white space
+    "W" * 255,
+]
+
+
+def test_unusual_ids(dashboard: Dashboard) -> None:
     """A package is found and listed by any id, which fits on a phone."""
     dashboard.resize(375, 800)
-    send(dashboard.server, package_id, recipient_id=package_id)
-    wait_until(lambda: dashboard.texts("#latest .link") == [package_id], "it is listed")
-    dashboard.click("#latest .link")
-    dashboard.wait_for_text("#find .outcome", "Delivered.")
-    assert package_id in dashboard.texts("#find dd")
-    dashboard.set_value("#list-recipient_id", package_id)
-    dashboard.submit_search("list", f"Packages for {package_id}, newest first.")
-    assert dashboard.texts("#list-packages .link") == [package_id]
-    put_preferences(dashboard.server, package_id, "2026-03-01T12:00:00Z", wanted=False)
-    dashboard.set_value("#prefer-recipient_id", package_id)
-    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 12:00:00 UTC.")
-    assert dashboard.run("return document.documentElement.scrollWidth") <= 375
+    for second, any_id in enumerate(UNUSUAL_IDS, start=10):
+        send(dashboard.server, any_id, recipient_id=any_id)
+        wait_until(lambda: dashboard.texts("#latest .link")[:1] == [any_id], "it is listed")  # noqa: B023
+        dashboard.click("#latest .link")
+        dashboard.wait_for_text("#find dd", any_id)
+        assert dashboard.text("#find .outcome") == "Delivered."
+        dashboard.set_value("#list-recipient_id", any_id)
+        dashboard.submit_search("list", f"Packages for {any_id}, newest first.")
+        assert dashboard.texts("#list-packages .link") == [any_id]
+        put_preferences(dashboard.server, any_id, f"2026-03-01T12:00:{second}Z", wanted=False)
+        dashboard.set_value("#prefer-recipient_id", any_id)
+        updated = f"last updated 2026-03-01 12:00:{second} UTC."
+        dashboard.wait_for_text("#prefer-recipient_id-hint", updated)
+        assert dashboard.run("return document.documentElement.scrollWidth") <= 375
 
 
 @pytest.mark.parametrize("impossible", [".", "..", "x" * 256])

@@ -552,7 +552,7 @@ def test_service_outage(window: Window, installation: Installation) -> None:
     """The page shows when the service is shutting down or unreachable, keeps its figures, and
     recovers."""
     installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"] = "5"
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         dashboard = Dashboard(window, server)
         send(server)
         dashboard.wait_for_totals("1", "0", "0")
@@ -585,7 +585,7 @@ def test_service_outage(window: Window, installation: Installation) -> None:
 
 def test_database_outage(window: Window, installation: Installation) -> None:
     """The page shows when the service is alive but not ready, and why."""
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         dashboard = Dashboard(window, server)
         with installation.database.unavailable():
             dashboard.wait_for_text(
@@ -611,7 +611,7 @@ def test_registered_type_is_shown(window: Window, installation: Installation) ->
     """A type that is added to the registry has a row, an option and a preference."""
     (installation.folder / "more_types.py").write_text(MORE_TYPES)
     installation.configure("factory", "more_types:make")
-    with installation.gunicorn() as server:
+    with installation.gunicorn(workers=1) as server:
         dashboard = Dashboard(window, server)
         assert set(dashboard.rows) == {"personal", "marketing", "express", "gift"}
         assert dashboard.choices("#send-package_type") == [

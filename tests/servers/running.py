@@ -267,5 +267,5 @@ class Installation:
         return Server(command, self.folder, port, environment)
 
     def server(self, name: str) -> Server:
-        """The server ``baseplate-serve`` or ``gunicorn``, not started."""
-        return self.gunicorn() if name == "gunicorn" else self.baseplate_serve()
+        """The server ``baseplate-serve``, or ``gunicorn`` with one worker, not started."""
+        return self.gunicorn(workers=1) if name == "gunicorn" else self.baseplate_serve()
