@@ -14,7 +14,8 @@ measured alternately in one run::
 The modules::
 
     __main__, growth,   the measurements, their order, and the tables
-    instances, profile
+    instances, profile,
+    recipient_index
       settings          the options: duration, folder, database
       conditions        the machine, the disk and the database
       report            medians, ratios, goals, Markdown
