@@ -98,11 +98,9 @@ def test_free_port(tmp_path: Path) -> None:
     assert make(tmp_path, "check-port", bind, f"VENV={VENV}") == (0, "", "")
 
 
-@pytest.mark.parametrize(
-    "name", ["it's", 'a "b"', "a `b` $(c) $d", r"a\b;c&", "# *"], ids=lambda name: f"<{name}>"
-)
-def test_names_are_quoted(tmp_path: Path, name: str) -> None:
+def test_names_are_quoted(tmp_path: Path) -> None:
     """Names given to ``make`` may have any characters; a dollar sign is doubled, as always."""
+    name = """it's "a" `b` $(c) $d e\\f;g& # *"""
     skip_unless_set_up()
     config = tmp_path / f"{name}.ini"
     shutil.copy(ROOT / "configs" / "development.ini", config)

@@ -63,17 +63,19 @@ def test_workers_that_fail_together(installation: Installation) -> None:
     assert "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("name", "old", "new", "message"),
     [
-        ("[app:main]", "[app:mian]", "No section: 'app:main'"),
-        ("[app:main]", "", "File contains no section headers."),
-        ("metrics.enabled", "factory", "option 'factory' in section 'app:main' already exists"),
-        ("metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
-        ("factory = galaxy_express.serving.wsgi", "# ", "[app:main] factory: is missing"),
-        ("[shell]", "[loggers]\nkeys = root\n[shell]", "[formatters]: is missing, but there is"),
-        ("# The application.", "# L'application r\xe9elle.", ".ini is not UTF-8: "),
+        ("baseplate-serve", "[app:main]", "[app:mian]", "No section: 'app:main'"),
+        ("gunicorn", "[app:main]", "[app:mian]", "No section: 'app:main'"),
+        ("gunicorn", "[app:main]", "", "File contains no section headers."),
+        ("gunicorn", "metrics.enabled", "factory", "option 'factory' in section 'app:main'"),
+        ("baseplate-serve", "metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
+        ("gunicorn", "metrics.enabled = ", "metrics.enabled = un", "metrics.enabled: "),
+        ("gunicorn", "factory = galaxy_express.s", "# ", "[app:main] factory: is missing"),
+        ("baseplate-serve", "[shell]", "[loggers]\n[shell]", "[formatters]: is missing, but"),
+        ("gunicorn", "# The application.", "# L'application r\xe9elle.", ".ini is not UTF-8: "),
+        ("baseplate-serve", "# The application.", "# r\xe9elle.", ".ini is not UTF-8: "),
     ],
 )
 def test_invalid_file_stops_the_start(

@@ -115,38 +115,33 @@ def test_reload_under_load(installation: Installation) -> None:
     assert all(exchange.is_successful for exchange in load.exchanges)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("production.ini", "desk.timeuot = 5 seconds", "desk.timeuot: no such setting"),
-        ("production.ini", None, "No such file or directory"),
-        ("gunicorn.conf.py", "workers = = 2", "SyntaxError: invalid syntax"),
-        ("gunicorn.conf.py", "keepalvie = 5", "gunicorn has no setting keepalvie"),
-        ("gunicorn.conf.py", "keepalive = 0", "gunicorn's keepalive must be at least 1"),
-    ],
-)
-def test_invalid_reload_is_refused(
-    installation: Installation, name: str, text: str | None, message: str
-) -> None:
+INVALID_RELOADS = [
+    ("production.ini", "[shell]", "desk.timeuot = 5 seconds", "desk.timeuot: no such setting"),
+    ("production.ini", "", "", "No such file or directory"),
+    ("gunicorn.conf.py", "workers = ", "workers = = ", "SyntaxError: invalid syntax"),
+    ("gunicorn.conf.py", "keepalive = 75", "keepalvie = 5", "gunicorn has no setting keepalvie"),
+    ("gunicorn.conf.py", "keepalive = 75", "keepalive = 0", "gunicorn's keepalive must be at"),
+]
+
+
+def test_invalid_reloads_are_refused(installation: Installation) -> None:
     """If the new configuration is invalid, SIGHUP changes nothing but the log."""
-    path = installation.folder / "configs" / name
-    valid = path.read_text()
+    refused = "The reload was refused, and nothing has changed: "
     with installation.gunicorn() as server:
         before = server.workers
-        if text is None:
-            path.unlink()
-        else:
-            path.write_text(valid.replace("[shell]", f"{text}\n[shell]", 1))
-            if path.suffix == ".py":
-                path.write_text(f"{valid}{text}\n")
-        server.signal(signal.SIGHUP)
-        refused = "The reload was refused, and nothing has changed: "
-        wait_until(lambda: refused in server.log, "the reload is refused")
-        assert message in server.log.partition(refused)[2]
-        assert server.workers == before
-        assert server.request("POST", "/packages", package()).status == 201
+        for number, (name, old, new, message) in enumerate(INVALID_RELOADS, start=1):
+            path = installation.folder / "configs" / name
+            valid = path.read_text()
+            path.write_text(valid.replace(old, new, 1))
+            if not new:
+                path.unlink()
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: server.log.count(refused) == number, "the reload is refused")  # noqa: B023
+            assert message in server.log.rpartition(refused)[2]
+            assert server.workers == before
+            assert server.request("POST", "/packages", package()).status == 201
+            path.write_text(valid)
 
-        path.write_text(valid)
         server.signal(signal.SIGHUP)
         wait_until(lambda: not server.workers & before, "a valid reload is performed")
         assert server.is_healthy("readiness")
