@@ -18,9 +18,12 @@ from pydantic_core import PydanticCustomError
 DOTS = (".", "..")
 
 # Neither control characters (Unicode Cc), nor white space at either end, nor only DOTS.
-_INNER = r"[^\x00-\x1f\x7f-\x9f]"
-_OUTER = r"[^\s\x00-\x1f\x7f-\x9f]"
-_NO_DOT = r"[^\s.\x00-\x1f\x7f-\x9f]"
+# The pattern is published, so it names the white space: in JavaScript, \s includes U+FEFF.
+_CONTROL = r"\x00-\x1f\x7f-\x9f"
+_SPACE = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_INNER = f"[^{_CONTROL}]"
+_OUTER = f"[^{_SPACE}{_CONTROL}]"
+_NO_DOT = f"[^.{_SPACE}{_CONTROL}]"
 
 Identifier = Annotated[
     str,

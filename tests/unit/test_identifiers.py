@@ -5,8 +5,9 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from galaxy_express.web.fields import is_identifier
+from galaxy_express.web.fields import Identifier, is_identifier
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,8 @@ def test_identifier_rule(text: str) -> None:
         and text not in (".", "..")
         and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
     )
+
+
+def test_published_pattern() -> None:
+    """The published pattern has the same meaning in JavaScript, where white space differs."""
+    assert r"\s" not in TypeAdapter(Identifier).json_schema()["pattern"]
