@@ -124,11 +124,11 @@ def _actions(database: Database, packages: int) -> dict[str, Callable[[], None]]
         return action
 
     return {
-        "feed, after 1 % of the packages": read(None, True, 0.01),
-        "feed, after 99 %": read(None, True, 0.99),
-        "list, before 99 %": read(None, False, 0.99),
-        "feed of a recipient, after 1 %": read("recipient-1", True, 0.01),
-        "list of a recipient, before 99 %": read("recipient-1", False, 0.99),
+        "feed, after 1% of the packages": read(None, True, 0.01),
+        "feed, after 99%": read(None, True, 0.99),
+        "list, before 99%": read(None, False, 0.99),
+        "feed of a recipient, after 1%": read("recipient-1", True, 0.01),
+        "list of a recipient, before 99%": read("recipient-1", False, 0.99),
         "one decision": find,
         "one send": send(1),
         f"a batch of {BATCH} sends": send(BATCH),
