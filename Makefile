@@ -8,7 +8,7 @@ QUOTED_PYTHON = '$(subst ','\'',$(or $(PYTHON),false))'
 # A relative path, since the path of the checkout may contain spaces.
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Recipes read names and addresses from the environment, so they may have spaces and quotes.
+# Recipes read names and addresses from the environment, so that these may contain spaces and quotes.
 export CONFIG ?= configs/development.ini
 ifndef BIND
 BIND := $(or $(GALAXY_EXPRESS_BIND),127.0.0.1:9090)
@@ -27,7 +27,7 @@ OPTIONS ?=
 .PHONY: help run serve test test-unit coverage lint format bench bench-growth bench-instances bench-profile demo torture shell migratedb dropdb resetdb backupdb auditdb partitiondb forgetrecipient requirements wheel clean install install-dev check-port
 
 help: ## List the commands.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: install check-port migratedb ## Serve on port 9090 for development, and restart when code changes.
 	@exec $(BIN)/python -m galaxy_express.serving.reloader "$$CONFIG"
@@ -78,19 +78,19 @@ bench-profile: install-dev ## Measure the cost of each part of a send (OPTIONS=-
 	$(BIN)/python -m benchmarks.profile $(OPTIONS)
 
 demo: install ## Fill a running service with a few thousand packages (OPTIONS=--help).
-	$(BIN)/python -m galaxy_express.ops.demo "http://$$GALAXY_EXPRESS_BIND" $(OPTIONS)
+	@$(BIN)/python -m galaxy_express.ops.demo "http://$$GALAXY_EXPRESS_BIND" $(OPTIONS)
 
 torture: install-dev ## Attack the service for half an hour: kills, faults, floods (OPTIONS=--help).
 	$(BIN)/python -m pytest tests/torture --torture --timeout=0 --override-ini=faulthandler_timeout=0 $(OPTIONS)
 
 shell: install ## Open a Python shell with the models and a database connection.
-	$(BIN)/python -m galaxy_express.ops.shell "$$CONFIG"
+	@$(BIN)/python -m galaxy_express.ops.shell "$$CONFIG"
 
 migratedb: install ## Create the tables, or migrate them to this version.
 	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.models:create_schema
 
 dropdb: install ## Drop the tables and all data (FORCE=1 skips the question).
-	$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.models:drop_schema
+	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.models:drop_schema
 
 resetdb: dropdb migratedb ## Drop and recreate the tables.
 
@@ -104,7 +104,7 @@ partitiondb: install ## Partition the table of packages on PostgreSQL (PARTITION
 	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.partition:partition_packages "$$PARTITIONS"
 
 forgetrecipient: install ## Delete the preferences of one recipient (RECIPIENT=leela).
-	$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.forget:forget_recipient
+	@$(BIN)/python -m galaxy_express.ops.script "$$CONFIG" galaxy_express.ops.forget:forget_recipient
 
 # posix-ipc has no wheels for the newest Pythons. Baseplate requires it, but only imports it in parts
 # that are not used here, so it is omitted, and no compiler is needed. UPGRADE= keeps the versions.
