@@ -39,7 +39,7 @@ class Deadlines:
     def __init__(self, limit: timedelta) -> None:
         self._seconds = limit.total_seconds()
         # An ordered set, in which the first one is found quickly even after many were removed. All
-        # last equally long, so it ends first.
+        # last equally long, so the first one ends first.
         self._running: OrderedDict[Deadline, None] = OrderedDict()
         interval = max(0.001, min(_INTERVAL, self._seconds / 4))
         self._timer = gevent.get_hub().loop.timer(interval, interval)

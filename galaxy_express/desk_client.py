@@ -40,7 +40,7 @@ from galaxy_express.tracing import child_span
 
 logger = logging.getLogger(__name__)
 
-# How long a group waits for a lock while all others wait for it: the first time, and on retries.
+# How long a group waits for a lock, while all other groups wait for it: at first, and on retries.
 FIRST_WAIT = timedelta(milliseconds=50)
 NEXT_WAIT = timedelta(milliseconds=20)
 
@@ -135,8 +135,8 @@ class DeskClient:
             self._rehearse(self._queue.failure)
 
     def _rehearse(self, failure: Exception) -> None:
-        """Write, although there is nothing to write, so that an instance which gets no sends while
-        it isn't ready finds out when writes succeed again."""
+        """Write without an effect. An instance that isn't ready gets no sends, so only this shows
+        that writes succeed again."""
         with gevent.Timeout(_SHORT_WAIT, copy.copy(failure)):
             self._queue.submit(Rehearsal())
 

@@ -152,7 +152,8 @@ class GroupCommit(Generic[AnyWrite]):
         self._on_commit = on_commit
         self._queue: deque[_Group[AnyWrite]] = deque()
         self._unfinished = 0
-        # The size of the group that is being committed. While it is retried, it stays that one.
+        # The size of the group that is being committed, which doesn't change while its blocked
+        # writes are retried.
         self._under_way = 0
         # Groups to retry: the time, a number to break ties, and the group.
         self._retries: list[tuple[float, int, _Group[AnyWrite]]] = []

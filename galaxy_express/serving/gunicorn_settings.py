@@ -54,7 +54,7 @@ _WITHOUT_EFFECT = (
     "websocket_max_message_size",
 )
 
-# Settings that would have no effect beside the logconfig_dict of configs/gunicorn.conf.py.
+# Settings that logconfig_dict in configs/gunicorn.conf.py overrides.
 _FOR_LOGS = ("errorlog", "logconfig", "logconfig_json", "loglevel")
 
 # The smallest useful values. A limit of 0 means the largest possible one. An id in a path has up to

@@ -170,7 +170,7 @@ def install(record_filter: logging.Filter, on_drop: Callable[[], None]) -> None:
             handler.addFilter(record_filter)
             if isinstance(handler, NonBlockingHandler):
                 handler.on_drop = on_drop
-    # As gevent's documentation has it, which types don't allow for.
+    # gevent's types don't allow replacing a method.
     get_hub().print_exception = _log_exception  # type: ignore[assignment, method-assign]
 
 

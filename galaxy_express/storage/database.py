@@ -34,8 +34,9 @@ class DatabaseUnavailable(Exception):
     The transaction was rolled back, and a retry is safe. If the connection was lost during COMMIT,
     the outcome is unknown, and a retry finds it.
 
-    :cvar state: what clients are told that the database is.
-    :ivar cause: what errors with the same cause have in common, if their messages may name rows.
+    :cvar state: the state of the database, as described in responses.
+    :ivar cause: identifies the cause of the error, if the message may name rows; errors with the
+        same cause are logged once.
     """
 
     state = "unavailable"
@@ -409,8 +410,8 @@ class Database(ABC):
     def shrink_log(self) -> None:  # noqa: B027 - most databases do this themselves
         """Empty a log that a long read has let grow, without waiting for anyone.
 
-        As long as somebody reads what is only in the log, it stays. Must not overlap with
-        checkpoints of this process.
+        The log stays as long as a reader needs it. Must not overlap with checkpoints of this
+        process.
 
         :raises DatabaseUnavailable: if it can't be emptied.
         """

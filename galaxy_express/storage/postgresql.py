@@ -295,8 +295,8 @@ _LAST_SETTLED = """
 """
 
 
-# Numbers that an operator has set the sequence back to would be missed by clients of the feed that
-# have read larger ones. While a migration builds the index, nobody knows the largest.
+# If an operator has set the sequence back, clients of the feed that have read larger numbers would
+# miss the new ones. While a migration builds the index, the largest can't be found quickly.
 _HIGHEST_NUMBER = """
     coalesce(CASE WHEN (SELECT indisvalid FROM pg_index
                         WHERE indexrelid = to_regclass('ix_packages_sequence'))
@@ -612,7 +612,7 @@ class PostgreSQLDatabase(Database):
                 self._wrap(raw).check_tables()
             except AlteredSchema as altered:
                 return str(altered.args[0])
-            except psycopg2.Error:  # by a migration, which creates the tables
+            except psycopg2.Error:  # a table is missing, while a migration creates it for example
                 pass
         return ""
 
@@ -623,10 +623,8 @@ def _is_of_row(error: Any) -> bool:
 
 
 def _is_of_trigger(error: Any) -> bool:
-    """Return whether a statement failed in a function that isn't ours, as a trigger's.
-
-    Not if the server has a problem, such as a full disk.
-    """
+    """Return whether a statement failed in a function that isn't ours, such as a trigger's, and not
+    because of a problem of the server, such as a full disk."""
     context = error.diag.context
     return (
         bool(context)
@@ -665,7 +663,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
 _LOCKED = "55P03"
 _READ_ONLY = "25006"
-# What the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
+# Errors that the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
 _RAISED_BY_TRIGGERS = {"P0001", "0A000"}
 _CLASS_OF_NAMES = "42"  # missing tables or rights, for example: messages have names, no values
 _OUR_CONSTRAINTS = {

@@ -15,7 +15,7 @@ from galaxy_express.models import metadata_for
 
 _TABLES = metadata_for("postgresql").tables
 
-#: Sentences on what was altered besides the tables.
+#: Describes alterations of anything but the tables, one per row.
 DESCRIBE_NUMBERING = """
 SELECT 'galaxy_express_sequence must increment by 1, without a cache'
 FROM pg_sequence

@@ -168,8 +168,8 @@ class SQLiteConnection(Connection):
             self._checked_schema = schema
 
     def is_current(self) -> bool:
-        """Return whether the path still refers to the open file, and nobody else has written to
-        it or removed its log.
+        """Return whether the path still refers to the open file, and nothing but SQLite has written
+        to it or removed its log.
 
         Writes to an open file that was deleted or replaced succeed, but are lost. Writes to a file
         that was overwritten mix two databases.
@@ -252,7 +252,7 @@ def _size(path: str) -> int:
 
 class _ReadConnection(PersistentConnection):
     """The connection for reads. It is only checked once per millisecond, since many reads take less
-    time than a look at the file."""
+    time than the check."""
 
     _next_check = 0.0
 
@@ -428,7 +428,7 @@ class SQLiteDatabase(Database):
             return NotRecorded(f"a trigger has raised an error: {reason}")
         if not isinstance(error, sqlite3.IntegrityError):
             return self._find_cause(error)
-        # A violated constraint of ours is a bug.
+        # If one of our own constraints was violated, it is a bug.
         violation: Exception = error if reason in _OUR_VIOLATIONS else RejectedRow(reason)
         return violation
 

@@ -6,12 +6,13 @@ that is deleted. It goes on, and mixes two databases, or loses what was committe
 In WAL mode only checkpoints write to the database file: they copy pages from the log. So what the
 file must contain is known from the log and its index:
 
-- A page that isn't in the part of the log that is still to be copied is in the file as in its last
-  frame. It is enough to compare the last such page: a file that has it also has all earlier ones.
+- A page that checkpoints have copied, and that isn't in the rest of the log, is the same in the
+  file as in its last frame in the log. It is enough to compare the last such page: a file that has
+  it also has all earlier ones.
 - For everything from before the log began, the service increases a number in the header of the
   database in each commit. The file lacks commits if its number is lower than the log's first one
   requires.
-- Between two looks without a checkpoint, the first page, which has the header, stays the same.
+- Between two checks without a checkpoint, the first page, which has the header, stays the same.
 """
 
 import os
@@ -68,7 +69,7 @@ _SMALLEST_PAGE_BYTES = 512
 _NUMBERS = 2**31
 
 _SETTLING_NANOSECONDS = 10**8
-# Somebody may be moving all files away, or back.
+# An operator may be moving all files away, or back.
 _MOVING_SECONDS = 0.25
 
 
@@ -296,7 +297,7 @@ def _frame_offset(frame: int, page_size: int) -> int:
 class _Index(NamedTuple):
     """What the index says about the log.
 
-    :ivar salts: chosen anew whenever the log starts from its beginning.
+    :ivar salts: numbers that change whenever the log starts from its beginning.
     :ivar checkpoints: changes before and after a checkpoint writes to the database file.
     :ivar page_size: the size of a page in bytes; 1 for 65,536, 0 if there was no log yet.
     :ivar frames: the number of frames of committed transactions.

@@ -106,7 +106,7 @@ class _Request(BaseplateRequest):
 class _RequestFactory(RequestFactory):
     def __init__(self, baseplate: Baseplate) -> None:
         super().__init__(baseplate)
-        # As in the base class, which can't be told which class to instantiate.
+        # Private, but the base class has no parameter for the class that it instantiates.
         self._clients = baseplate._context_config  # noqa: SLF001
 
     def __call__(self, environ: dict[str, Any]) -> BaseplateRequest:

@@ -52,5 +52,5 @@ def _is_plain(route: Route) -> bool:
 
 
 def includeme(config: Configurator) -> None:
-    """Let routes that are added from now on be found in this way."""
+    """Use this mapper for routes that are added from now on."""
     config.registry.registerUtility(PathRoutesMapper(), IRoutesMapper)

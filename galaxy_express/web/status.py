@@ -1,7 +1,7 @@
-"""``GET /dashboard/status``: what the dashboard shows that no other endpoint returns.
+"""``GET /dashboard/status``: what the dashboard shows and no other endpoint returns.
 
-It belongs to the dashboard, like its scripts, and may change with it. It isn't part of the API, so
-the API description doesn't have it.
+The endpoint belongs to the dashboard, like its scripts, and may change with it. It isn't part of
+the API, so the API description leaves it out.
 """
 
 from pyramid.config import Configurator

@@ -63,7 +63,7 @@ export const now = () => new Date(Date.now() + ahead);
 /** A typed or pasted id, without the white space around it, which no id has. */
 export const trimmed = (text) => text.replace(/^\p{White_Space}+|\p{White_Space}+$/gu, "");
 
-/** The element of an id in a sentence, whose direction doesn't affect the other words. */
+/** An element for an id in a sentence. The direction of its script doesn't affect other words. */
 export const isolated = (id) => make("bdi", { textContent: id });
 
 /** An id as a segment of a path. */
@@ -106,7 +106,7 @@ export function failureInWords(answer) {
   if (answer === null) return "No response: the service is unreachable.";
   if (answer.foreign) return "The response isn't the service's.";
   const { response, body } = answer;
-  // A 503 is no rejection: it isn't counted as one, and a retry may succeed.
+  // A 503 isn't a rejection: it isn't counted as one, and a retry may succeed.
   if (response.status >= 500) return `Failed: ${body.detail}.`;
   const [error] = body.errors ?? [];
   return `Rejected: ${error?.parameter ? `${error.parameter} ${error.detail}` : body.detail}.`;

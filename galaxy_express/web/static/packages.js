@@ -183,11 +183,11 @@ const latest = {
 /**
  * Show the decisions made since the last call; returns the newest decision.
  *
- * Together, a page of the newest decisions and the feed miss none: what a cursor's feed doesn't
- * have was committed before the service returned that cursor. So the cursor must be older than the
- * page. What is in both is shown at its place in the feed.
+ * Together, a page of the newest decisions and the feed miss none: decisions that the feed lacks were
+ * committed before the service returned its cursor. So the cursor must be older than the page.
+ * Decisions in both are shown at their place in the feed.
  *
- * cursor: the feed's cursor of now.
+ * cursor: a cursor for the current end of the feed.
  * total: the number of all decisions.
  */
 export async function showLatest(cursor, total) {

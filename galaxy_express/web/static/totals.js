@@ -28,7 +28,7 @@ const state = {
   samples: [],
   opened: null, // the first sample
   measured: null, // the first sample since the last gap
-  lost: null, // since when the service is unreachable
+  lost: null, // since when the service has been unreachable
   updated: null,
   past: false, // whether earlier packages are in the chart
   newest: null, // when the newest package was decided
@@ -200,7 +200,7 @@ export async function loadPast() {
     after = `&after=${next}`;
   }
   state.past = true;
-  if (first !== state.samples[0]) return; // it began anew
+  if (first !== state.samples[0]) return; // the chart has started again
   const past = [];
   const { delivered, dropped } = first;
   const sample = { ...first };
