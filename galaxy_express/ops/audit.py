@@ -260,7 +260,7 @@ def _report(found: Audit) -> str:
     lines += found.problems
     if not found.is_complete:
         lines.append(
-            "Something was written while the audit ran, and there is no snapshot over several"
+            "Something was written while the audit ran, and there is no snapshot of several"
             " servers: tables were not compared with each other. Stop the writes, and run the audit"
             " again."
         )

@@ -36,7 +36,10 @@ def main() -> None:
     )
     parser.add_argument("command", choices=["serve", "health", "shell", "configs", *_SCRIPTS])
     parser.add_argument(
-        "--configs", type=Path, default=_find_configs(), help="the folder (default: %(default)s)"
+        "--configs",
+        type=Path,
+        default=_find_configs(),
+        help="the folder of the configuration files (default: %(default)s)",
     )
     parser.add_argument(
         "argument",
@@ -45,7 +48,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.argument is not None and arguments.command not in ("backup", "partition"):
-        parser.error(f"{arguments.command} has no arguments, but got {arguments.argument}")
+        parser.error(f"{arguments.command} takes no argument, but got {arguments.argument}")
     others = [] if arguments.argument is None else [arguments.argument]
     settings = arguments.configs / "production.ini"
     if arguments.command != "health":

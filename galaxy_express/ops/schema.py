@@ -36,7 +36,7 @@ def create_schema(app_config: RawConfig) -> None:
             raise SystemExit(f"The database {database} was not migrated: {error}") from error
         except database.driver_error as error:
             raise SystemExit(
-                f"The database {database} was not migrated: {in_a_line(error)} (are its tables of"
+                f"The database {database} was not migrated: {in_a_line(error)} (do its tables match"
                 f" the revision in {migrations.VERSION_TABLE}?)"
             ) from error
     if revision is not None:

@@ -60,8 +60,8 @@ _FOR_LOGS = ("errorlog", "logconfig", "logconfig_json", "loglevel")
 # The smallest useful values. A limit of 0 means the largest possible one. An id in a path has up to
 # 255 characters of four bytes, each of which is encoded as three.
 _MINIMA = {
-    "workers": (1, "nobody would be served"),
-    "worker_connections": (1, "nobody would be served"),
+    "workers": (1, "no client would be served"),
+    "worker_connections": (1, "no client would be served"),
     "keepalive": (1, "it is also the timeout for a head"),
     "limit_request_line": (4000, "valid requests would be rejected"),
     "limit_request_fields": (32, "valid requests would be rejected"),

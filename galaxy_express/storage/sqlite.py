@@ -516,7 +516,7 @@ def _check_file(path: str) -> None:
     except PermissionError:
         folders = reversed(Path(os.path.realpath(path)).parents)
         closed = next(folder for folder in folders if not os.path.exists(f"{folder}/."))
-        raise OSError(f"the permissions of the folder {closed} don't allow to enter it") from None
+        raise OSError(f"the permissions of the folder {closed} don't allow entering it") from None
     if not S_ISREG(mode):
         raise OSError(f"{path} is not a regular file")
 

@@ -525,7 +525,7 @@ _PROBLEMS = dict(
                     FieldError(pointer="#/package_id", detail="is required"),
                 ],
             ),
-            recipient="the recipient_id of the path is invalid",
+            recipient="the recipient_id in the path is invalid",
             batch="a batch must have at most 1,000 items, not 1,001",
             parameter=problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -211,7 +211,7 @@ def _undecodable_path(error: URLDecodeError, request: Request) -> JsonResponse:
     # Only ids in a path can contain such bytes, and they are invalid ids.
     path = request.environ["PATH_INFO"]
     if path.startswith("/recipients/") and path.endswith(("/preferences", "/preferences/history")):
-        return client_error(ValidationFailed("the recipient_id of the path is invalid"), request)
+        return client_error(ValidationFailed("the recipient_id in the path is invalid"), request)
     return not_found(request)
 
 

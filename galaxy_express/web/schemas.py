@@ -66,7 +66,7 @@ class _UpdateContext(NamedTuple):
 def _must_equal_path(value: str, info: ValidationInfo) -> str:
     context: Any = info.context
     if value != context.recipient_id:
-        raise PydanticCustomError("path", "must be the recipient_id of the path")
+        raise PydanticCustomError("path", "must be the recipient_id in the path")
     return value
 
 
@@ -104,7 +104,7 @@ class _UpdateBody(_Body):
     recipient_id: Annotated[
         Identifier,
         AfterValidator(_must_equal_path),
-        Field(description="Optional; if given, it must be the recipient_id of the path."),
+        Field(description="Optional; if given, it must be the recipient_id in the path."),
     ] = ""
 
 
@@ -443,12 +443,12 @@ class _PlainJsonSchema(GenerateJsonSchema):
 
 
 def check_recipient_of_path(recipient_id: str) -> None:
-    """Check the recipient_id of a path.
+    """Check the recipient_id in a path.
 
     :raises ValidationFailed: if it isn't a valid id.
     """
     if not is_identifier(recipient_id):
-        raise ValidationFailed("the recipient_id of the path is invalid")
+        raise ValidationFailed("the recipient_id in the path is invalid")
 
 
 def _preference_field(package_type: PackageType, required: bool = True) -> Any:

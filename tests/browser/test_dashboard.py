@@ -696,7 +696,7 @@ def test_nothing_overflows(
 
 
 def test_page_with_text_twice_as_large(dashboard: Dashboard) -> None:
-    """With a zoom of 200 %, the page isn't wider than a phone either."""
+    """With a zoom of 200%, the page isn't wider than a phone either."""
     send(dashboard.server)
     dashboard.resize(375 // 2, 400)
     wait_until(lambda: len(dashboard.texts("#latest li")) == 1, "the package is listed")

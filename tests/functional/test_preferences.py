@@ -145,7 +145,7 @@ def test_recipient_may_be_repeated_in_the_body(app: TestApp) -> None:
         "status": 422,
         "code": "invalid",
         "detail": "a field is invalid",
-        "errors": [{"pointer": "#/recipient_id", "detail": "must be the recipient_id of the path"}],
+        "errors": [{"pointer": "#/recipient_id", "detail": "must be the recipient_id in the path"}],
     }
 
 
@@ -214,7 +214,7 @@ def test_invalid_recipient_id(app: TestApp, path: str, method: str) -> None:
     answer = app.request(path, method=method, body=b"{}", status=422)
     body = problem(answer)
     assert body["title"] == "Unprocessable Content"
-    assert "recipient_id of the path" in body["detail"]
+    assert "recipient_id in the path" in body["detail"]
     assert "errors" not in body
 
 

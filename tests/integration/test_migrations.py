@@ -167,7 +167,7 @@ def test_revision_that_was_set_back(backend: Backend) -> None:
     create_schema(backend.config)
     for statement in ("UPDATE alembic_version SET version_num = '0001'", "DROP TABLE counters"):
         backend.rows(statement)
-    with pytest.raises(SystemExit, match=r"was not migrated: .* already exists \(are its tables"):
+    with pytest.raises(SystemExit, match=r"was not migrated: .* already exists \(do its tables"):
         create_schema(backend.config)
     with pytest.raises(Exception, match="counters"):
         backend.rows("SELECT * FROM counters")
@@ -252,8 +252,8 @@ def test_migration_during_writes(old: Backend, make_app: MakeApp) -> None:
 @pytest.mark.skipif(PARTITIONS in os.environ, reason="no writes while packages are partitioned")
 @pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
 def test_feed_during_migration(old: Backend, make_app: MakeApp) -> None:
-    """Who follows the feed on an instance of this version during a migration, while the earlier
-    version writes, sees every package once."""
+    """A client that follows the feed on an instance of this version during a migration, while the
+    earlier version writes, sees every package once."""
     app = make_app()
     running = False
     decided = list(OLD_IDS)

@@ -103,7 +103,7 @@ def test_file_that_cannot_be_opened_ends_a_script() -> None:
 
 @pytest.mark.parametrize("name", ["folder", "queue", "null"])
 def test_database_that_is_not_a_file(tmp_path: Path, name: str) -> None:
-    """A path that isn't that of a regular file is reported as that."""
+    """A path that isn't that of a regular file is reported as such."""
     path = tmp_path / name
     if name == "folder":
         path.mkdir()
@@ -117,7 +117,7 @@ def test_database_that_is_not_a_file(tmp_path: Path, name: str) -> None:
 
 
 def test_folder_that_cannot_be_entered() -> None:
-    """If a folder's permissions don't allow to enter it, the error names the folder."""
+    """If a folder's permissions don't allow entering it, the error names the folder."""
     with TemporaryDirectory() as folder:
         closed = Path(folder) / "closed"
         (closed / "data").mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_folder_that_cannot_be_entered() -> None:
             if user == 0:
                 os.seteuid(65534)  # root may enter all folders
             for script in (create_schema, audit_database):
-                with pytest.raises(SystemExit, match=rf"the folder {closed} don't allow to enter"):
+                with pytest.raises(SystemExit, match=rf"the folder {closed} don't allow entering"):
                     script({"database.url": url})
         finally:
             os.seteuid(user)
@@ -139,7 +139,7 @@ def test_folder_that_cannot_be_entered() -> None:
 
 @pytest.mark.parametrize("column", ["package_id", "decided_at"])
 def test_tables_of_another_program(backend: Backend, column: str) -> None:
-    """A table without the necessary columns isn't migrated, and nothing is created beside it."""
+    """A table without the necessary columns isn't migrated, and no other table is created."""
     if column == "decided_at":  # an altered table of this version
         create_schema(backend.config)
         backend.rows("DROP TABLE counters")

@@ -86,7 +86,7 @@ def test_parsing_a_package() -> None:
 
 
 def test_parsing_an_update() -> None:
-    """A body and the recipient of the path become an update."""
+    """A body and the recipient in the path become an update."""
     expected = PreferenceUpdate("leela", NOON, {"personal": True, "marketing": False})
     assert parse_update(to_json(UPDATE)) == expected
 
@@ -368,12 +368,12 @@ def test_lone_surrogate_in_a_field_name() -> None:
 
 
 def test_body_may_repeat_the_recipient_of_the_path() -> None:
-    """A recipient in the body must be that of the path."""
+    """A recipient in the body must be the one in the path."""
     assert parse_update(to_json(UPDATE | {"recipient_id": "leela"})) == (
         parse_update(to_json(UPDATE))
     )
     assert errors_of(parse_update, to_json(UPDATE | {"recipient_id": "fry"})) == [
-        {"pointer": "#/recipient_id", "detail": "must be the recipient_id of the path"}
+        {"pointer": "#/recipient_id", "detail": "must be the recipient_id in the path"}
     ]
 
 
