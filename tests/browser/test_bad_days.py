@@ -121,7 +121,7 @@ def test_upgrade_while_the_page_is_open(window: Window, installation: Installati
         installation.configure("factory", "newer:make")
         server.start()
         dashboard.wait_for_text(
-            "#version", f"Version 99.0.0 (reload this page: it is of {__version__})"
+            "#version", f"Version 99.0.0 (reload this page: it is from version {__version__})"
         )
 
 
@@ -169,7 +169,7 @@ def test_restored_database(dashboard: Dashboard, installation_of_session: Instal
     send(dashboard.server, "a", "b")
     wait_until(lambda: dashboard.texts("#latest .link") == ["b", "a"], "both are shown")
     installation_of_session.database.empty_tables()
-    dashboard.wait_for_text("#latest-none", "No packages were decided yet.")
+    dashboard.wait_for_text("#latest-none", "No packages have been decided yet.")
     send(dashboard.server, "c")
     wait_until(lambda: dashboard.texts("#latest .link") == ["c"], "only the new one is shown")
 
@@ -299,20 +299,20 @@ FOREIGN_RESPONSES = [
 
 
 def test_foreign_responses(proxied: Dashboard, proxy: Proxy) -> None:
-    """If something else responds with 200, such as a proxy's login page, the page says that the
-    response isn't the service's, and works again afterwards."""
+    """If something else responds with 200, such as a proxy's login page, the page says so, and
+    works again afterwards."""
     send(proxied.server, "p-1")
     proxied.wait_for_totals("1", "0", "0")
     for content_type, body in FOREIGN_RESPONSES:
         with proxy.down(200, content_type, body):
-            proxied.wait_for_text("#state", ": the response isn't the service's. Trying again.")
+            proxied.wait_for_text("#state", ": something else responded. Trying again.")
             assert proxied.title == "Unreachable: Galaxy Express"
-            find(proxied, "The response isn't the service's.")
+            find(proxied, "Something else responded instead of the service.")
             assert proxied.totals == ["1", "0", "0"]
         proxied.wait_for_text("#state", "In service")
         find(proxied, "Delivered.")
     with proxy.down(200, content_type, body):
-        use_other_forms(proxied, "The response isn't the service's.")
+        use_other_forms(proxied, "Something else responded instead of the service.")
     proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
     assert proxied.console_messages() == []
 
@@ -408,7 +408,7 @@ def test_unusual_ids(dashboard: Dashboard) -> None:
 def test_impossible_ids(dashboard: Dashboard, impossible: str) -> None:
     """An id that can't exist isn't found, and isn't valid for a recipient."""
     dashboard.set_value("#find-package_id", impossible)
-    dashboard.submit_search("find", "No package with this id was decided.")
+    dashboard.submit_search("find", "There is no package with this id.")
     assert dashboard.texts("#find dt") == []
     dashboard.set_value("#list-recipient_id", impossible)
     dashboard.submit_search("list", "Rejected: recipient_id is not a valid id.")

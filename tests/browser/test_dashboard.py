@@ -43,7 +43,7 @@ def test_empty_dashboard(dashboard: Dashboard) -> None:
     assert "make demo" in dashboard.text("#empty")
     assert dashboard.rows == {"marketing": ["0", "0", "—"], "personal": ["0", "0", "—"]}
     dashboard.wait_for_text("#chart-summary", "No packages in five minutes.")
-    dashboard.wait_for_text("#latest-none", "No packages were decided yet.")
+    dashboard.wait_for_text("#latest-none", "No packages have been decided yet.")
     assert dashboard.console_messages() == []
     command = dashboard.text("#empty-curl")
     subprocess.run(["bash", "-c", f"{command} --silent --fail"], capture_output=True, check=True)
@@ -99,8 +99,8 @@ def test_figures_are_updated(dashboard: Dashboard) -> None:
     send(server, sender_id="")
     dashboard.wait_for_totals("4", "1", "1")
     assert dashboard.rows == {
-        "marketing": ["1", "1", "50.0 %"],
-        "personal": ["3", "0", "100.0 %"],
+        "marketing": ["1", "1", "50.0%"],
+        "personal": ["3", "0", "100.0%"],
     }
     for kind in ("delivered", "dropped", "rejected"):
         # Only called in this iteration of the loop.
@@ -440,7 +440,7 @@ def test_finding_a_package(dashboard: Dashboard) -> None:
 @pytest.mark.parametrize(
     ("package_id", "outcome"),
     [
-        ("nothing", "No package with this id was decided."),
+        ("nothing", "There is no package with this id."),
         ("", "Enter the package_id of a package."),
     ],
 )
@@ -638,7 +638,7 @@ def test_registered_type_is_shown(window: Window, installation: Installation) ->
         dashboard.submit("prefer", "Applied")
         dashboard.choose("#send-package_type", "gift")
         dashboard.submit("send", "Dropped")
-        wait_until(lambda: dashboard.rows["gift"] == ["0", "1", "0.0 %"], "the gift is counted")
+        wait_until(lambda: dashboard.rows["gift"] == ["0", "1", "0.0%"], "the gift is counted")
         assert dashboard.console_messages() == []
 
 

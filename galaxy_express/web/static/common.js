@@ -104,7 +104,7 @@ export function decisionInWords(decision) {
 /** Describe what ask() returned for a request that failed. */
 export function failureInWords(answer) {
   if (answer === null) return "No response: the service is unreachable.";
-  if (answer.foreign) return "The response isn't the service's.";
+  if (answer.foreign) return "Something else responded instead of the service.";
   const { response, body } = answer;
   // A 503 isn't a rejection: it isn't counted as one, and a retry may succeed.
   if (response.status >= 500) return `Failed: ${body.detail}.`;

@@ -126,7 +126,7 @@ find("find").addEventListener("submit", async (event) => {
   if (id !== trimmed(input.value)) {
     tell(form, "");
   } else if (answer?.response.status === 404) {
-    tell(form, "No package with this id was decided.", "rejected");
+    tell(form, "There is no package with this id.", "rejected");
   } else if (!answer?.response.ok) {
     tell(form, failureInWords(answer), "rejected");
   } else {
@@ -249,7 +249,7 @@ function listLatest() {
   const place = placeOf(listed[0], known);
   const since = place < 0 ? `${LATEST_KEPT} or more` : place;
   say(find("latest-paused"), paused ? `Paused. Decided since: ${since}.` : "");
-  say(find("latest-none"), listed.length ? "" : "No packages were decided yet.");
+  say(find("latest-none"), listed.length ? "" : "No packages have been decided yet.");
 }
 
 find("latest-pause").addEventListener("click", () => {

@@ -44,7 +44,7 @@ export function showState(health, statistics) {
   if (health && statistics && !isForeign) state.lost = null;
   else state.lost ??= now();
   if (state.lost) {
-    const why = isForeign ? ": the response isn't the service's" : "";
+    const why = isForeign ? ": something else responded" : "";
     setState("unreachable", `Unreachable since ${timeOfDay(state.lost)}${why}. Trying again.`);
   } else if (failed) setState("unavailable", `Not in service: ${failed.body.detail}.`);
   else setState("ready", "In service");
@@ -98,7 +98,7 @@ export function showFacts({ queued_packages, database_bytes, version }) {
 /** Show the version of the service, and whether it has changed since the page was opened. */
 export function showVersion(version) {
   state.version ??= version;
-  const reload = version === state.version ? "" : ` (reload this page: it is of ${state.version})`;
+  const reload = version === state.version ? "" : ` (reload this page: it is from version ${state.version})`;
   say(find("version"), `Version ${version}${reload}`);
 }
 
@@ -156,7 +156,7 @@ function showTypes(byType) {
     const share = all && (delivered / all) * 100;
     say(row.cells[1], whole.format(delivered));
     say(row.cells[2], whole.format(dropped));
-    say(row.querySelector("span"), all ? `${share.toFixed(1)} %` : "—");
+    say(row.querySelector("span"), all ? `${share.toFixed(1)}%` : "—");
     row.querySelector("i").classList.toggle("none", !all);
     row.querySelector("b").style.width = `${share}%`;
   }
