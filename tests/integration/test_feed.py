@@ -241,7 +241,7 @@ def test_sequence_set_back(
     back: int,
 ) -> None:
     """If an operator sets the sequence back, by less than the clock reveals, new decisions still
-    have larger numbers than old ones, be they of the same instance or of a new one."""
+    have larger numbers than old ones, whether the same instance draws them or a new one."""
     backend.rows(AHEAD.format(HOUR))
     follower = Follower(open_database())
     new = make_desk()

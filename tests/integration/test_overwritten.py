@@ -241,7 +241,7 @@ def test_overwritten_file_is_noticed_by_all_processes(
             database.checkpoint()
     if state == "empty":
         assert sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)") == [(0, 0, 0)]
-        use(idle)  # only who has seen the file knows what was in it
+        use(idle)  # only a process that has seen the file knows its content
     script(overwrite, sqlite.path, backup)
     with pytest.raises(DatabaseUnavailable, match="overwritten while it was in use"):
         read_totals(idle)

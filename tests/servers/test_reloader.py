@@ -114,8 +114,8 @@ def test_hangup_restarts_the_server(installation: Installation) -> None:
         assert len(_servers(monitor)) == 1
 
 
-def test_broken_code_is_mended(installation: Installation) -> None:
-    """A server that can't start with broken code starts when the code is mended."""
+def test_broken_code_is_fixed(installation: Installation) -> None:
+    """A server that can't start with broken code starts when the code is fixed."""
     shutil.copytree(ROOT / "galaxy_express", installation.folder / "galaxy_express")
     installation.environment["PYTHONPATH"] = str(installation.folder)
     module = installation.folder / "galaxy_express" / "web" / "views.py"

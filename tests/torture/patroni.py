@@ -34,7 +34,7 @@ _TTL = 8
 _PASSWORD = "secret"  # noqa: S105 - of servers that only this machine reaches
 _PROGRAMS = {"patroni": "patroni", "etcd": "etcd-server", "haproxy": "haproxy"}  # Debian's packages
 _PATH = f"{os.environ['PATH']}:/usr/sbin"
-# Patroni runs on the system's Python, which is to find its own packages only.
+# Patroni runs on the system's Python, which must only find its own packages.
 _ENVIRONMENT = {"PATH": _PATH, "LANG": "C.UTF-8"}
 
 
@@ -149,7 +149,7 @@ class Node:
         return self._network
 
     def freeze(self) -> None:
-        """Stop all processes, as if the machine stood still. Connections stay open."""
+        """Stop all processes, as if the machine were frozen. Connections stay open."""
         # Parents first, so that there are no new children afterwards.
         self._freeze(self._patroni_pid)
         self._freeze(self._postmaster)
@@ -161,7 +161,7 @@ class Node:
                 self._freeze(child)
 
     def thaw(self) -> None:
-        """Let what was frozen go on."""
+        """Resume the frozen processes."""
         for pid in self._frozen:
             _signal(pid, signal.SIGCONT)
         self._frozen.clear()

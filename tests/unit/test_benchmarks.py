@@ -205,7 +205,7 @@ def test_each_part_adds_something() -> None:
 
 
 def test_part_of_a_profile_must_fit() -> None:
-    """A profile that replaces a method which has other parameters by now is an error."""
+    """A profile that replaces a method whose parameters have changed is an error."""
     with pytest.raises(TypeError, match=r"Replacement\.apply has other parameters"):
         Replacement(Replacement, "apply", lambda: None)
 

@@ -88,7 +88,7 @@ def test_response_without_a_length_in_http_1_0() -> None:
 
 
 def test_keep_alive_in_http_1_0() -> None:
-    """The response to an HTTP/1.0 client has a header that the connection is kept."""
+    """The response to an HTTP/1.0 client says in a header that the connection is kept open."""
     head, _, kept_open = serve(answering(b"one", length=3), OLD)
     assert "\r\nConnection: keep-alive" in head
     assert kept_open

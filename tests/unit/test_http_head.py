@@ -42,7 +42,7 @@ def test_heads_are_independent() -> None:
 
 
 def test_same_fields_of_another_version() -> None:
-    """What fields mean depends on the version, also after the same fields with another one."""
+    """The meaning of fields depends on the version, even after the same fields with another one."""
     newer, older = (parse_head(head(f"GET / HTTP/1.{minor}")) for minor in (1, 0))
     connect = parse_head(head("CONNECT x:1 HTTP/1.1"))
 

@@ -350,7 +350,7 @@ def test_update_in_the_far_future() -> None:
     ],
 )
 def test_unknown_field_has_a_pointer(parse: Parse, name: str, pointer: str) -> None:
-    """A pointer is one of RFC 6901 in a URI fragment, whatever the field is called."""
+    """A pointer is a URI fragment according to RFC 6901, whatever the field is called."""
     valid = UPDATE if parse is parse_update else PACKAGE
     assert errors_of(parse, to_json(valid | {name: 1})) == [
         {"pointer": pointer, "detail": "is not a known field"}
