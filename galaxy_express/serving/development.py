@@ -25,6 +25,7 @@ from baseplate.server.monkey import patch_stdlib_queues
 
 from galaxy_express.serving import environment, metrics_exporter
 from galaxy_express.settings import check_factory, check_sections
+from galaxy_express.storage.database import in_a_line
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
         check_sections(config_path, is_gunicorn=False)
         server.load_app_and_run_server()
     except (ConfigurationError, configparser.Error) as error:
-        sys.exit(" ".join(str(error).split()))
+        sys.exit(in_a_line(error))
 
 
 def _checked(make: Callable[..., Any], section: str) -> Callable[..., Any]:

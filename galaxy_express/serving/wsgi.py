@@ -13,6 +13,7 @@ from galaxy_express import make_wsgi_app
 from galaxy_express.serving import logs
 from galaxy_express.serving.metrics_files import export_metrics
 from galaxy_express.settings import check_factory, check_sections
+from galaxy_express.storage.database import in_a_line
 
 
 def make_app(app_config: RawConfig) -> Router:
@@ -52,11 +53,6 @@ def application(config_path: str) -> Router:
         raise AppImportError(str(error)) from None
     except (OSError, configparser.Error) as error:
         raise AppImportError(in_a_line(error)) from None
-
-
-def in_a_line(error: BaseException) -> str:
-    """The message of an error, without line breaks."""
-    return " ".join(str(error).split())
 
 
 def _set_up(config_path: str) -> Router:
