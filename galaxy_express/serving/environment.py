@@ -98,7 +98,7 @@ def workers() -> int:
     :raises SystemExit: with a message that names the variable, if it isn't a number from 1 to 512.
     """
     text = os.environ.get("GALAXY_EXPRESS_WORKERS", "2")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= 512 and len(text) < 4):
+    if not (re.fullmatch("[0-9]{1,3}", text) and 1 <= int(text) <= 512):
         sys.exit(f"GALAXY_EXPRESS_WORKERS: {text!r} is not a number of processes, from 1 to 512")
     return int(text)
 
