@@ -126,9 +126,7 @@ def includeme(config: Configurator) -> None:
     """Add the pages to the application."""
     settings = config.registry.settings
     pages = Pages(
-        describe_api(
-            settings["package_types"], settings["schemas"], settings.get("path_prefix", "")
-        )
+        describe_api(settings["package_types"], settings["schemas"], settings["path_prefix"])
     )
     config.add_resource("/", {"GET": pages.read_home})
     config.add_resource("/docs", {"GET": pages.read_docs})
