@@ -47,7 +47,9 @@ def parse_page_query(
     :raises ValidationFailed: listing the parameters that are unknown, repeated, empty or invalid.
     """
     parameters = parse_qsl(query_string, keep_blank_values=True, errors="surrogateescape")
-    names = ["order", "limit", "after"] + ["recipient_id"] * (recipient_id is None)
+    names = ["order", "limit", "after"]
+    if recipient_id is None:
+        names.append("recipient_id")
     values = {name: value for name, value in parameters if name in names}
     problems = {
         name: problem
