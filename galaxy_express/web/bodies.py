@@ -32,10 +32,7 @@ def read_body(request: Request, limit: int) -> bytes:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
         except (TimeoutError, ServerTimeout) as error:
             raise BodyTooSlow("the body did not arrive in time") from error
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # from gevent's server and gunicorn's worker, respectively
+        except (OSError, ValueError) as error:  # the connection is lost, or a chunk is malformed
             raise MalformedBody("the body has malformed chunks") from error
         if length is not None and len(body) < length:
             raise MalformedBody("the body ended early")
