@@ -43,7 +43,7 @@ def check_form(address: str) -> None:
     if not address.startswith("unix:"):
         parse_address(address)
         return
-    path = _socket_path(address)
+    path = socket_path(address)
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise ValueError(
             f"{address!r} is too long: the path of a Unix socket has at most {_LONGEST_PATH} bytes"
@@ -53,7 +53,8 @@ def check_form(address: str) -> None:
         raise ValueError(f"{address!r} is not the path of a socket in an existing folder")
 
 
-def _socket_path(address: str) -> str:
+def socket_path(address: str) -> str:
+    """Return the path in an address such as ``unix:/path`` or ``unix:///path``."""
     return address.removeprefix("unix:").removeprefix("//")
 
 
@@ -67,7 +68,7 @@ def check_address(address: str) -> None:
     """
     check_form(address)
     if address.startswith("unix:"):
-        _check_writable(os.path.dirname(_socket_path(address)) or ".", address)
+        _check_writable(os.path.dirname(socket_path(address)) or ".", address)
         return
     host, port = parse_address(address)
     try:

@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 
 from galaxy_express.ops.output import write
 from galaxy_express.serving import environment
-from galaxy_express.serving.bind import parse_address
+from galaxy_express.serving.bind import parse_address, socket_path
 
 # Less than the timeout of the image's health check, so that the reason is reported.
 TIMEOUT_SECONDS = 4
@@ -52,7 +52,7 @@ def _connect(bind: str) -> socket.socket:
     if bind.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(TIMEOUT_SECONDS)
-        connection.connect(bind.removeprefix("unix:").removeprefix("//"))
+        connection.connect(socket_path(bind))
         return connection
     # Connecting to 0.0.0.0 or :: connects to this machine.
     host, port = parse_address(bind)
