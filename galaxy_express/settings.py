@@ -287,7 +287,7 @@ def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None
         [
             *_find_wrong(app_config, {**_ours(), **_BASEPLATE, **by_endpoint, **parsers}),
             *_find_ineffective(app_config, "tracing", "tracing.service_name"),
-            *_find_wrong({"SENTRY_DSN": dsn}, {"SENTRY_DSN": _optional(_sentry_dsn)}),
+            *_find_wrong({"SENTRY_DSN": dsn}, {"SENTRY_DSN": config.Optional(_sentry_dsn)}),
             *([] if dsn else _find_ineffective(app_config, "sentry", "sentry.dsn")),
         ]
     )
@@ -300,7 +300,9 @@ def check_endpoints(app_config: RawConfig, endpoints: Iterable[str]) -> None:
     :raises InvalidSettings: for names without a route.
     """
     own = {key: value for key, value in app_config.items() if key.startswith(_BY_ENDPOINT)}
-    _raise_all(_find_wrong(own, {_BY_ENDPOINT + name: _optional(_limit) for name in endpoints}))
+    _raise_all(
+        _find_wrong(own, {_BY_ENDPOINT + name: config.Optional(_limit) for name in endpoints})
+    )
 
 
 def _find_ineffective(
@@ -321,10 +323,6 @@ def check_server_settings(server_config: RawConfig) -> None:
     _raise_all(_find_wrong(server_config, _SERVER))
 
 
-def _optional(parse: Parser) -> Parser:
-    return config.Optional(parse)
-
-
 def _expecting(expected: str, parse: Parser) -> Parser:
     """Return an optional parser of Baseplate, with an error that says what is expected."""
 
@@ -334,7 +332,7 @@ def _expecting(expected: str, parse: Parser) -> Parser:
         except ValueError:
             raise ValueError(f"must be {expected}, not {text!r}") from None
 
-    return _optional(parse_expected)
+    return config.Optional(parse_expected)
 
 
 def _limit(text: str) -> object:
@@ -373,28 +371,28 @@ _BASEPLATE: dict[str, Parser] = {
     "factory": str,
     "baseplate.service_name": str,
     "metrics.enabled": _boolean,
-    "sentry.dsn": _optional(_sentry_dsn),
+    "sentry.dsn": config.Optional(_sentry_dsn),
     "sentry.environment": str,
     "sentry.sample_rate": _expecting("a percentage from 0% to 100%", config.Percent),
-    "sentry.ignore_errors": _optional(config.TupleOf(config.String)),
-    "server_timeout.default": _optional(_limit),
+    "sentry.ignore_errors": config.Optional(config.TupleOf(config.String)),
+    "server_timeout.default": config.Optional(_limit),
     "server_timeout.debug": _boolean,
     "tracing.service_name": str,
     "tracing.endpoint": _expecting("a host and a port, or the path of a socket", config.Endpoint),
     "tracing.queue_name": str,
-    "tracing.max_span_queue_size": _optional(positive_integer),
-    "tracing.num_span_workers": _optional(positive_integer),
-    "tracing.span_batch_interval": _optional(duration),
-    "tracing.num_conns": _optional(positive_integer),
+    "tracing.max_span_queue_size": config.Optional(positive_integer),
+    "tracing.num_span_workers": config.Optional(positive_integer),
+    "tracing.span_batch_interval": config.Optional(duration),
+    "tracing.num_conns": config.Optional(positive_integer),
     "tracing.sample_rate": _expecting(
         "a percentage such as 10%", config.Fallback(config.Percent, config.Float)
     ),
 }
 _SERVER: dict[str, Parser] = {
     "factory": str,
-    "stop_timeout": _optional(duration),
-    "drain_time": _optional(duration),
-    "monitoring.blocked_hub": _optional(duration),
+    "stop_timeout": config.Optional(duration),
+    "drain_time": config.Optional(duration),
+    "monitoring.blocked_hub": config.Optional(duration),
     "monitoring.concurrency": _boolean,
     "monitoring.connection_pool": _boolean,
     "monitoring.gc.stats": _boolean,
