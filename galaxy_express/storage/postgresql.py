@@ -1,6 +1,5 @@
 """PostgreSQL, for services on any number of machines."""
 
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,7 +16,6 @@ from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from galaxy_express.models import metadata_for
 from galaxy_express.storage import limited_connection
 from galaxy_express.storage.confirmations import WRITE_TO_LOG, Confirmations
 from galaxy_express.storage.database import (
@@ -30,10 +28,8 @@ from galaxy_express.storage.database import (
     NotRecorded,
     RejectedRow,
     Row,
-    SchemaMismatch,
     TransactionConflict,
     WorkerNode,
-    in_a_line,
 )
 from galaxy_express.storage.fair_semaphore import FairSemaphore
 from galaxy_express.storage.limited_connection import LimitedConnection, TimedOut
@@ -41,6 +37,13 @@ from galaxy_express.storage.postgresql_catalog import (
     DESCRIBE_NUMBERING,
     DESCRIBE_TABLES,
     find_alterations,
+)
+from galaxy_express.storage.postgresql_errors import (
+    READ_ONLY,
+    is_harmless,
+    is_of_row,
+    translate,
+    translate_as,
 )
 from galaxy_express.storage.postgresql_statements import STATEMENTS
 from galaxy_express.storage.servers import SEARCH_INTERVAL, Servers
@@ -146,7 +149,7 @@ class PostgreSQLConnection(Connection):
         try:
             return len(self.select(sql, _columns(rows)))
         except LockNotAvailable as error:
-            raise _as(Blocked, error) from error
+            raise translate_as(Blocked, error) from error
 
     @contextmanager
     def transaction(
@@ -250,8 +253,7 @@ class PostgreSQLConnection(Connection):
 
     def outlives(self, error: Any) -> bool:
         """See :py:meth:`Connection.outlives`."""
-        is_harmless = error.pgcode in _HARMLESS or _is_of_row(error) or _is_of_trigger(error)
-        return is_harmless and not self._raw.dbapi_connection.closed
+        return is_harmless(error) and not self._raw.dbapi_connection.closed
 
 
 def _columns(rows: Iterable[Row]) -> list[list[Any]]:
@@ -565,32 +567,13 @@ class PostgreSQLDatabase(Database):
         if isinstance(error, TimedOut):
             is_commit = isinstance(error, CommitTimedOut)
             self._on_timeout("commit" if is_commit else "statement")
-        if isinstance(error, (TimedOut, OnStandby)) or error.pgcode == _READ_ONLY:
+        if isinstance(error, (TimedOut, OnStandby)) or error.pgcode == READ_ONLY:
             # The server may be down, or a standby by now: don't read from it any more.
             self._broken_before = monotonic()
-        if error.pgcode in _RETRYABLE:
-            return _as(TransactionConflict, error)
-        if error.pgcode == _LOCKED:
-            return _as(Blocked, error)
-        if _is_of_trigger(error):
-            return _as(NotRecorded, error)
-        if error.pgcode in _MISSING or (
-            error.pgcode == _MISSING_FUNCTION and "galaxy_express_" in error.diag.message_primary
-        ):
-            return _as(SchemaMismatch, error)
-        if error.pgcode in _RAISED_BY_TRIGGERS:
-            return _as(NotRecorded, error)
-        if error.pgcode == _INSUFFICIENT_PRIVILEGE or isinstance(
-            error, (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
-        ):
-            return _as(DatabaseUnavailable, error)
-        return self._find_cause(error)
+        return translate(error) or self._find_cause(error)
 
     def _find_cause(self, error: Any) -> Exception:
         """Return why the server rejects a statement: the tables were altered, or it is a bug."""
-        name = error.diag.constraint_name
-        if name and name not in _OUR_CONSTRAINTS:
-            return RejectedRow(error.diag.message_primary)  # without the values of the row
         # A group with rejected rows is split, and may have hundreds of errors.
         if monotonic() - self._alterations_read_at > _ALTERATIONS_AGE:
             self._alterations = self._read_alterations()
@@ -598,7 +581,7 @@ class PostgreSQLDatabase(Database):
         if not self._alterations:
             bug: Exception = error
             return bug
-        kind = RejectedRow if _is_of_row(error) else AlteredSchema
+        kind = RejectedRow if is_of_row(error) else AlteredSchema
         return kind(self._alterations)
 
     def _read_alterations(self) -> str:
@@ -617,63 +600,9 @@ class PostgreSQLDatabase(Database):
         return ""
 
 
-def _is_of_row(error: Any) -> bool:
-    """Return whether the values of a row caused an error."""
-    return str(error.pgcode).startswith(_CLASSES_OF_ROWS)
-
-
-def _is_of_trigger(error: Any) -> bool:
-    """Return whether a statement failed in a function that isn't ours, such as a trigger's, and not
-    because of a problem of the server, such as a full disk."""
-    context = error.diag.context
-    return (
-        bool(context)
-        and "galaxy_express_" not in context
-        and not isinstance(error, psycopg2.OperationalError)
-    )
-
-
-def _as(kind: type[DatabaseUnavailable], error: Any) -> DatabaseUnavailable:
-    """Return an exception with the message and the cause of the driver's."""
-    translated = kind(in_a_line(error))
-    translated.cause = _cause(error)
-    return translated
-
-
-def _cause(error: Any) -> str | None:
-    """Return what errors with the same cause have in common; ``None`` if it is their message."""
-    if error.pgcode is None:  # not from the server
-        return None
-    diag = error.diag
-    if error.pgcode.startswith(_CLASS_OF_NAMES):
-        return str(diag.message_primary)
-    # The outermost context is a trigger's function, or the place of a row.
-    context = re.sub(r"\d+", "", (diag.context or "").rpartition("\n")[2])
-    return f"{error.pgcode} {diag.constraint_name} {context}"
-
-
 def _milliseconds(span: timedelta) -> int:
     return max(1, span // timedelta(milliseconds=1))
 
-
-# SQLSTATE codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_MISSING = {"42P01", "42703", "3F000"}  # table, column, schema
-_MISSING_FUNCTION = "42883"
-_INSUFFICIENT_PRIVILEGE = "42501"
-_RETRYABLE = {"40001", "40P01"}  # serialization failure, deadlock
-_LOCKED = "55P03"
-_READ_ONLY = "25006"
-# Errors that the service's own statements never raise: RAISE EXCEPTION, and unsupported features.
-_RAISED_BY_TRIGGERS = {"P0001", "0A000"}
-_CLASS_OF_NAMES = "42"  # missing tables or rights, for example: messages have names, no values
-_OUR_CONSTRAINTS = {
-    constraint.name
-    for table in metadata_for("postgresql").sorted_tables
-    for constraint in table.constraints
-}
-_CLASSES_OF_ROWS = ("22", "23")  # data exceptions, integrity constraint violations
-# Rolling back is enough. A group of writes that is split may have many of them.
-_HARMLESS = {*_RETRYABLE, _LOCKED, *_RAISED_BY_TRIGGERS}
 
 _DESCRIBE_SERVER = """
 SELECT current_setting('server_encoding'), pg_is_in_recovery(),
