@@ -20,7 +20,8 @@ from galaxy_express.settings import (
     read_section,
 )
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseContextFactory, DatabaseUnavailable
+from galaxy_express.storage.database import Database, DatabaseContextFactory
+from galaxy_express.storage.errors import DatabaseUnavailable
 from galaxy_express.storage.url import database_url
 from galaxy_express.web.instrumentation import InstrumentedConfigurator
 from galaxy_express.web.timeouts import share_timer

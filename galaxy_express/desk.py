@@ -32,10 +32,9 @@ from galaxy_express.preferences import (
     is_repeat,
 )
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import (
+from galaxy_express.storage.database import Connection, Database
+from galaxy_express.storage.errors import (
     Blocked,
-    Connection,
-    Database,
     DatabaseUnavailable,
     NotRecorded,
     TransactionConflict,
@@ -121,9 +120,9 @@ class DeliveryDesk:
 
         :param lock_timeout: how long to wait for another transaction's lock; by default, the
             database's setting.
-        :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
-        :raises galaxy_express.storage.database.NotRecorded: the database doesn't store a row.
-        :raises galaxy_express.storage.database.Blocked: another transaction has a lock.
+        :raises galaxy_express.storage.errors.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.storage.errors.NotRecorded: the database doesn't store a row.
+        :raises galaxy_express.storage.errors.Blocked: another transaction has a lock.
         :raises CountersLocked: another transaction has a lock that all sends need.
         """
         for attempt in range(1, ATTEMPTS):

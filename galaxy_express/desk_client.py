@@ -29,13 +29,8 @@ from galaxy_express.settings import DatabaseSettings, DeskSettings, read_section
 from galaxy_express.shared_lookups import SharedLookups
 from galaxy_express.storage import queries
 from galaxy_express.storage.checkpoints import Checkpoints
-from galaxy_express.storage.database import (
-    Blocked,
-    Connection,
-    Database,
-    DatabaseUnavailable,
-    NotRecorded,
-)
+from galaxy_express.storage.database import Connection, Database
+from galaxy_express.storage.errors import Blocked, DatabaseUnavailable, NotRecorded
 from galaxy_express.tracing import child_span
 
 logger = logging.getLogger(__name__)
@@ -68,7 +63,7 @@ class DeskClient:
     def send(self, package: Package) -> SendOutcome:
         """Decide a package, or find its earlier decision.
 
-        :raises galaxy_express.storage.database.DatabaseUnavailable: nothing was recorded.
+        :raises galaxy_express.storage.errors.DatabaseUnavailable: nothing was recorded.
         :raises galaxy_express.group_commit.Overloaded: as above, or the outcome is unknown.
         """
         with child_span(self._span, f"{self._name}.send") or nullcontext():
@@ -81,7 +76,7 @@ class DeskClient:
     def find(self, package_id: str) -> Decision | None:
         """Find the decision on a package; ``None`` if it is unknown.
 
-        :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be read.
+        :raises galaxy_express.storage.errors.DatabaseUnavailable: if it can't be read.
         """
         with child_span(self._span, f"{self._name}.find") or nullcontext():
             return self._lookups.find(package_id)[0]
@@ -125,7 +120,7 @@ class DeskClient:
         """Check that writes can be recorded: without writing, unless the last commits failed.
 
         :param connection: a connection to read from.
-        :raises galaxy_express.storage.database.DatabaseUnavailable: if they can't.
+        :raises galaxy_express.storage.errors.DatabaseUnavailable: if they can't.
         :raises galaxy_express.group_commit.Overloaded: if a commit takes too long.
         """
         queries.check_schema(connection)
@@ -144,7 +139,7 @@ class DeskClient:
         """Make sure that everything a connection shows is permanent: no failover undoes it.
 
         :param connection: a connection to read from.
-        :raises galaxy_express.storage.database.DatabaseUnavailable: if that isn't known soon.
+        :raises galaxy_express.storage.errors.DatabaseUnavailable: if that isn't known soon.
         :raises galaxy_express.group_commit.Overloaded: as above.
         """
         if connection.is_confirmed():

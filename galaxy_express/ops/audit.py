@@ -103,7 +103,7 @@ def audit(database: Database) -> Audit:
     While it runs, SQLite can't reuse its write-ahead log, which grows if there are writes. In a
     distributed database, tables are only compared with each other if nothing is written meanwhile.
 
-    :raises galaxy_express.storage.database.DatabaseUnavailable: if it can't be read.
+    :raises galaxy_express.storage.errors.DatabaseUnavailable: if it can't be read.
     """
     settled = None
     if database.is_distributed():

@@ -13,7 +13,7 @@ from baseplate.lib.config import RawConfig
 from galaxy_express.ops.audit import audit
 from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script
-from galaxy_express.storage.sqlite import SQLiteDatabase
+from galaxy_express.storage.sqlite.database import SQLiteDatabase
 
 _PAGES = 10_000  # 20 MB
 

@@ -8,8 +8,8 @@ from sqlalchemy.engine import Connection
 from galaxy_express.models import metadata_for, missing_tables
 from galaxy_express.ops.output import write
 from galaxy_express.ops.schema import database_for_script, import_migrations
-from galaxy_express.storage.database import DatabaseUnavailable, in_a_line
-from galaxy_express.storage.postgresql import PostgreSQLDatabase
+from galaxy_express.storage.errors import DatabaseUnavailable, in_a_line
+from galaxy_express.storage.postgresql.database import PostgreSQLDatabase
 
 # A page of the feed reads an index of every partition: with 256 it takes a tenth of a second.
 _MAX_PARTITIONS = 64

@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 from galaxy_express.models import metadata_for, missing_tables, packages
 from galaxy_express.ops.output import write
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable, in_a_line
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable, in_a_line
 
 # SQLite's errors for a file that it can't open or write to; others say what is wrong.
 _FILE_ERRORS = ("unable to open database file", "attempt to write a readonly database")

@@ -15,7 +15,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 
 from baseplate import server
 
-from galaxy_express.storage.database import in_a_line
+from galaxy_express.storage.errors import in_a_line
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from baseplate.server.monkey import patch_stdlib_queues
 
 from galaxy_express.serving import environment, metrics_exporter
 from galaxy_express.settings import check_factory, check_sections
-from galaxy_express.storage.database import in_a_line
+from galaxy_express.storage.errors import in_a_line
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from galaxy_express import make_wsgi_app
 from galaxy_express.serving import logs
 from galaxy_express.serving.metrics_files import export_metrics
 from galaxy_express.settings import check_factory, check_sections
-from galaxy_express.storage.database import in_a_line
+from galaxy_express.storage.errors import in_a_line
 
 
 def make_app(app_config: RawConfig) -> Router:

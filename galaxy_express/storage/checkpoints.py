@@ -15,7 +15,8 @@ from collections.abc import Callable
 import gevent
 
 from galaxy_express import metrics
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable
 from galaxy_express.worker_thread import WorkerThread
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from baseplate.lib.config import ConfigurationError, RawConfig
 
 from galaxy_express.settings import DatabaseSettings, read_section
 from galaxy_express.storage.database import Database
-from galaxy_express.storage.postgresql import PostgreSQLDatabase
-from galaxy_express.storage.sqlite import SQLiteDatabase
+from galaxy_express.storage.postgresql.database import PostgreSQLDatabase
+from galaxy_express.storage.sqlite.database import SQLiteDatabase
 from galaxy_express.storage.url import database_url
 
 

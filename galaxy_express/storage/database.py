@@ -16,6 +16,7 @@ from baseplate import Span
 from baseplate.clients import ContextFactory
 from sqlalchemy import exc
 
+from galaxy_express.storage.errors import DatabaseUnavailable
 from galaxy_express.tracing import child_span
 
 #: The values of a row, in the order of the table's columns.
@@ -26,77 +27,6 @@ LAST_SEQUENCE = 2**63 - 1
 
 #: The values of a statement's parameters, in order or by name.
 Values = Sequence[Any] | Mapping[str, Any]
-
-
-class DatabaseUnavailable(Exception):
-    """The database is locked, full, read-only, unreachable, damaged, or not set up.
-
-    The transaction was rolled back, and a retry is safe. If the connection was lost during COMMIT,
-    the outcome is unknown, and a retry finds it.
-
-    :cvar state: the state of the database, as described in responses.
-    :ivar cause: identifies the cause of the error, if the message may name rows; errors with the
-        same cause are logged once.
-    """
-
-    state = "unavailable"
-    cause: str | None = None
-
-
-class SchemaMismatch(DatabaseUnavailable):
-    """The database lacks tables or columns of this version; an operator has to migrate it."""
-
-    state = "not set up (make migratedb)"
-
-    def __str__(self) -> str:
-        return f"{self.args[0]} (to fix this: make migratedb)"
-
-
-class AlteredSchema(SchemaMismatch):
-    """An operator has altered the tables, so that this version can't use them safely."""
-
-    state = "not usable, since its tables were altered"
-
-    def __str__(self) -> str:
-        return f"the tables were altered: {self.args[0]}"
-
-
-class WorkerNode(DatabaseUnavailable):
-    """The server is a worker node of Citus, where locks and sequences aren't shared."""
-
-    state = "on a worker node of Citus (connect to the coordinator)"
-
-    def __str__(self) -> str:
-        return f"it is {self.state}"
-
-
-class DamagedFiles(DatabaseUnavailable):
-    """The files of the database were overwritten, replaced or deleted while it was in use; an
-    operator has to restore it."""
-
-    state = "not usable, since its files were changed while it was in use (the log says what to do)"
-
-
-class TransactionConflict(DatabaseUnavailable):
-    """The transaction conflicted with another, was rolled back, and can be retried immediately."""
-
-
-class Blocked(DatabaseUnavailable):
-    """Another transaction holds a lock that this one needs; this one was rolled back."""
-
-
-class NotRecorded(DatabaseUnavailable):
-    """The database doesn't store a row, because of a trigger for example; the transaction was
-    rolled back. Other writes may succeed."""
-
-
-class RejectedRow(NotRecorded, AlteredSchema):
-    """An operator has altered the tables, so that they don't store a row; others may be stored."""
-
-
-def in_a_line(error: Exception) -> str:
-    """The message of an exception, without line breaks."""
-    return " ".join(str(error).split())
 
 
 class Pages(NamedTuple):
@@ -113,8 +43,8 @@ class Pages(NamedTuple):
 
 @dataclass(frozen=True)
 class Statements:
-    """The SQL for one kind of database; see ``sqlite_statements`` and
-    ``postgresql_statements``. Parameters are in the syntax of the driver."""
+    """The SQL for one kind of database; see ``sqlite.statements`` and
+    ``postgresql.statements``. Parameters are in the syntax of the driver."""
 
     find_decision: str
     find_decisions: str

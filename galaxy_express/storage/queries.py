@@ -9,13 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from galaxy_express.delivery import CounterKey, Decision, Package, Status
 from galaxy_express.models import from_microseconds, to_microseconds
 from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
-from galaxy_express.storage.database import (
-    LAST_SEQUENCE,
-    Connection,
-    NotRecorded,
-    Pages,
-    TransactionConflict,
-)
+from galaxy_express.storage.database import LAST_SEQUENCE, Connection, Pages
+from galaxy_express.storage.errors import NotRecorded, TransactionConflict
 
 Item = TypeVar("Item")
 
@@ -104,7 +99,7 @@ def record_decisions(connection: Connection, decisions: Iterable[Decision]) -> s
 
     :returns: the ids of the packages whose decisions were recorded. Any other package was
         decided before, and that decision stands.
-    :raises galaxy_express.storage.database.NotRecorded: if the database stores other values.
+    :raises galaxy_express.storage.errors.NotRecorded: if the database stores other values.
     """
     rows = [
         (
@@ -141,9 +136,9 @@ def record_preferences(
 ) -> None:
     """Record preferences that have become current, by recipient and package type.
 
-    :raises galaxy_express.storage.database.TransactionConflict: if another transaction has
+    :raises galaxy_express.storage.errors.TransactionConflict: if another transaction has
         recorded preferences that supersede these.
-    :raises galaxy_express.storage.database.NotRecorded: if the database leaves any out.
+    :raises galaxy_express.storage.errors.NotRecorded: if the database leaves any out.
     """
     rows = [
         (recipient_id, package_type, preference.wanted, to_microseconds(preference.timestamp))
@@ -160,7 +155,7 @@ def record_preferences(
 def record_updates(connection: Connection, updates: Iterable[ReceivedUpdate]) -> None:
     """Record preference updates in the history, in the order given.
 
-    :raises galaxy_express.storage.database.NotRecorded: if the database leaves any out.
+    :raises galaxy_express.storage.errors.NotRecorded: if the database leaves any out.
     """
     rows = [
         (
@@ -243,7 +238,7 @@ def add_to_totals(connection: Connection, shard: int, increments: Mapping[Counte
     """Add to counters, in the same transaction as the rows that they count.
 
     :param shard: the writer's shard.
-    :raises galaxy_express.storage.database.NotRecorded: if the database leaves any out.
+    :raises galaxy_express.storage.errors.NotRecorded: if the database leaves any out.
     """
     rows = [(shard, *key, increment) for key, increment in increments.items()]
     if rows and connection.upsert(connection.statements.upsert_counters, rows) != len(rows):
@@ -264,7 +259,7 @@ def check_schema(connection: Connection) -> None:
     """Check that the database has all tables and columns, and that they are writable.
 
     :raises Exception: the driver's, if the query fails, or something is missing.
-    :raises galaxy_express.storage.database.DatabaseUnavailable: if it isn't writable.
+    :raises galaxy_express.storage.errors.DatabaseUnavailable: if it isn't writable.
     """
     connection.select(_CHECK_SCHEMA)
     connection.check_writable()

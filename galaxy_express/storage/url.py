@@ -10,7 +10,7 @@ from psycopg2.extensions import make_dsn
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
-from galaxy_express.storage.servers import split_hosts
+from galaxy_express.storage.postgresql.servers import split_hosts
 
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg2")
 

@@ -23,7 +23,7 @@ from sentry_sdk.scope import add_global_event_processor
 
 from galaxy_express import metrics
 from galaxy_express.group_commit import Overloaded
-from galaxy_express.storage.database import DatabaseUnavailable
+from galaxy_express.storage.errors import DatabaseUnavailable
 from galaxy_express.web import instrumentation
 from galaxy_express.web.outages import Outages
 from galaxy_express.web.rejections import (

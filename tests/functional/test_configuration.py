@@ -8,7 +8,7 @@ from baseplate.lib.config import ConfigurationError
 from sqlalchemy.engine import make_url
 
 from galaxy_express import make_wsgi_app
-from galaxy_express.storage.servers import split_hosts
+from galaxy_express.storage.postgresql.servers import split_hosts
 from galaxy_express.storage.url import database_url, describe_postgresql, postgresql_parameters
 
 DATABASE = {"database.url": "sqlite:///galaxy_express.db"}

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 
 from galaxy_express.models import create_schema
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import SchemaMismatch
+from galaxy_express.storage.errors import SchemaMismatch
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
 from tests.conftest import DATABASES, MakeApp, OpenDatabase
 from tests.functional.client import ANY, UPDATE, problem, send, update

@@ -14,8 +14,9 @@ from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage.checkpoints import INTERVAL_SECONDS, Checkpoints
-from galaxy_express.storage.database import Database, DatabaseUnavailable
-from galaxy_express.storage.sqlite import SQLiteDatabase
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable
+from galaxy_express.storage.sqlite.database import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.conftest import MakeDesk
@@ -190,7 +191,7 @@ LIMIT = 64 * 1024
 @pytest.fixture
 def small_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small size limit for the log."""
-    monkeypatch.setattr("galaxy_express.storage.sqlite.LOG_BYTES", LIMIT)
+    monkeypatch.setattr("galaxy_express.storage.sqlite.database.LOG_BYTES", LIMIT)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL
 from tests.integration.values import commit, describe, package, send, update, update_preferences

@@ -8,7 +8,8 @@ from galaxy_express.desk import DeliveryDesk
 from galaxy_express.models import create_schema, drop_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable
 from tests.backends import Backend
 from tests.conftest import OpenDatabase
 from tests.integration.values import describe, package, send, update, update_preferences

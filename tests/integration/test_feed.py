@@ -16,7 +16,7 @@ from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from galaxy_express.storage.queries import PageRequest
-from galaxy_express.storage.sqlite import SQLiteDatabase
+from galaxy_express.storage.sqlite.database import SQLiteDatabase
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.conftest import BACKENDS, MakeDesk

@@ -16,7 +16,8 @@ from galaxy_express.models import create_schema
 from galaxy_express.ops.audit import audit
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.values import package, send

@@ -13,7 +13,7 @@ from galaxy_express.models import create_schema, drop_schema
 from galaxy_express.ops.audit import audit
 from galaxy_express.ops.partition import partition_packages
 from galaxy_express.storage.database import LAST_SEQUENCE
-from galaxy_express.storage.postgresql_statements import STATEMENTS
+from galaxy_express.storage.postgresql.statements import STATEMENTS
 from tests.backends import Backend, PostgreSQLBackend, SQLiteBackend
 from tests.conftest import NO_POSTGRESQL, PARTITIONS, SKIP_POSTGRESQL, MakeApp, OpenDatabase
 from tests.functional.client import UPDATE, read, send, update

@@ -19,12 +19,8 @@ from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.preferences import Preference, PreferenceUpdate, UpdatedPreferences
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import (
-    Database,
-    DatabaseUnavailable,
-    NotRecorded,
-    TransactionConflict,
-)
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable, NotRecorded, TransactionConflict
 from tests.backends import Backend, PostgreSQLBackend
 from tests.conftest import NO_POSTGRESQL, SKIP_POSTGRESQL, OpenDatabase
 from tests.integration.conftest import MakeDesk

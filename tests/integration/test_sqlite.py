@@ -14,7 +14,8 @@ from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable, NotRecorded
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable, NotRecorded
 from tests.backends import Backend, SQLiteBackend
 from tests.conftest import OpenDatabase
 from tests.integration.racing import run_concurrently

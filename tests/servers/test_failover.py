@@ -19,7 +19,8 @@ from galaxy_express.models import create_schema, from_microseconds
 from galaxy_express.package_types import PACKAGE_TYPES
 from galaxy_express.storage import queries
 from galaxy_express.storage.connect import database_from_config
-from galaxy_express.storage.database import Database, DatabaseUnavailable
+from galaxy_express.storage.database import Database
+from galaxy_express.storage.errors import DatabaseUnavailable
 from galaxy_express.storage.queries import PageRequest
 from tests.backends import PostgreSQLBackend
 from tests.conftest import skip_or_fail

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 import pytest
 
 from galaxy_express.ops.audit import audit_database
-from galaxy_express.storage.sqlite import LOG_BYTES
+from galaxy_express.storage.sqlite.database import LOG_BYTES
 from tests.servers.http_client import head
 from tests.servers.load import numbered_package
 from tests.servers.running import Installation, wait_until

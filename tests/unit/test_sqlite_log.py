@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galaxy_express.storage.sqlite_log import lacks_pages
+from galaxy_express.storage.sqlite.log import lacks_pages
 
 PAGE_BYTES = 512
 SALTS, OLD_SALTS = b"new salt", b"old salt"

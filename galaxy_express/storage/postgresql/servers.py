@@ -12,7 +12,7 @@ import psycopg2
 from gevent.monkey import get_original
 from psycopg2.extensions import make_dsn
 
-from galaxy_express.storage.limited_connection import LimitedConnection, in_event_loop
+from galaxy_express.storage.postgresql.limited_connection import LimitedConnection, in_event_loop
 
 #: After a search for a writable server, how many seconds a read-only one is accepted without a new
 #: search.

@@ -9,7 +9,7 @@ A commit that gets a response proves that a synchronous standby has everything b
 (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
 """
 
-from galaxy_express.storage.limited_connection import LimitedConnection
+from galaxy_express.storage.postgresql.limited_connection import LimitedConnection
 
 #: An expression that writes to the log, so that the commit waits for a standby even if nothing else
 #: is written. A standby can't write.

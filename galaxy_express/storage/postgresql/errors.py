@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 
 from galaxy_express.models import metadata_for
-from galaxy_express.storage.database import (
+from galaxy_express.storage.errors import (
     Blocked,
     DatabaseUnavailable,
     NotRecorded,

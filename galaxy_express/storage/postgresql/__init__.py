@@ -1,0 +1,1 @@
+"""PostgreSQL, for services on any number of machines."""
