@@ -40,6 +40,12 @@ _loads = _shared(_NONE)
 # Whether a reload is replacing the worker.
 _replaced = _shared(False)
 
+# Whether the worker, or a predecessor with its number, has started.
+_started = _shared(False)
+
+# How many seconds pass between two attempts to replace a worker.
+RETRY_SECONDS = 2.0
+
 # A worker with clearly more connections than another pauses accepting for at most PAUSE_SECONDS. It
 # compares again every COMPARE_SECONDS, since the other may be busy, or not have been scheduled yet.
 PAUSE_SECONDS = 0.01
@@ -101,6 +107,22 @@ class GalaxyExpressWorker(Worker):
         ]
         super().init_process()
 
+    def load_wsgi(self) -> None:
+        """Load the application.
+
+        :raises SystemExit: if this worker can't load it, but an earlier one could. gunicorn would
+            stop after any other exception, although other workers may serve.
+        """
+        try:
+            super().load_wsgi()
+        except Exception as error:  # the configuration or the code was changed since
+            if not any(_started):
+                raise
+            reason = "; ".join(str(error).splitlines())
+            self.log.error("A worker that has ended can't be replaced: %s", reason)
+            time.sleep(RETRY_SECONDS)
+            sys.exit(1)
+
     def notify(self) -> None:
         """Signal that the worker is alive; exit if the master has exited."""
         super().notify()
@@ -116,6 +138,7 @@ class GalaxyExpressWorker(Worker):
         gc.collect()
         gc.freeze()
         _loads[self.number] = 0
+        _started[self.number] = True
         servers = [self._serve(listener) for listener in self.sockets]
         while not self._stopping.wait(1):
             self.notify()

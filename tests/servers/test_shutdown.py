@@ -1,5 +1,6 @@
 """Shutdown and reload: requests in progress are finished first."""
 
+import os
 import random
 import signal
 import socket
@@ -145,6 +146,24 @@ def test_invalid_reloads_are_refused(installation: Installation) -> None:
         server.signal(signal.SIGHUP)
         wait_until(lambda: not server.workers & before, "a valid reload is performed")
         assert server.is_healthy("readiness")
+    assert "Traceback" not in server.log
+
+
+def test_worker_that_cannot_be_replaced(installation: Installation) -> None:
+    """If a worker ends after the configuration was made invalid, the others go on, and it is
+    replaced when the configuration is valid again."""
+    path = installation.folder / "configs" / "production.ini"
+    valid = path.read_text()
+    with installation.gunicorn() as server:
+        wait_until(lambda: server.log.count("Galaxy Express on") == 2, "both workers start")
+        path.write_text(valid.replace("[shell]", "desk.tiemout = 1 second\n[shell]"))
+        os.kill(min(server.workers), signal.SIGKILL)
+        failed = "A worker that has ended can't be replaced: desk.tiemout"
+        wait_until(lambda: failed in server.log, "it can't be replaced")
+        assert server.request("POST", "/packages", package()).status == 201
+
+        path.write_text(valid)
+        wait_until(lambda: server.log.count("Galaxy Express on") == 3, "it is replaced")
     assert "Traceback" not in server.log
 
 
