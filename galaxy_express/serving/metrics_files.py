@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import gevent.socket
 from baseplate.server import prometheus
 from gevent.monkey import get_original
+from gevent.pool import Pool
 from gevent.pywsgi import LoggingLogAdapter, WSGIServer
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE_BYTES = 64 * 1024
+
+# Each is an open file, of which a worker has few for everything but its clients.
+_MOST_CONNECTIONS = 10
 
 # The errors of a damaged file, and also those of a missing folder or a full disk.
 _DAMAGED = (ValueError, RuntimeError, IndexError, struct.error)
@@ -180,6 +184,7 @@ def export_metrics() -> None:
         application=_export,
         log=LoggingLogAdapter(logger, level=logging.DEBUG),
         error_log=LoggingLogAdapter(logger, level=logging.ERROR),
+        spawn=Pool(_MOST_CONNECTIONS),
     ).start()
 
 
@@ -187,7 +192,7 @@ def _export(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iter
     try:
         os.makedirs(metrics_exporter.folder(), exist_ok=True)  # it may have been deleted
         exported: Iterable[bytes] = prometheus.export_metrics(environ, start_response)
-    except OSError as error:
+    except _UNUSABLE as error:
         start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
         return [f"There are no metrics: {error}\n".encode()]
     return exported

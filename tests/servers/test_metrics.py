@@ -5,7 +5,7 @@ import re
 import shutil
 import socket
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from signal import SIGHUP, SIGKILL
@@ -424,16 +424,42 @@ def test_deleted_folder_is_recreated(measured: Installation) -> None:
 
 
 def test_unusable_folder_disables_metrics(measured: Installation) -> None:
-    """If the folder can't be created, the service runs without metrics and says so."""
-    (measured.folder / "metrics").touch()
+    """If the folder can't be created, or a file in it is damaged, the service runs without metrics
+    and says so."""
+    folder = measured.folder / "metrics"
+    folder.touch()
     with measured.gunicorn(workers=1) as server:
         assert server.request("POST", "/packages", package()).status == 201
         assert server.log.count("Metrics can't be stored") == 1
         assert "There are no metrics" in Scrape(measured).text
+        folder.unlink()
+        folder.mkdir()
+        for content in (b"", b"garbage" * 100):
+            (folder / "counter_7.db").write_bytes(content)
+            assert "There are no metrics" in Scrape(measured).text
         assert "Traceback" not in server.log
 
 
 # Where metrics are read
+
+
+def test_connections_are_limited(measured: Installation) -> None:
+    """Connections to the port of the metrics don't use up the files that a worker may open."""
+    with measured.gunicorn(workers=1) as server, ExitStack() as idle:
+        (worker,) = server.workers
+        server.request("POST", "/packages", package())  # opens the database
+        address = "127.0.0.1", metrics_port(measured)
+        before = count_files(worker)
+        for _ in range(25):
+            idle.enter_context(socket.create_connection(address))
+        wait_until(lambda: count_files(worker) > before + 5, "connections are accepted")
+        assert server.request("POST", "/packages", package()).status == 201
+        assert count_files(worker) < before + 20
+
+
+def count_files(process: int) -> int:
+    """Return how many files a process has open."""
+    return len(os.listdir(f"/proc/{process}/fd"))
 
 
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
