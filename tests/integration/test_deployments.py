@@ -51,11 +51,16 @@ def open_url() -> Iterator[OpenUrl]:
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None:
-    """The service works through PgBouncer, and commits stay synchronous."""
-    backend.rows(
-        "ALTER ROLE CURRENT_USER SET synchronous_commit = off;"
-        "ALTER ROLE CURRENT_USER SET idle_in_transaction_session_timeout = 0"
-    )
+    """The service works through PgBouncer, whatever the settings of the database, and commits stay
+    synchronous."""
+    alter = f"ALTER DATABASE {make_url(backend.url).database}"
+    for setting in (
+        "synchronous_commit = off",
+        "idle_in_transaction_session_timeout = 0",
+        "array_nulls = off",
+        "quote_all_identifiers = on",
+    ):
+        backend.rows(f"{alter} SET {setting}")
     settings = {"database.lock_timeout": "1500 milliseconds"}
     try:
         with pgbouncer(make_url(backend.url), mode) as url:
@@ -85,7 +90,7 @@ def test_pooler(backend: Backend, open_url: OpenUrl, mode: str) -> None:
                 assert administering.exec_driver_sql("SHOW statement_timeout").scalar() == "0"
             database.close()
     finally:
-        backend.rows("ALTER ROLE CURRENT_USER RESET ALL")
+        backend.rows(f"{alter} RESET ALL")
     assert backend.stored() == backend.counted()
 
 

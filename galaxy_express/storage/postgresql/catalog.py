@@ -81,7 +81,8 @@ def _compare(
         # The statements leave out other columns, and may store NULL in these.
         if column.is_needed and (expected is None or expected.nullable):
             yield f"{table}.{column.name} must not be NULL, and has no default"
-        if expected is not None and column.type != _type(expected.type):
+        # The type is quoted if quote_all_identifiers is on.
+        if expected is not None and column.type.strip('"') != _type(expected.type):
             yield f"{table}.{column.name} has the type {column.type}, not {_type(expected.type)}"
 
 

@@ -83,6 +83,7 @@ class PostgreSQLDatabase(Database):
         self._set = (
             "SET {local} synchronous_commit = on;"  # a response means that the write is on disk
             " SET {local} row_security = off;"  # fail instead of hiding rows
+            " SET {local} array_nulls = on;"  # NULL isn't the text "NULL"
             " SET {local} lock_timeout = {lock_timeout};"
             f" SET {{local}} statement_timeout = {_milliseconds(statement_timeout)}"
         )
