@@ -35,7 +35,9 @@ _ENVIRONMENT = {
 }
 
 # postgresql://user:password@a:1,b:2/name, a form that PostgreSQL supports and SQLAlchemy doesn't.
-_SEVERAL_HOSTS = re.compile(r"(postgresql(?:\+\w+)?://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)(.*)")
+_SEVERAL_HOSTS = re.compile(
+    r"(postgresql(?:\+\w+)?://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)((?:[/?#].*)?)"
+)
 _HOST = re.compile(r"(\[[^\]]+\]|[^\[\]:]*)(?::(\d*))?")
 
 
@@ -94,13 +96,16 @@ def _add_hosts(url: URL, text: str) -> URL:
     if "host" in url.query or "port" in url.query:
         raise ValueError("host is in the URL twice, before and after ?")
     if not all(match and match[1] for match in matches):
-        raise ValueError(f"{text} is not a list of hosts such as a:5432,b:5432")
+        # The text isn't shown, since it may be a part of the password.
+        raise ValueError("the URL has a comma, but not a list of hosts such as a:5432,b:5432")
     hosts = ",".join(_decode_host(match[1].strip("[]")) for match in matches if match)
     ports = ",".join(match[2] or "" for match in matches if match)
     return url.update_query_dict({"host": hosts, "port": ports})
 
 
 def _decode_host(text: str) -> str:
+    if "@" in text:
+        raise ValueError("an @ in the user or the password in the URL must be written as %40")
     # The folder of a socket has slashes, which are percent-encoded in a URL.
     host = unquote(text)
     if "," in host:
@@ -140,4 +145,16 @@ def _check_postgresql(url: URL) -> None:
             raise ValueError(
                 f"the URL has {name}, but PostgreSQL has no parameter {name}"
             ) from None
+        _check_value(name, value)
     split_hosts(postgresql_parameters(url))
+
+
+def _check_value(name: str, value: Any) -> None:
+    # libpq checks most values before it connects, which then fails, since there is no such folder.
+    nowhere = {"host": "/dev/null", "hostaddr": ""}
+    try:
+        psycopg2.connect(make_dsn(**({name: value} | nowhere)))
+    except psycopg2.OperationalError as error:
+        reason = str(error).strip()
+        if reason.startswith("invalid"):
+            raise ValueError(f"the URL has an {reason}") from None
