@@ -1,10 +1,13 @@
 """Behaviour that is specific to SQLite."""
 
+import os
 import resource
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -168,6 +171,42 @@ def test_full_disk(sqlite: SQLiteBackend, database: Database, desk: DeliveryDesk
             assert queries.find_decision(connection, "before") is not None
     assert sqlite.stored() == sqlite.counted() == {("delivered", "personal"): 1}
     assert [describe(outcome) for outcome in send(desk, package("0"))] == ["delivered"]
+
+
+@pytest.mark.parametrize("suffix", ["", "/galaxy_express.db-wal", "/galaxy_express.db-shm"])
+def test_file_of_another_user(suffix: str) -> None:
+    """If the folder or the log isn't writable, the error names it."""
+    with TemporaryDirectory() as folder, as_unprivileged_user(folder):
+        config = {"database.url": f"sqlite:///{folder}/galaxy_express.db"}
+        create_schema(config)
+        with closing(database_from_config(config)) as other:
+            send(DeliveryDesk(other, PACKAGE_TYPES), package())
+            if suffix:  # after a crash, for example
+                shutil.copytree(folder, f"{folder}/copy")
+        used = f"{folder}/copy" if suffix else folder
+        unwritable = Path(used + suffix)
+        unwritable.chmod(0o500)
+        config = {"database.url": f"sqlite:///{used}/galaxy_express.db"}
+        with (
+            closing(database_from_config(config)) as database,
+            pytest.raises(DatabaseUnavailable, match=rf"; {unwritable} isn't writable"),
+        ):
+            send(DeliveryDesk(database, PACKAGE_TYPES), package())
+        unwritable.chmod(0o700)
+
+
+@contextmanager
+def as_unprivileged_user(folder: str) -> Iterator[None]:
+    """Let another user, who owns the folder, run this process, if it is run by root."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.chown(folder, 65534, -1)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def test_readers_do_not_block_writes(database: Database, desk: DeliveryDesk) -> None:

@@ -5,6 +5,7 @@ None of them opens the file: closing it would release all locks of this process 
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
@@ -61,6 +62,13 @@ def check_writable(path: str) -> None:
     """
     if not os.access(path, os.W_OK):
         raise OSError(f"{path} isn't writable")
+
+
+def find_unwritable(path: str) -> Iterator[str]:
+    """Say what isn't writable, although SQLite must write to it."""
+    for needed in (os.path.dirname(os.path.realpath(path)), f"{path}-wal", f"{path}-shm"):
+        if os.path.exists(needed) and not os.access(needed, os.W_OK):
+            yield f"{needed} isn't writable"
 
 
 def check_no_log(path: str) -> None:

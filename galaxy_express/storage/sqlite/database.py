@@ -223,7 +223,7 @@ class SQLiteDatabase(Database):
         self._checkpoint_guard.close()
 
     def _translate(self, error: Any) -> Exception:
-        return translate(error) or self._find_cause(error)
+        return translate(error, self._path) or self._find_cause(error)
 
     def _find_cause(self, error: Exception) -> Exception:
         """Return why SQLite rejects a statement: the tables were altered, or it is a bug."""

@@ -17,6 +17,7 @@ from galaxy_express.storage.errors import (
     SchemaMismatch,
     in_a_line,
 )
+from galaxy_express.storage.sqlite.checks import find_unwritable
 
 _TABLES = metadata_for("sqlite").tables
 
@@ -57,13 +58,16 @@ def _violations(table: Table) -> Iterator[str]:
 _OUR_VIOLATIONS = set(chain.from_iterable(map(_violations, _TABLES.values())))
 
 
-def translate(error: Any) -> Exception | None:
+def translate(error: Any, path: str) -> Exception | None:
     """Return the exception for an error of the driver: one of ``storage.errors``, or the error
-    itself if it is a bug. ``None`` if the statement may have failed because of altered tables."""
+    itself if it is a bug. ``None`` if the statement may have failed because of altered tables.
+
+    :param path: the path of the database.
+    """
     reason = in_a_line(error)
     code = getattr(error, "sqlite_errorcode", 0)
     if code & _PRIMARY_CODE in _UNAVAILABLE:
-        return DatabaseUnavailable(reason)
+        return DatabaseUnavailable("; ".join([reason, *find_unwritable(path)]))
     missing = _MISSING.match(reason)
     if missing and missing[1] in _OUR_NAMES:
         return SchemaMismatch(reason)
