@@ -98,6 +98,8 @@ def listen(address: tuple[str, int]) -> None:
             f"Metrics can't be exported on port {address[1]} of {address[0]}"
             f" ({reason}); choose another address with {BIND}"
         ) from error
+    # Inherited by the connections, so that those of clients that have vanished end.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def hand_over() -> dict[str, str]:
