@@ -15,7 +15,7 @@ The modules::
     storage/        SQLite and PostgreSQL: connections, transactions, statements
     serving/        the gunicorn worker, Baseplate's server, the WSGI entry point
     ops/            commands for operators: the schema, the audit, the shell, a demo
-    settings, metrics, metric_series, tracing, worker_thread, deadlines
+    settings, settings_checks, metrics, metric_series, tracing, worker_thread, deadlines
 """
 
 from typing import TYPE_CHECKING

@@ -12,13 +12,8 @@ from galaxy_express import metrics
 from galaxy_express.desk_client import DeskContextFactory
 from galaxy_express.models import missing_tables
 from galaxy_express.package_types import PackageTypeRegistry
-from galaxy_express.settings import (
-    HttpSettings,
-    PreferencesSettings,
-    check_endpoints,
-    check_settings,
-    read_section,
-)
+from galaxy_express.settings import HttpSettings, PreferencesSettings, read_section
+from galaxy_express.settings_checks import check_endpoints, check_settings
 from galaxy_express.storage.connect import database_from_config
 from galaxy_express.storage.database import Database, DatabaseContextFactory
 from galaxy_express.storage.errors import DatabaseUnavailable

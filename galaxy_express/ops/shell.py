@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from galaxy_express import models
 from galaxy_express.ops.script import read_config
-from galaxy_express.settings import check_factory, check_sections
+from galaxy_express.settings_checks import check_factory, check_sections
 from galaxy_express.storage.errors import DatabaseUnavailable
 
 

@@ -12,7 +12,7 @@ from gevent.server import StreamServer
 
 from galaxy_express.serving.http_connection import Connection, serve
 from galaxy_express.serving.http_head import Limits
-from galaxy_express.settings import check_server_settings
+from galaxy_express.settings_checks import check_server_settings
 
 logger = logging.getLogger(__name__)
 

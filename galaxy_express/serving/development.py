@@ -24,7 +24,7 @@ from baseplate.server import prometheus
 from baseplate.server.monkey import patch_stdlib_queues
 
 from galaxy_express.serving import environment, metrics_exporter
-from galaxy_express.settings import check_factory, check_sections
+from galaxy_express.settings_checks import check_factory, check_sections
 from galaxy_express.storage.errors import in_a_line
 
 

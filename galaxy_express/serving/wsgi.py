@@ -12,7 +12,7 @@ from pyramid.router import Router
 from galaxy_express import make_wsgi_app
 from galaxy_express.serving import logs
 from galaxy_express.serving.metrics_files import export_metrics
-from galaxy_express.settings import check_factory, check_sections
+from galaxy_express.settings_checks import check_factory, check_sections
 from galaxy_express.storage.errors import in_a_line
 
 

@@ -8,15 +8,13 @@ from baseplate.lib.config import ConfigurationError, String
 
 from galaxy_express.settings import (
     InvalidSettings,
-    check_factory,
-    check_server_settings,
-    check_settings,
     duration,
     long_duration,
     path_prefix,
     positive_integer,
     read_section,
 )
+from galaxy_express.settings_checks import check_factory, check_server_settings, check_settings
 
 
 @dataclass(frozen=True)
