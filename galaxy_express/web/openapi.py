@@ -1,10 +1,8 @@
 """The API description (OpenAPI 3.1), built from the registry and from the models that validate
 requests."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any
 
 from pydantic_core import to_jsonable_python
 
@@ -12,12 +10,19 @@ from galaxy_express import __version__
 from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
-from galaxy_express.web.paging import DEFAULT_LIMIT, MAX_LIMIT, ORDERS
-from galaxy_express.web.problems import Problem, problem
-from galaxy_express.web.rejections import FieldError, ParameterError
+from galaxy_express.web.openapi_components import (
+    BODIES,
+    HEADERS,
+    PAGE_PARAMETERS,
+    PROBLEMS,
+    Json,
+    content,
+    header_refs,
+    ref,
+)
+from galaxy_express.web.problems import problem
+from galaxy_express.web.rejections import FieldError
 from galaxy_express.web.schemas import MAX_BATCH, Schemas, decision_body
-
-Json = dict[str, Any]
 
 
 def describe_api(
@@ -37,7 +42,7 @@ def describe_api(
         "tags": [{"name": name} for name in ("packages", "preferences", "service")],
         "paths": _paths(examples),
         "components": {
-            "schemas": bodies | _MORE_BODIES,
+            "schemas": bodies | BODIES,
             "parameters": {
                 name: {
                     "name": name,
@@ -48,10 +53,10 @@ def describe_api(
                 }
                 for name in ("package_id", "recipient_id")
             }
-            | _PAGE_PARAMETERS
+            | PAGE_PARAMETERS
             | {"of_recipient": _of_recipient(bodies["Package"]["properties"]["recipient_id"])},
-            "responses": {str(status): response for status, response in _PROBLEMS.items()},
-            "headers": _HEADERS,
+            "responses": {str(status): response for status, response in PROBLEMS.items()},
+            "headers": HEADERS,
         },
     }
     in_json: Json = to_jsonable_python(description)
@@ -136,7 +141,7 @@ def _paths(examples: _Examples) -> Json:
     decision = {
         "200": _response(
             "The decision.",
-            _ref("schemas", "DecisionBody"),
+            ref("schemas", "DecisionBody"),
             delivered=examples.delivered,
             dropped=examples.dropped,
         ),
@@ -152,11 +157,11 @@ def _paths(examples: _Examples) -> Json:
                 "the order in which they were made. In ascending order the list can be followed "
                 "like a feed: request it again with the last `next` to get the decisions made "
                 "since then. Every decision appears exactly once.",
-                "parameters": [_ref("parameters", "of_recipient"), *_PAGE],
+                "parameters": [ref("parameters", "of_recipient"), *_PAGE],
                 "responses": {
                     "200": _response(
                         "A page of decisions.",
-                        _ref("schemas", "PackagesPage"),
+                        ref("schemas", "PackagesPage"),
                         packages=examples.packages,
                     ),
                     **_problems(422),
@@ -169,7 +174,7 @@ def _paths(examples: _Examples) -> Json:
                 "description": "Decides whether to deliver or drop it. If it was sent before, the "
                 "response is the first decision.",
                 "requestBody": _request(
-                    _ref("schemas", "Package"),
+                    ref("schemas", "Package"),
                     wanted=examples.package,
                     unwanted=examples.unwanted_package,
                 ),
@@ -177,7 +182,7 @@ def _paths(examples: _Examples) -> Json:
                     "201": {
                         **_response(
                             "Decided now, and recorded.",
-                            _ref("schemas", "DecisionBody"),
+                            ref("schemas", "DecisionBody"),
                             "Location",
                             delivered=examples.delivered,
                             dropped=examples.dropped,
@@ -191,7 +196,7 @@ def _paths(examples: _Examples) -> Json:
                     },
                     "200": _response(
                         "Decided before; this is the first decision.",
-                        _ref("schemas", "DecisionBody"),
+                        ref("schemas", "DecisionBody"),
                         "Idempotent-Replayed",
                         delivered=examples.delivered,
                         dropped=examples.dropped,
@@ -213,7 +218,7 @@ def _paths(examples: _Examples) -> Json:
                         "maxItems": MAX_BATCH,
                         "items": {
                             "anyOf": [
-                                _ref("schemas", "Package"),
+                                ref("schemas", "Package"),
                                 {"description": "Any other item is rejected individually."},
                             ]
                         },
@@ -227,8 +232,8 @@ def _paths(examples: _Examples) -> Json:
                             "type": "array",
                             "items": {
                                 "oneOf": [
-                                    _ref("schemas", "SendResultBody"),
-                                    _ref("schemas", "Rejection"),
+                                    ref("schemas", "SendResultBody"),
+                                    ref("schemas", "Rejection"),
                                 ]
                             },
                         },
@@ -245,7 +250,7 @@ def _paths(examples: _Examples) -> Json:
             },
         },
         "/packages/{package_id}": {
-            "parameters": [_ref("parameters", "package_id")],
+            "parameters": [ref("parameters", "package_id")],
             "get": {
                 "operationId": "read_package",
                 "tags": ["packages"],
@@ -254,7 +259,7 @@ def _paths(examples: _Examples) -> Json:
             },
         },
         "/recipients/{recipient_id}/preferences": {
-            "parameters": [_ref("parameters", "recipient_id")],
+            "parameters": [ref("parameters", "recipient_id")],
             "get": {
                 "operationId": "read_preferences",
                 "tags": ["preferences"],
@@ -264,7 +269,7 @@ def _paths(examples: _Examples) -> Json:
                 "responses": {
                     "200": _response(
                         "The current preferences.",
-                        _ref("schemas", "PreferencesBody"),
+                        ref("schemas", "PreferencesBody"),
                         preferences=examples.preferences,
                     ),
                     **_problems(422),
@@ -276,13 +281,11 @@ def _paths(examples: _Examples) -> Json:
                 "summary": "Update a recipient's preferences",
                 "description": "An update that is older than the current preferences changes "
                 "nothing.",
-                "requestBody": _request(
-                    _ref("schemas", "PreferenceUpdate"), update=examples.update
-                ),
+                "requestBody": _request(ref("schemas", "PreferenceUpdate"), update=examples.update),
                 "responses": {
                     "200": _response(
                         "The current preferences, and whether the update was applied.",
-                        _ref("schemas", "UpdatedPreferencesBody"),
+                        ref("schemas", "UpdatedPreferencesBody"),
                         applied=examples.updated_preferences,
                     ),
                     **_problems(400, 403, 408, 413, 415, 422),
@@ -295,12 +298,12 @@ def _paths(examples: _Examples) -> Json:
                 "description": "Like `PUT`, but only for the named preferences. The others are "
                 "unchanged.",
                 "requestBody": _request(
-                    _ref("schemas", "PartialPreferenceUpdate"), update=examples.partial_update
+                    ref("schemas", "PartialPreferenceUpdate"), update=examples.partial_update
                 ),
                 "responses": {
                     "200": _response(
                         "The current preferences, and whether the update was applied.",
-                        _ref("schemas", "UpdatedPreferencesBody"),
+                        ref("schemas", "UpdatedPreferencesBody"),
                         applied=examples.updated_preferences,
                     ),
                     **_problems(400, 403, 408, 413, 415, 422),
@@ -308,7 +311,7 @@ def _paths(examples: _Examples) -> Json:
             },
         },
         "/recipients/{recipient_id}/preferences/history": {
-            "parameters": [_ref("parameters", "recipient_id")],
+            "parameters": [ref("parameters", "recipient_id")],
             "get": {
                 "operationId": "list_updates",
                 "tags": ["preferences"],
@@ -320,7 +323,7 @@ def _paths(examples: _Examples) -> Json:
                 "responses": {
                     "200": _response(
                         "A page of updates.",
-                        _ref("schemas", "HistoryPage"),
+                        ref("schemas", "HistoryPage"),
                         updates=examples.history,
                     ),
                     **_problems(422),
@@ -337,7 +340,7 @@ def _paths(examples: _Examples) -> Json:
                 "responses": {
                     "200": _response(
                         "The totals.",
-                        _ref("schemas", "StatisticsBody"),
+                        ref("schemas", "StatisticsBody"),
                         statistics=examples.statistics,
                     ),
                     **_problems(),
@@ -371,10 +374,6 @@ def _paths(examples: _Examples) -> Json:
     }
 
 
-def _ref(kind: str, name: str) -> Json:
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
 def _of_recipient(schema: Json) -> Json:
     return {
         "name": "recipient_id",
@@ -384,264 +383,23 @@ def _of_recipient(schema: Json) -> Json:
     }
 
 
-_PAGE_PARAMETERS: Json = {
-    "order": {
-        "name": "order",
-        "in": "query",
-        "description": "`desc`: newest first. `asc`: oldest first.",
-        "schema": {"enum": [*ORDERS], "default": ORDERS[0]},
-    },
-    "limit": {
-        "name": "limit",
-        "in": "query",
-        "description": "The maximum number of items.",
-        "schema": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_LIMIT,
-            "default": DEFAULT_LIMIT,
-        },
-    },
-    "after": {
-        "name": "after",
-        "in": "query",
-        "description": "The `next` of the previous page, requested with the same other parameters.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
-    },
-}
-_PAGE = [_ref("parameters", name) for name in _PAGE_PARAMETERS]
+_PAGE = [ref("parameters", name) for name in PAGE_PARAMETERS]
 
 
 def _request(schema: Json, **examples: object) -> Json:
-    return {"required": True, "content": _content("application/json", schema, examples)}
+    return {"required": True, "content": content("application/json", schema, examples)}
 
 
 def _response(description: str, schema: Json, *headers: str, **examples: object) -> Json:
     return {
         "description": description,
-        "headers": _headers(*headers),
-        "content": _content("application/json", schema, examples),
+        "headers": header_refs(*headers),
+        "content": content("application/json", schema, examples),
     }
-
-
-def _headers(*names: str) -> Json:
-    return {name: _ref("headers", name) for name in (*names, "Cache-Control", "X-Request-ID")}
-
-
-def _content(media_type: str, schema: Json, examples: Mapping[str, object]) -> Json:
-    values = {name: {"value": value} for name, value in examples.items()}
-    return {media_type: {"schema": schema, "examples": values}}
 
 
 def _problems(*statuses: int) -> Json:
     """Refer to the problems of these statuses, and of those that all operations share."""
     return {
-        str(status): _ref("responses", str(status)) for status in sorted({*statuses, 405, 500, 503})
+        str(status): ref("responses", str(status)) for status in sorted({*statuses, 405, 500, 503})
     }
-
-
-def _problem(
-    status: HTTPStatus, description: str, *headers: str, **details: str | Problem
-) -> tuple[int, Json]:
-    """Describe a problem response.
-
-    :param details: the detail or the whole example, by the name of the example.
-    """
-    examples = {
-        name: {
-            **(problem(status, detail) if isinstance(detail, str) else detail),
-            "request_id": "9f8e7d6c5b4a3921",
-        }
-        for name, detail in details.items()
-    }
-    response = {
-        "description": description,
-        "headers": _headers(*headers),
-        "content": _content("application/problem+json", _ref("schemas", "Problem"), examples),
-    }
-    return status.value, response
-
-
-_PROBLEMS = dict(
-    [
-        _problem(
-            HTTPStatus.BAD_REQUEST,
-            "The body is malformed: it is not UTF-8, not JSON, or not of the "
-            "expected top-level type.",
-            empty="the body is empty",
-        ),
-        _problem(
-            HTTPStatus.FORBIDDEN,
-            "A browser sent the request on behalf of another site's page.",
-            cross_site="pages of other sites must not send this request",
-        ),
-        _problem(
-            HTTPStatus.NOT_FOUND,
-            "There is no such package.",
-            unknown=problem(
-                HTTPStatus.NOT_FOUND, "there is no package with this id", code="package_not_found"
-            ),
-        ),
-        _problem(
-            HTTPStatus.METHOD_NOT_ALLOWED,
-            "The path does not support this method.",
-            "Allow",
-            method="this path only supports GET, HEAD",
-        ),
-        _problem(
-            HTTPStatus.REQUEST_TIMEOUT,
-            "The body did not arrive in time. The connection is closed.",
-            slow="the body did not arrive in time",
-        ),
-        _problem(
-            HTTPStatus.CONFLICT,
-            "The `package_id` was used before, for a different package.",
-            conflict="this package_id was used before, for another sender, recipient or package "
-            "type",
-        ),
-        _problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "The body is over the limit: 64 KiB, or 1 MiB for a batch.",
-            large="the body is larger than 65,536 bytes",
-        ),
-        _problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "The body has a `Content-Encoding` other than `identity`.",
-            "Accept-Encoding",
-            compressed="the body must not be compressed or otherwise encoded",
-        ),
-        _problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "Well-formed, but invalid. `errors` lists the invalid fields or parameters.",
-            fields=problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "some fields are invalid",
-                [
-                    FieldError(
-                        pointer="#/timestamp",
-                        detail="must be an RFC 3339 timestamp with an offset, "
-                        "like 2142-03-01T12:00:00Z",
-                    ),
-                    FieldError(pointer="#/package_id", detail="is required"),
-                ],
-            ),
-            recipient="the recipient_id in the path is invalid",
-            batch="a batch must have at most 1,000 items, not 1,001",
-            parameter=problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "a parameter is invalid",
-                [
-                    ParameterError(
-                        parameter="limit", detail="must be a whole number from 1 to 1,000"
-                    )
-                ],
-            ),
-        ),
-        _problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            "An unexpected error occurred in the service.",
-            internal="the service failed unexpectedly",
-        ),
-        _problem(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "The database is locked, full, unreachable or not set up, or the service is overloaded "
-            "or shutting down. A retry is safe.",
-            "Retry-After",
-            database="the database is unavailable; a retry is safe",
-            setup="the database is not set up (make migratedb); a retry is safe",
-            shutdown="the service is shutting down",
-        ),
-    ]
-)
-
-CODES = [
-    *("malformed", "invalid", "package_conflict", "package_not_found", "path_not_found"),
-    *("method_not_allowed", "cross_site", "body_too_slow", "body_too_large"),
-    *("unsupported_encoding", "unavailable", "overloaded", "timed_out", "internal"),
-]
-
-_MORE_BODIES = {
-    "Rejection": {
-        "type": "object",
-        "description": "The result for a rejected item of a batch.",
-        "properties": {"status": {"const": "rejected"}, "problem": _ref("schemas", "Problem")},
-        "required": ["status", "problem"],
-    },
-    "Problem": {
-        "type": "object",
-        "description": "What went wrong (RFC 9457).",
-        "properties": {
-            "type": {"type": "string", "format": "uri-reference"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "code": {"enum": CODES, "description": "A stable code, for programs to compare."},
-            "detail": {"type": "string"},
-            "request_id": {
-                "type": "string",
-                "description": "The X-Request-ID of the response. The problem of a batch item "
-                "has none.",
-            },
-            "errors": {
-                "type": "array",
-                "items": {
-                    "oneOf": [_ref("schemas", "FieldError"), _ref("schemas", "ParameterError")]
-                },
-            },
-        },
-        "required": ["type", "title", "status", "code", "detail"],
-    },
-    "FieldError": {
-        "type": "object",
-        "description": "What is wrong with a field of the body; `pointer` is a JSON pointer.",
-        "properties": {
-            "pointer": {"type": "string", "format": "uri-reference"},
-            "detail": {"type": "string"},
-        },
-        "required": ["pointer", "detail"],
-    },
-    "ParameterError": {
-        "type": "object",
-        "description": "What is wrong with a query parameter.",
-        "properties": {"parameter": {"type": "string"}, "detail": {"type": "string"}},
-        "required": ["parameter", "detail"],
-    },
-}
-
-_HEADERS = {
-    "Location": {
-        "description": "The path of the decision.",
-        "required": True,
-        "schema": {"type": "string", "format": "uri-reference"},
-    },
-    "Idempotent-Replayed": {
-        "description": "The package was decided before.",
-        "required": True,
-        "schema": {"const": "true"},
-    },
-    "Retry-After": {
-        "description": "How long to wait before trying again, in seconds.",
-        "required": True,
-        "schema": {"type": "integer"},
-    },
-    "X-Request-ID": {
-        "description": "The request id, which is also logged: the X-Request-ID of the request if "
-        "it is valid, otherwise a new one.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "Cache-Control": {
-        "description": "Responses must not be cached.",
-        "required": True,
-        "schema": {"const": "no-store"},
-    },
-    "Accept-Encoding": {
-        "description": "The supported encoding of a body.",
-        "required": True,
-        "schema": {"const": "identity"},
-    },
-    "Allow": {
-        "description": "The methods that the path supports.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-}
