@@ -116,12 +116,14 @@ def test_reload_under_load(installation: Installation) -> None:
     assert all(exchange.is_successful for exchange in load.exchanges)
 
 
+# Python runs the bytecode of an earlier version that was of the same size, and written in the same
+# second, so all versions of gunicorn.conf.py have different sizes.
 INVALID_RELOADS = [
     ("production.ini", "[shell]", "desk.timeuot = 5 seconds", "desk.timeuot: no such setting"),
     ("production.ini", "", "", "No such file or directory"),
     ("gunicorn.conf.py", "workers = ", "workers = = ", "SyntaxError: invalid syntax"),
     ("gunicorn.conf.py", "keepalive = 75", "keepalvie = 5", "gunicorn has no setting keepalvie"),
-    ("gunicorn.conf.py", "keepalive = 75", "keepalive = 0", "gunicorn's keepalive must be at"),
+    ("gunicorn.conf.py", "keepalive = 75", "keepalive = 000", "gunicorn's keepalive must be at"),
 ]
 
 
