@@ -187,20 +187,19 @@ def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
     assert "nowhere.invalid" in fails(lambda: read(database))
 
 
+# Only of the test's own database: tests that run at the same time share the server.
+SLEEPERS = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+
+
 def count_sleepers(backend: Backend) -> int:
     """The number of backends in a slow COMMIT."""
-    ((number,),) = backend.rows(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event = 'PgSleep'"
-    )
+    ((number,),) = backend.rows(f"SELECT count(*) {SLEEPERS}")
     return int(number)
 
 
 def end_sleepers(backend: Backend) -> None:
     """End the backends that are in a slow COMMIT."""
-    backend.rows(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-    )
+    backend.rows(f"SELECT pg_terminate_backend(pid, 5000) {SLEEPERS}")
 
 
 def make_commits_hang(backend: Backend, table: str) -> None:
