@@ -35,6 +35,11 @@ def test_invalid_settings_stop_the_start(installation: Installation, name: str) 
     messages = {
         "desk.timeuot: no such setting (did you mean desk.timeout?)",
         "http.path_prefix: must be a path such as /express, without a / at its end, not 'express/'",
+        (
+            "database.lock_timeout: must be a length of time such as 5 seconds or 200 milliseconds,"
+            " not 'soon'"
+        ),
+        "database.url: the environment variable $NO_SUCH_FOLDER is not set",
     }
     assert messages <= set(log_of_failed_start(installation.server(name)).splitlines())
 
