@@ -137,7 +137,7 @@ def count_failed_request(code: str) -> None:
 
 
 def count_database_timeout(operation: str) -> None:
-    """Count an operation that timed out waiting for PostgreSQL.
+    """Count an operation that timed out waiting for PostgreSQL, or a failure to connect.
 
     :param operation: ``connect``, ``statement`` or ``commit``.
     """

@@ -17,8 +17,7 @@ def database_from_config(
 ) -> Database:
     """Create the database that the keys ``database.*`` describe, without connecting yet.
 
-    :param on_timeout: called when an operation on PostgreSQL times out, with its kind:
-        ``connect``, ``statement`` or ``commit``.
+    :param on_timeout: see :py:class:`PostgreSQLDatabase`.
     :raises baseplate.lib.config.ConfigurationError: naming the invalid key.
     """
     settings = read_section(app_config, "database", DatabaseSettings)

@@ -1,6 +1,6 @@
 """The database, as the rest of the service sees it.
 
-The differences between SQLite and PostgreSQL are in separate modules.
+The packages ``sqlite`` and ``postgresql`` contain what differs between the two.
 """
 
 from abc import ABC, abstractmethod
@@ -43,8 +43,10 @@ class Pages(NamedTuple):
 
 @dataclass(frozen=True)
 class Statements:
-    """The SQL for one kind of database; see ``sqlite.statements`` and
-    ``postgresql.statements``. Parameters are in the syntax of the driver."""
+    """The SQL for one kind of database; see ``sqlite.statements`` and ``postgresql.statements``.
+
+    Parameters are in the syntax of the driver.
+    """
 
     find_decision: str
     find_decisions: str
@@ -220,7 +222,7 @@ class PersistentConnection:
 
 
 class ErrorTranslation(AbstractContextManager[None]):
-    """A block in which errors of a driver become those of this module.
+    """A block in which errors of a driver become those of :py:mod:`galaxy_express.storage.errors`.
 
     A class, since a generator would cost several times as much, and every read has such a block.
 

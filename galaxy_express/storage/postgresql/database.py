@@ -54,8 +54,8 @@ class PostgreSQLDatabase(Database):
     :param connection_age: how old a connection may become before it is replaced.
     :param pool_size: how many reads may run concurrently.
     :param application_name: the name of this service in ``pg_stat_activity``.
-    :param on_timeout: called when an operation times out, with its kind: ``connect``,
-        ``statement`` or ``commit``.
+    :param on_timeout: called with ``statement`` or ``commit`` when one times out, and with
+        ``connect`` when no server accepts a connection.
     """
 
     driver_error = psycopg2.Error
