@@ -16,7 +16,7 @@ from galaxy_express.settings_checks import check_server_settings
 
 logger = logging.getLogger(__name__)
 
-# Those of gunicorn's settings.
+# gunicorn's defaults.
 LIMITS = Limits(line=4094, fields=100, field_size=8190)
 
 

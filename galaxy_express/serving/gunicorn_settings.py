@@ -70,7 +70,7 @@ _MINIMA = {
 
 
 def check_names(path: str, names: Mapping[str, Any], cfg: Any) -> None:
-    """Check the names in gunicorn's configuration, which ignores unknown ones, and the worker.
+    """Check the worker class and the names in the configuration: gunicorn ignores unknown names.
 
     :param path: the path of the configuration.
     :param names: its global variables, after it was executed.

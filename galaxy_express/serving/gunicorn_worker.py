@@ -43,7 +43,7 @@ _replaced = _shared(False)
 # Whether the worker, or a predecessor with its number, has started.
 _started = _shared(False)
 
-# How many seconds pass between two attempts to replace a worker.
+# A worker that can't start exits after this time, since gunicorn replaces it immediately.
 RETRY_SECONDS = 2.0
 
 # A worker with clearly more connections than another pauses accepting for at most PAUSE_SECONDS. It
@@ -110,8 +110,8 @@ class GalaxyExpressWorker(Worker):
     def load_wsgi(self) -> None:
         """Load the application.
 
-        :raises SystemExit: if this worker can't load it, but an earlier one could. gunicorn would
-            stop after any other exception, although other workers may serve.
+        :raises SystemExit: if this worker can't load it, but an earlier one could. After any other
+            exception gunicorn would stop, even if other workers are still serving.
         """
         try:
             super().load_wsgi()

@@ -98,7 +98,7 @@ def listen(address: tuple[str, int]) -> None:
             f"Metrics can't be exported on port {address[1]} of {address[0]}"
             f" ({reason}); choose another address with {BIND}"
         ) from error
-    # Inherited by the connections, so that those of clients that have vanished end.
+    # Accepted connections inherit it, so that those of vanished clients are closed.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 

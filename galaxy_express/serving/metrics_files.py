@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FILE_BYTES = 64 * 1024
 
-# Each is an open file, of which a worker has few for everything but its clients.
+# Each is an open file, and few are reserved for anything but clients (open_files.RESERVED).
 _MOST_CONNECTIONS = 10
 
 # The errors of a damaged file, and also those of a missing folder or a full disk.
