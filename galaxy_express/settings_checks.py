@@ -132,7 +132,10 @@ def check_server_settings(server_config: RawConfig) -> None:
 
 
 def _expecting(expected: str, parse: Parser) -> Parser:
-    """Return an optional parser of Baseplate, with an error that says what is expected."""
+    """Return a parser of an optional setting whose error says what is expected.
+
+    :param parse: one of Baseplate's parsers.
+    """
 
     def parse_expected(text: str) -> object:
         try:

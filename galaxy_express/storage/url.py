@@ -150,7 +150,7 @@ def _check_postgresql(url: URL) -> None:
 
 
 def _check_value(name: str, value: Any) -> None:
-    # libpq checks most values before it connects, which then fails, since there is no such folder.
+    # libpq checks most values before it connects, which always fails: /dev/null has no sockets.
     nowhere = {"host": "/dev/null", "hostaddr": ""}
     try:
         psycopg2.connect(make_dsn(**({name: value} | nowhere)))

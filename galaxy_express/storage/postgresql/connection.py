@@ -153,7 +153,7 @@ class PostgreSQLConnection(Connection):
         :raises TransactionConflict: if the sequence had been set back.
         """
         statements = [
-            # They are local to the transaction, so that they work behind a pooler.
+            # Its settings are local to the transaction, so that they work behind a pooler.
             self._begin_statements(lock_timeout),
             # Before numbers are drawn, so that a recipient's updates are applied in their order.
             *([_LOCK_NAMES] if names else []),
@@ -260,7 +260,6 @@ _LAST_SETTLED = """
     FROM galaxy_express_sequence AS drawn
 """
 
-
 # If an operator has set the sequence back, clients of the feed that have read larger numbers would
 # miss the new ones. While a migration builds the index, the largest can't be found quickly.
 _HIGHEST_NUMBER = """
@@ -268,8 +267,8 @@ _HIGHEST_NUMBER = """
                         WHERE indexrelid = to_regclass('ix_packages_sequence'))
              THEN (SELECT max(sequence) FROM packages) END, 0)
 """
-# With the lock of galaxy_express_draw, which also sets the sequence. Others may draw numbers before
-# it is set, but not a million.
+# With the lock of galaxy_express_draw, which sets the sequence, too. Others may draw numbers before
+# it is set, but fewer than a million.
 _ADVANCE_SEQUENCE = """
     SELECT pg_advisory_xact_lock(2, 0);
     SELECT setval('galaxy_express_sequence', %(highest)s + 1000000)

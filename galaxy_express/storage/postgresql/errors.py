@@ -1,4 +1,4 @@
-"""What the errors of PostgreSQL mean, by their SQLSTATE codes.
+"""What PostgreSQL's errors mean, by their SQLSTATE codes.
 
 See https://www.postgresql.org/docs/current/errcodes-appendix.html.
 """

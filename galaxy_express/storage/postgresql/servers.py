@@ -14,8 +14,8 @@ from psycopg2.extensions import make_dsn
 
 from galaxy_express.storage.postgresql.limited_connection import LimitedConnection, in_event_loop
 
-#: After a search for a writable server, how many seconds a read-only one is accepted without a new
-#: search.
+#: For how many seconds after a search for a writable server a read-only one is accepted without a
+#: new search.
 SEARCH_INTERVAL = 5.0
 # Once a read-only server was found, the share of the connect timeout that may be spent on each
 # further server.
@@ -110,7 +110,7 @@ class Servers:
     def _open(self, address: Host, limit: float) -> LimitedConnection:
         deadline = time.monotonic() + limit
         target = {name: value for name, value in address._asdict().items() if value}
-        if address.host:  # not that of $PGHOSTADDR
+        if address.host:  # even an empty address keeps libpq from using $PGHOSTADDR
             target["hostaddr"] = address.hostaddr
         connection = LimitedConnection(make_dsn(**(self._parameters | target)), limit)
         try:

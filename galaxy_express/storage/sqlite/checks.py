@@ -65,7 +65,7 @@ def check_writable(path: str) -> None:
 
 
 def find_unwritable(path: str) -> Iterator[str]:
-    """Say what isn't writable, although SQLite must write to it."""
+    """Describe the paths that aren't writable although SQLite must write to them."""
     for needed in (os.path.dirname(os.path.realpath(path)), f"{path}-wal", f"{path}-shm"):
         if os.path.exists(needed) and not os.access(needed, os.W_OK):
             yield f"{needed} isn't writable"

@@ -26,7 +26,6 @@ _LAST_SEQUENCE = """
                coalesce((SELECT max(sequence) FROM preference_updates), 0))
 """
 
-
 # Fails for a view, or if a trigger has an error, without running anything. Without QUERY PLAN,
 # SQLite 3.40 explains some triggers in bytes that aren't text.
 _EXPLAIN_INSERTS = [f"EXPLAIN QUERY PLAN INSERT INTO {table} DEFAULT VALUES" for table in _TABLES]
@@ -36,8 +35,7 @@ _MOST_ROWS = 1024
 
 
 def _rows_per_statement(rows: int) -> int:
-    """One of a few numbers, so that the driver's cache has the statement: at most 16, or the next
-    power of two."""
+    """Round numbers above 16 up to a power of two, so that the driver's cache has the statement."""
     return rows if rows <= 16 else 1 << (rows - 1).bit_length()
 
 

@@ -1,4 +1,4 @@
-"""The meaning of SQLite's errors."""
+"""What SQLite's errors mean."""
 
 import re
 import sqlite3

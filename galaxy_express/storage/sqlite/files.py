@@ -1,7 +1,7 @@
 """Detects changes to the files of an open SQLite database that SQLite didn't make.
 
 SQLite notices neither a file that is overwritten in place, for example with a backup, nor a log
-that is deleted. It goes on, and mixes two databases, or loses what was committed.
+that is deleted. It continues, and mixes two databases, or loses what was committed.
 
 In WAL mode only checkpoints write to the database file: they copy pages from the log. So what the
 file must contain is known from the log and its index:
@@ -197,7 +197,7 @@ class OpenFiles:
         return _Index(content[_SALTS], _checkpoints(content), *numbers)
 
     def _compare(self, log: "_Log", page: bytes, size: int) -> str | None:
-        """Return what is wrong, if no checkpoint has changed the file in between.
+        """Return what is wrong, provided that no checkpoint changes the file meanwhile.
 
         :param page: the first page of the file.
         :param size: the size of the file.
@@ -336,8 +336,8 @@ class _Log:
         self._descriptor = descriptor
 
     def last_copied(self) -> int:
-        """The last frame whose page is in the database file as it is in this frame, and not again
-        in the part of the log that is still to be copied; 0 if there is none in reach."""
+        """Return the last copied frame whose page isn't in a later frame that is still to be
+        copied, so that the database file must contain it; 0 if there is none among the latest."""
         copied = self.index.copied
         first = max(copied - _BLOCK_FRAMES, 0) + 1
         pages = self._pages(first, self.index.frames)
@@ -349,7 +349,8 @@ class _Log:
         return 0
 
     def began_after(self, page: bytes) -> bool:
-        """Return whether there were commits after this first page and before the log began."""
+        """Return whether there were commits after this first page was written, and before the log
+        began."""
         frames = self.index.frames
         oldest = self._find_first_pages(1, min(frames, _BLOCK_FRAMES))
         if not oldest:
