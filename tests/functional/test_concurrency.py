@@ -40,12 +40,12 @@ def test_concurrent_sends_of_one_id(app: TestApp) -> None:
 def test_concurrent_requests_of_all_kinds(app: TestApp, app_backend: Backend) -> None:
     """Sends, rejections, batches and updates that share a transaction get the right responses."""
     sends = [partial(send, app, package_id=f"s{n}") for n in range(30)]
-    refusals = [partial(send, app, 422, sender_id="")] * 5
+    rejections = [partial(send, app, 422, sender_id="")] * 5
     batches = [
         partial(send_batch, app, PACKAGE | {"package_id": f"b{n}"}, {}, PACKAGE) for n in range(5)
     ]
     updates = [partial(update, app, UPDATE, f"r{n}") for n in range(10)]
-    answers = run_concurrently([*batches, *sends, *refusals, *updates])
+    answers = run_concurrently([*batches, *sends, *rejections, *updates])
     sent = answers[5:35]
     assert [answer.json["package_id"] for answer in sent] == [f"s{n}" for n in range(30)]
     assert [answer.json[0]["package_id"] for answer in answers[:5]] == [f"b{n}" for n in range(5)]

@@ -111,7 +111,7 @@ def test_ineffective_url_parameters(url: str, named: str) -> None:
 @pytest.mark.parametrize("password", ["nib@ler", "nib,b@ler", "nib/b@ler", "nib,b/ler", "@nibler"])
 @pytest.mark.parametrize("hosts", ["h", "h:5432,i"])
 def test_password_that_is_not_encoded(password: str, hosts: str) -> None:
-    """If a URL isn't understood because of its password, the error shows no part of it."""
+    """No part of a password that isn't percent-encoded is shown, even if the URL is misread."""
     try:
         shown = describe_postgresql(database_url(f"postgresql://leela:{password}@{hosts}/g"))
     except ValueError as error:

@@ -197,7 +197,7 @@ def test_file_of_another_user(suffix: str) -> None:
 
 @contextmanager
 def as_unprivileged_user(folder: str) -> Iterator[None]:
-    """Let another user, who owns the folder, run this process, if it is run by root."""
+    """If root runs this process, switch to another user, and let that user own the folder."""
     if os.getuid() != 0:
         yield
         return

@@ -187,7 +187,7 @@ def test_every_address_of_a_name_is_tried(server: URL, open_at: OpenAt) -> None:
     assert "nowhere.invalid" in fails(lambda: read(database))
 
 
-# Only of the test's own database: tests that run at the same time share the server.
+# Only those in the test's own database, since concurrent tests share the server.
 SLEEPERS = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 
 

@@ -199,7 +199,7 @@ def test_no_response_rests_on_a_standby(own_cluster: Cluster, open_app: OpenApp)
         app.get("/packages?order=asc", status=200)
 
 
-def test_reads_of_a_standby_can_be_refused(own_cluster: Cluster, open_app: OpenApp) -> None:
+def test_reads_of_a_standby_can_be_disabled(own_cluster: Cluster, open_app: OpenApp) -> None:
     """With ``target_session_attrs=read-write`` in the URL, nothing is read from a standby."""
     create_schema({"database.url": own_cluster.url})
     with own_cluster.standby() as standby:
@@ -393,7 +393,7 @@ def _backend(server: Cluster) -> PostgreSQLBackend:
 
 
 def test_primary_is_cut_off(network: Network, tmp_path: Path) -> None:
-    """When the network of a primary fails, the service goes on with its synchronous standby, and
+    """When the network of a primary fails, the service continues with its synchronous standby, and
     all responses stay valid."""
     with (
         cluster(_binaries(), network.add_machine()) as primary,

@@ -444,7 +444,7 @@ def test_unusable_folder_disables_metrics(measured: Installation) -> None:
 
 
 def test_connections_are_limited(measured: Installation) -> None:
-    """Connections to the port of the metrics don't use up the files that a worker may open."""
+    """Connections to the metrics port don't use up the files that a worker may open."""
     with measured.gunicorn(workers=1) as server, ExitStack() as idle:
         (worker,) = server.workers
         server.request("POST", "/packages", package())  # opens the database

@@ -130,12 +130,12 @@ def test_unknown_setting_of_gunicorn_stops_the_start(installation: Installation)
 
 
 def test_other_worker_class_stops_the_start(installation: Installation) -> None:
-    """Another worker class than the service's own is rejected."""
+    """Worker classes other than the service's own are rejected."""
     server = installation.gunicorn("--worker-class=sync")
     assert "gunicorn's worker_class isn't supported" in log_of_failed_start(server)
 
 
-# Unsupported settings of gunicorn, and those with which nobody would be served.
+# Settings of gunicorn that would have no effect, and unusable values of others.
 UNSUITABLE = {
     "--workers=0": "workers must be at least 1",
     "--worker-connections=0": "worker_connections must be at least 1",

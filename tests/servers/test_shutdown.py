@@ -116,8 +116,8 @@ def test_reload_under_load(installation: Installation) -> None:
     assert all(exchange.is_successful for exchange in load.exchanges)
 
 
-# Python runs the bytecode of an earlier version that was of the same size, and written in the same
-# second, so all versions of gunicorn.conf.py have different sizes.
+# Python would reuse the bytecode of an earlier version of gunicorn.conf.py if both had the same
+# size and were written in the same second, so each version has a different size.
 INVALID_RELOADS = [
     ("production.ini", "[shell]", "desk.timeuot = 5 seconds", "desk.timeuot: no such setting"),
     ("production.ini", "", "", "No such file or directory"),
@@ -152,8 +152,8 @@ def test_invalid_reloads_are_refused(installation: Installation) -> None:
 
 
 def test_worker_that_cannot_be_replaced(installation: Installation) -> None:
-    """If a worker ends after the configuration was made invalid, the others go on, and it is
-    replaced when the configuration is valid again."""
+    """If a worker ends while the configuration is invalid, the others keep serving, and it is
+    replaced once the configuration is valid again."""
     path = installation.folder / "configs" / "production.ini"
     valid = path.read_text()
     with installation.gunicorn() as server:

@@ -58,7 +58,7 @@ def _restart(begin: Callable[[Node], None], cluster: Patroni) -> Iterator[float]
 
 @contextmanager
 def _lose_etcd(cluster: Patroni) -> Iterator[float]:
-    """There is no etcd for longer than a primary may be silent; the primary goes on."""
+    """There is no etcd for longer than a primary may be silent; it remains the primary."""
     primary = cluster.primary
     cluster.etcd.kill()
     time.sleep(1.5 * cluster.ttl)
