@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from galaxy_express.serving import environment, gunicorn_settings, metrics_exporter
-from galaxy_express.serving.reload_check import refuse_invalid_reloads
+from galaxy_express.serving.reload_check import reject_invalid_reloads
 
 _SETTINGS = os.path.join(os.path.dirname(__file__), "production.ini")
 environment.check(_SETTINGS)
@@ -53,7 +53,7 @@ def on_starting(server: Any) -> None:
     if metrics_exporter.is_enabled(_SETTINGS):
         _listen_for_prometheus(server)
     _halt_once(server)
-    refuse_invalid_reloads(server)
+    reject_invalid_reloads(server)
 
 
 def _halt_once(server: Any) -> None:

@@ -18,7 +18,7 @@ from galaxy_express.serving import gunicorn_settings, metrics_exporter
 _TIMEOUT_SECONDS = 30
 
 
-def refuse_invalid_reloads(server: Any) -> None:
+def reject_invalid_reloads(server: Any) -> None:
     """Let gunicorn continue unchanged, and log an error, if the configuration to reload is invalid.
 
     :param server: gunicorn's arbiter.
@@ -27,7 +27,7 @@ def refuse_invalid_reloads(server: Any) -> None:
 
     def reload_if_valid() -> None:
         if error := _find_error():
-            server.log.error("The reload was refused, and nothing has changed: %s", error)
+            server.log.error("The reload was rejected, and nothing has changed: %s", error)
         else:
             reload()
 

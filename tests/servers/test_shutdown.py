@@ -127,9 +127,9 @@ INVALID_RELOADS = [
 ]
 
 
-def test_invalid_reloads_are_refused(installation: Installation) -> None:
+def test_invalid_reloads_are_rejected(installation: Installation) -> None:
     """If the new configuration is invalid, SIGHUP changes nothing but the log."""
-    refused = "The reload was refused, and nothing has changed: "
+    rejected = "The reload was rejected, and nothing has changed: "
     with installation.gunicorn() as server:
         before = server.workers
         for number, (name, old, new, message) in enumerate(INVALID_RELOADS, start=1):
@@ -139,8 +139,8 @@ def test_invalid_reloads_are_refused(installation: Installation) -> None:
             if not new:
                 path.unlink()
             server.signal(signal.SIGHUP)
-            wait_until(lambda: server.log.count(refused) == number, "the reload is refused")  # noqa: B023
-            assert message in server.log.rpartition(refused)[2]
+            wait_until(lambda: server.log.count(rejected) == number, "the reload is rejected")  # noqa: B023
+            assert message in server.log.rpartition(rejected)[2]
             assert server.workers == before
             assert server.request("POST", "/packages", package()).status == 201
             path.write_text(valid)
