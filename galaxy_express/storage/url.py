@@ -50,7 +50,7 @@ def database_url(text: str) -> URL:
     try:
         url = make_url(several[1] + several[3] if several else text)
     except (exc.ArgumentError, ValueError):
-        raise ValueError("not a URL such as sqlite:///galaxy_express.db") from None
+        raise ValueError("must be a URL such as sqlite:///galaxy_express.db") from None
     if url.drivername not in _DRIVERS:
         raise ValueError(f"the URL must begin with sqlite or postgresql, not {url.drivername}")
     if url.get_backend_name() == "sqlite":
@@ -84,7 +84,9 @@ def describe_postgresql(url: URL) -> str:
 
 def _check_sqlite(url: URL) -> None:
     if url.database in (None, "", ":memory:"):
-        raise ValueError("SQLite must be in a file: each connection has its own memory")
+        raise ValueError(
+            "SQLite must be in a file: in memory, each connection would have its own database"
+        )
     if url.host or url.username or url.password or url.port:
         raise ValueError("SQLite has no host: sqlite:///relative.db or sqlite:////absolute.db")
     if url.query:

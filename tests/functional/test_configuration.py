@@ -87,7 +87,7 @@ def test_invalid_database_url(url: str) -> None:
         ("postgresql://h/g?host=i", "host is in the URL twice"),
         ("postgresql://h/g?dbname=i", "dbname is in the URL twice"),
         ("postgresql://h/g?sslmod=require", "no parameter sslmod"),
-        ("postgresql://h:port/g", "not a URL"),
+        ("postgresql://h:port/g", "must be a URL"),
         ("postgresql://a:1,b:port/g", "not a list of hosts"),
         ("postgresql://a,/g", "not a list of hosts"),
         ("postgresql://a%2Cb/g", "has a comma"),

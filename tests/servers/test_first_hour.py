@@ -169,7 +169,7 @@ def test_environment_with_a_removed_python_is_recreated(tmp_path: Path) -> None:
     ("url", "error"),
     [
         (None, r"database.url: .*GALAXY_EXPRESS_DATABASE_URL is not set"),
-        ("galaxy_express.db", "database.url: not a URL"),
+        ("galaxy_express.db", "database.url: must be a URL"),
         ("mysql://127.0.0.1/galaxy", "database.url: .* not mysql"),
         ("postgresql+asyncpg://127.0.0.1/galaxy", "database.url: .*asyncpg"),
         ("postgresql://127.0.0.1:1/galaxy", "postgresql://127.0.0.1:1/galaxy is unavailable: "),
