@@ -8,7 +8,7 @@ QUOTED_PYTHON = '$(subst ','\'',$(or $(PYTHON),false))'
 # A relative path, since the path of the checkout may contain spaces.
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Recipes read names and addresses from the environment, so that these may contain spaces and quotes.
+# Recipes read names and addresses from the environment, since they may contain spaces and quotes.
 export CONFIG ?= configs/development.ini
 ifndef BIND
 BIND := $(or $(GALAXY_EXPRESS_BIND),127.0.0.1:9090)

@@ -183,8 +183,8 @@ const latest = {
 /**
  * Show the decisions made since the last call; returns the newest decision.
  *
- * Together, a page of the newest decisions and the feed miss none: decisions that the feed lacks were
- * committed before the service returned its cursor. So the cursor must be older than the page.
+ * Together, a page of the newest decisions and the feed miss none: decisions that the feed lacks
+ * were committed before the service returned its cursor. So the cursor must be older than the page.
  * Decisions in both are shown at their place in the feed.
  *
  * cursor: a cursor for the current end of the feed.

@@ -98,7 +98,8 @@ export function showFacts({ queued_packages, database_bytes, version }) {
 /** Show the version of the service, and whether it has changed since the page was opened. */
 export function showVersion(version) {
   state.version ??= version;
-  const reload = version === state.version ? "" : ` (reload this page: it is from version ${state.version})`;
+  const reload =
+    version === state.version ? "" : ` (reload this page: it is from version ${state.version})`;
   say(find("version"), `Version ${version}${reload}`);
 }
 
