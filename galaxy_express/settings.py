@@ -17,7 +17,7 @@ T = TypeVar("T")
 Parser = Callable[[str], object]
 
 # Databases store timeouts as 32-bit numbers of milliseconds.
-_LONGEST = timedelta(days=24)
+_MAX_DURATION = timedelta(days=24)
 
 
 class InvalidSettings(ConfigurationError):
@@ -54,8 +54,8 @@ def duration(text: str) -> timedelta:
     :raises ValueError: if it is malformed, not positive, or longer than 24 days.
     """
     value = long_duration(text)
-    if value > _LONGEST:
-        raise ValueError(f"must be at most {_LONGEST.days} days, not {text!r}")
+    if value > _MAX_DURATION:
+        raise ValueError(f"must be at most {_MAX_DURATION.days} days, not {text!r}")
     return value
 
 

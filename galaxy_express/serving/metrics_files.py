@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 FILE_BYTES = 64 * 1024
 
 # Each is an open file, and few are reserved for anything but clients (open_files.RESERVED).
-_MOST_CONNECTIONS = 10
+_MAX_CONNECTIONS = 10
 
 # The errors of a damaged file, and also those of a missing folder or a full disk.
 _DAMAGED = (ValueError, RuntimeError, IndexError, struct.error)
@@ -184,7 +184,7 @@ def export_metrics() -> None:
         application=_export,
         log=LoggingLogAdapter(logger, level=logging.DEBUG),
         error_log=LoggingLogAdapter(logger, level=logging.ERROR),
-        spawn=Pool(_MOST_CONNECTIONS),
+        spawn=Pool(_MAX_CONNECTIONS),
     ).start()
 
 

@@ -10,7 +10,7 @@ from logging import Logger
 QUIET_SECONDS = 10.0
 
 #: No more causes of an outage are logged.
-MOST_CAUSES = 10
+MAX_CAUSES = 10
 
 _NUMBERS = re.compile(r"\d+")
 
@@ -24,7 +24,7 @@ class _Outage:
 
     def knows(self, cause: Hashable) -> bool:
         """Return whether a cause has been logged, or as many as may be."""
-        return cause in self.causes or len(self.causes) >= MOST_CAUSES
+        return cause in self.causes or len(self.causes) >= MAX_CAUSES
 
 
 def _cause(error: object) -> Hashable:

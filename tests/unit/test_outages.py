@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from galaxy_express.web.outages import MOST_CAUSES, QUIET_SECONDS, Outages
+from galaxy_express.web.outages import MAX_CAUSES, QUIET_SECONDS, Outages
 
 
 class Unreachable(Exception):
@@ -131,7 +131,7 @@ def test_number_of_causes_is_bounded(outages: Outages, caplog: pytest.LogCapture
     """Only the first causes of an outage are logged."""
     for number in range(100):
         outages.note_failure(Unreachable("x" * number), "cause")
-    assert len(lines(caplog)) == MOST_CAUSES
+    assert len(lines(caplog)) == MAX_CAUSES
     assert outages.is_known(Unreachable("another"))
 
 

@@ -31,7 +31,7 @@ _LAST_SEQUENCE = """
 _EXPLAIN_INSERTS = [f"EXPLAIN QUERY PLAN INSERT INTO {table} DEFAULT VALUES" for table in _TABLES]
 
 # SQLite allows 32,766 parameters.
-_MOST_ROWS = 1024
+_MAX_ROWS = 1024
 
 
 def _rows_per_statement(rows: int) -> int:
@@ -113,7 +113,7 @@ class SQLiteConnection(Connection):
         # Each execute() releases the GIL and has to win it back, so one statement writes all rows.
         written = 0
         while rows:
-            some, rows = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
+            some, rows = rows[:_MAX_ROWS], rows[_MAX_ROWS:]
             number, columns = _rows_per_statement(len(some)), len(some[0])
             missing = repeat(None, (number - len(some)) * columns)
             self.execute(_with_rows(sql, number, columns), (*chain.from_iterable(some), *missing))
