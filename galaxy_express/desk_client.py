@@ -144,11 +144,11 @@ class DeskClient:
         """
         if connection.is_confirmed():
             return
-        # Not for long, since the connection isn't free meanwhile.
+        # Briefly, since the connection stays in use meanwhile.
         with gevent.Timeout(_SHORT_WAIT, DatabaseUnavailable("no commit confirms what is read")):
             self._submit(SendRequest())
         if not connection.is_confirmed():
-            raise DatabaseUnavailable("reads lead to another server than writes")
+            raise DatabaseUnavailable("reads and writes reach different servers")
 
     def _submit(self, request: SendRequest) -> list[SendOutcome]:
         self._queue.submit(request)
