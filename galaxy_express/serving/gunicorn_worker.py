@@ -1,18 +1,16 @@
-"""A gunicorn worker: accepting connections, load sharing, and graceful shutdown."""
+"""A gunicorn worker: serving connections, limits on them, and graceful shutdown."""
 
 import gc
-import mmap
 import os
 import sys
 import time
-from array import array
+from functools import partial
 from typing import Any
 
 import gevent
 from gevent.event import Event
 from gevent.monkey import patch_all
 from gevent.pool import Pool
-from gevent.server import StreamServer
 from gevent.socket import SOCK_STREAM, socket
 from gunicorn.workers.base import Worker
 
@@ -20,36 +18,18 @@ from galaxy_express.serving import gunicorn_settings
 from galaxy_express.serving.environment import drain_seconds
 from galaxy_express.serving.http_connection import Connection, Environ, serve
 from galaxy_express.serving.http_head import MAX_HEAD, Head, Limits
+from galaxy_express.serving.load_sharing import Acceptor, Load, leave
 from galaxy_express.serving.open_files import allowed_connections
-
-# State that workers and their master share, indexed by the number of the worker. The memory is
-# allocated when gunicorn's master imports this module, and inherited by all workers.
-_MAX_WORKERS = 1024
-
-
-def _shared(initial: int) -> memoryview:
-    numbers = memoryview(mmap.mmap(-1, 4 * _MAX_WORKERS)).cast("i")
-    numbers[:] = array("i", [initial]) * _MAX_WORKERS
-    return numbers
-
-
-# The number of connections of each worker; _NONE if there is no such worker.
-_NONE = 2**31 - 1
-_loads = _shared(_NONE)
+from galaxy_express.serving.shared_state import per_worker
 
 # Whether a reload is replacing the worker.
-_replaced = _shared(False)
+_replaced = per_worker(False)
 
 # Whether the worker, or a predecessor with its number, has started.
-_started = _shared(False)
+_started = per_worker(False)
 
 # A worker that can't start exits after this time, since gunicorn replaces it immediately.
 RETRY_SECONDS = 2.0
-
-# A worker with clearly more connections than another pauses accepting for at most PAUSE_SECONDS. It
-# compares again every COMPARE_SECONDS, since the other may be busy, or not have been scheduled yet.
-PAUSE_SECONDS = 0.01
-COMPARE_SECONDS = 0.001
 
 # The GIL interval. At Python's default of 5 ms, the commit thread waits several times per commit
 # while a batch is parsed, holding the write lock.
@@ -86,7 +66,6 @@ class GalaxyExpressWorker(Worker):
             self.cfg.limit_request_fields or MAX_HEAD,
             self.cfg.limit_request_field_size or MAX_HEAD,
         )
-        self._open = 0
         self._stopping = Event()
 
     @classmethod
@@ -137,15 +116,20 @@ class GalaxyExpressWorker(Worker):
         # every few thousand requests, would block the event loop for about 25 ms.
         gc.collect()
         gc.freeze()
-        _loads[self.number] = 0
         _started[self.number] = True
-        servers = [self._serve(listener) for listener in self.sockets]
+        load = Load(self.number)
+        acceptors = [
+            Acceptor(
+                listener, load, partial(self._handle, self._environ(listener)), self._connections
+            )
+            for listener in self.sockets
+        ]
         while not self._stopping.wait(1):
             self.notify()
             self._close_idle(self.cfg.keepalive)
         deadline = time.monotonic() + self.cfg.graceful_timeout - drain_seconds() - 1
-        for server in servers:
-            server.close()
+        for acceptor in acceptors:
+            acceptor.close()
         self.deregister()
         while self._connections and time.monotonic() < deadline:
             # A client that has just connected, or got a response, may be about to send a request.
@@ -155,41 +139,6 @@ class GalaxyExpressWorker(Worker):
         if self._connections:
             self.log.warning("Aborting %s requests", len(self._connections))
             self._connections.kill(timeout=0.5)
-
-    def _serve(self, listener: Any) -> StreamServer:
-        listener.setblocking(True)
-        environ = self._environ(listener)
-
-        def handle(client: Any, address: Any) -> None:
-            count(1)
-            if has_too_many():
-                server.stop_accepting()
-                accept_later(time.monotonic() + PAUSE_SECONDS)
-            try:
-                self._handle(client, address, environ)
-            finally:
-                count(-1)
-
-        def count(change: int) -> None:
-            self._open += change
-            if _loads[self.number] != _NONE:
-                _loads[self.number] = self._open
-            # With many connections, accept several at a time; with few, leave some to others.
-            server.max_accept = 1 + self._open // 4
-
-        def has_too_many() -> bool:
-            return self._open > min(_loads) + server.max_accept
-
-        def accept_later(end: float) -> None:
-            if has_too_many() and time.monotonic() < end:
-                gevent.spawn_later(COMPARE_SECONDS, accept_later, end)
-            elif server.started:
-                server.start_accepting()
-
-        server = StreamServer(listener, handle=handle, spawn=self._connections)
-        server.max_accept = 1
-        server.start()
-        return server
 
     def _environ(self, listener: Any) -> Environ:
         """The part of the WSGI environ that all requests share."""
@@ -209,8 +158,8 @@ class GalaxyExpressWorker(Worker):
         }
 
     def deregister(self) -> None:
-        """Leave load sharing. The master calls this for dead workers."""
-        _loads[self.number] = _NONE
+        """Clear the worker's shared state. The master calls this for dead workers."""
+        leave(self.number)
         _replaced[self.number] = False
 
     def replace(self) -> None:
@@ -242,7 +191,7 @@ class GalaxyExpressWorker(Worker):
         self.alive = False
         self._stopping.set()
 
-    def _handle(self, client: Any, address: Any, environ: Environ) -> None:
+    def _handle(self, environ: Environ, client: Any, address: Any) -> None:
         ip, port = address[:2] if address else ("", "")  # a Unix socket has none
         environ = {**environ, "REMOTE_ADDR": ip, "REMOTE_PORT": str(port)}
         connection = Connection(client, environ, self._limits, lambda: self.alive)
