@@ -66,7 +66,8 @@ def check_writable(path: str) -> None:
 
 def find_unwritable(path: str) -> Iterator[str]:
     """Describe the paths that aren't writable although SQLite must write to them."""
-    for needed in (os.path.dirname(os.path.realpath(path)), f"{path}-wal", f"{path}-shm"):
+    path = os.path.realpath(path)
+    for needed in (os.path.dirname(path), f"{path}-wal", f"{path}-shm"):
         if os.path.exists(needed) and not os.access(needed, os.W_OK):
             yield f"{needed} isn't writable"
 

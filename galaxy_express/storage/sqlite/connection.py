@@ -57,7 +57,7 @@ class SQLiteConnection(Connection):
     def __init__(self, raw: Any, path: str, identity: Identity) -> None:
         super().__init__(raw)
         self._path = path
-        self._folder = os.path.dirname(path)
+        self._real_path = os.path.realpath(path)  # SQLite follows symbolic links
         self._identity = identity
         self._files = OpenFiles(path, identity)
         self._turn: int | None = None
@@ -103,7 +103,7 @@ class SQLiteConnection(Connection):
 
     def read_size(self) -> int:
         """See :py:meth:`Connection.read_size`. The log belongs to the database."""
-        return size(self._path) + size(f"{self._path}-wal")
+        return size(self._real_path) + size(f"{self._real_path}-wal")
 
     def upsert(self, sql: str, rows: Sequence[Row]) -> int:
         """See :py:meth:`Connection.upsert`."""
@@ -129,7 +129,7 @@ class SQLiteConnection(Connection):
         # intervals, while the process that holds it can acquire it again. The data is still
         # protected by SQLite's lock.
         if self._turn is None:
-            self._turn = os.open(f"{self._path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
+            self._turn = os.open(f"{self._real_path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(self._turn, fcntl.LOCK_EX)
         try:
             with super().transaction():
@@ -154,8 +154,8 @@ class SQLiteConnection(Connection):
 
     def check_writable(self) -> None:
         """See :py:meth:`Connection.check_writable`."""
-        check_writable(self._path)
-        check_writable(self._folder)  # the log is in the same folder
+        check_writable(self._real_path)
+        check_writable(os.path.dirname(self._real_path))  # the log is in the same folder
         ((schema,),) = self.select("PRAGMA schema_version")
         if schema != self._checked_schema:
             for statement in _EXPLAIN_INSERTS:

@@ -118,6 +118,11 @@ class SQLiteDatabase(Database):
     def __str__(self) -> str:
         return f"sqlite:///{self._path}"
 
+    @property
+    def _real_path(self) -> str:
+        """SQLite's other files are next to the file itself, not to a symbolic link to it."""
+        return os.path.realpath(self._path)
+
     def _connect(self, engine: Engine) -> SQLiteConnection:
         check_file(self._path)
         identity = identify(self._path)
@@ -187,7 +192,7 @@ class SQLiteDatabase(Database):
 
     def shrink_log(self) -> None:
         """See :py:meth:`Database.shrink_log`."""
-        if size(f"{self._path}-wal") <= LOG_BYTES:
+        if size(f"{self._real_path}-wal") <= LOG_BYTES:
             return
         # TRUNCATE empties a log that has been copied, unless a connection reads from it. It holds
         # SQLite's checkpoint and write locks from before it reads the log until the log is empty,
@@ -259,17 +264,18 @@ class SQLiteDatabase(Database):
 
     def _check(self, mode: str) -> None:
         """Check the file before it is opened."""
-        check_no_log(self._path)
+        path = self._real_path
+        check_no_log(path)
         if mode != "rwc":
-            check_not_empty(self._path)
-        check_intact(self._path)
+            check_not_empty(path)
+        check_intact(path)
         # Unchanged files aren't checked again: in an outage, each request may open a connection.
-        checked = state(self._path), state(f"{self._path}-wal")
-        if checked != self._checked and os.path.exists(self._path):
-            check_not_mixed(self._path)
+        checked = state(path), state(f"{path}-wal")
+        if checked != self._checked and os.path.exists(path):
+            check_not_mixed(path)
             self._checked = checked
         if mode == "rw":
-            check_writable(self._path)
+            check_writable(path)
 
 
 def _set_pragmas(connection: Any, record: Any) -> None:
