@@ -149,25 +149,14 @@ class Connection(ABC):
         :raises Blocked: if another transaction held the lock of a row for too long.
         """
 
-    @contextmanager
+    @abstractmethod
     def transaction(
         self, lock_timeout: timedelta | None = None, rows: int = 0, names: Collection[str] = ()
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """A transaction: committed to disk at the end, rolled back after an exception.
 
         The parameters are those of :py:meth:`Database.transaction`.
         """
-        self._begin()
-        try:
-            yield
-        except BaseException:
-            self._raw.rollback()
-            raise
-        self._raw.commit()
-
-    @abstractmethod
-    def _begin(self) -> None:
-        """Begin a transaction, unless the driver does so by itself."""
 
     @abstractmethod
     def check_writable(self) -> None:

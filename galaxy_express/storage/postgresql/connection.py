@@ -193,9 +193,6 @@ class PostgreSQLConnection(Connection):
         except psycopg2.Error:  # the connection is lost, and the server rolls back
             self._raw.dbapi_connection.close()
 
-    def _begin(self) -> None:
-        """See :py:meth:`Connection._begin`."""
-
     def check_writable(self) -> None:
         """See :py:meth:`Connection.check_writable`."""
         ((read_only, forbidden),) = self.select(_CHECK_WRITABLE)

@@ -132,8 +132,13 @@ class SQLiteConnection(Connection):
             self._turn = os.open(f"{self._real_path}-turn", os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(self._turn, fcntl.LOCK_EX)
         try:
-            with super().transaction():
+            self._begin()
+            try:
                 yield
+            except BaseException:
+                self._raw.rollback()
+                raise
+            self._raw.commit()
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
         self.check_current()
