@@ -32,8 +32,10 @@ def read_body(request: Request, limit: int) -> bytes:
             body: bytes = request.environ["wsgi.input"].read(limit + 1)
         except (TimeoutError, ServerTimeout) as error:
             raise BodyTooSlow("the body did not arrive in time") from error
-        except (OSError, ValueError) as error:  # the connection is lost, or a chunk is malformed
-            raise MalformedBody("the body has malformed chunks") from error
+        except OSError as error:
+            raise MalformedBody("the connection was lost before the body ended") from error
+        except ValueError as error:
+            raise MalformedBody(f"the chunks of the body can't be read: {error}") from error
         if length is not None and len(body) < length:
             raise MalformedBody("the body ended early")
         if len(body) <= limit:

@@ -180,9 +180,15 @@ def test_length_over_the_limit_is_rejected_without_reading(app: TestApp) -> None
     assert app.do_request(request, status=413).status_int == 413
 
 
-@pytest.mark.parametrize("error", [OSError("bad"), ValueError("bad")])
-def test_malformed_chunks(app: TestApp, error: Exception) -> None:
-    """The exceptions that servers raise for malformed chunks and closed connections are 400."""
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (OSError("reset"), "the connection was lost before the body ended"),
+        (ValueError("no size"), "the chunks of the body can't be read: no size"),
+    ],
+)
+def test_unreadable_body(app: TestApp, error: Exception, detail: str) -> None:
+    """The exceptions that servers raise for closed connections and malformed chunks are 400."""
 
     class BreakingOff(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -191,7 +197,7 @@ def test_malformed_chunks(app: TestApp, error: Exception) -> None:
     request = TestRequest.blank("/packages", method="POST")
     request.environ["wsgi.input"] = BreakingOff()
     answer = app.do_request(request, status=400)
-    assert problem(answer)["detail"] == "the body has malformed chunks"
+    assert problem(answer)["detail"] == detail
     assert totals(app) == (0, 0, 1)
 
 
