@@ -285,7 +285,7 @@ def test_error_of_a_proxy(proxied: Dashboard, proxy: Proxy) -> None:
             find(proxied, "No response: the service is unreachable.")
         proxied.wait_for_text("#state", "In service")
         find(proxied, "Delivered.")
-    with proxy.down(status, "application/json", body):
+    with proxy.down(502, "application/json", b"null"):
         use_other_forms(proxied, "No response: the service is unreachable.")
     proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
 
@@ -311,7 +311,7 @@ def test_foreign_responses(proxied: Dashboard, proxy: Proxy) -> None:
             assert proxied.totals == ["1", "0", "0"]
         proxied.wait_for_text("#state", "In service")
         find(proxied, "Delivered.")
-    with proxy.down(200, content_type, body):
+    with proxy.down(200, "text/html", b"<form>Log in</form>"):
         use_other_forms(proxied, "Something else responded instead of the service.")
     proxied.wait_for_text("#prefer-recipient_id-hint", "these are the defaults")
     assert proxied.console_messages() == []
