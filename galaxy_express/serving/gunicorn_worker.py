@@ -97,8 +97,10 @@ class GalaxyExpressWorker(Worker):
         except Exception as error:  # the configuration or the code was changed since
             if not any(_started):
                 raise
-            reason = "; ".join(str(error).splitlines())
-            self.log.error("A worker that has ended can't be replaced: %s", reason)
+            self.log.error(
+                "A worker that has ended can't be replaced until this is fixed: %s",
+                "; ".join(str(error).splitlines()),
+            )
             time.sleep(RETRY_SECONDS)
             sys.exit(1)
 
