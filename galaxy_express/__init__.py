@@ -3,7 +3,7 @@
 The modules::
 
     application     wiring: configuration, Baseplate, and the features below
-    web/            HTTP: views, schemas, problems, pages
+    web/            HTTP: views, bodies, problems, pages
     desk_client     the desk on the context of a request
     desk            decides and records a group of writes in one transaction
     delivery        the rules of a decision (pure)

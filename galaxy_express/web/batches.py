@@ -7,7 +7,7 @@ from pydantic_core import to_json
 from galaxy_express.delivery import Conflict, Package, SendOutcome, SendResult
 from galaxy_express.web.problems import rejection_problem
 from galaxy_express.web.rejections import PackageConflict, RejectedRequest, ValidationFailed
-from galaxy_express.web.schemas import send_result_body
+from galaxy_express.web.rendering import send_result_body
 
 #: The limit of a response in bytes, unless twice the size of the request body is more.
 MAX_RESPONSE = 1024 * 1024

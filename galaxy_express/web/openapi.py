@@ -10,6 +10,7 @@ from galaxy_express import __version__
 from galaxy_express.delivery import REJECTED, Decision, Package, Status
 from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import Preference, PreferenceUpdate, ReceivedUpdate
+from galaxy_express.web.json_schemas import json_schemas
 from galaxy_express.web.openapi_components import (
     BODIES,
     HEADERS,
@@ -20,21 +21,25 @@ from galaxy_express.web.openapi_components import (
     header_refs,
     ref,
 )
+from galaxy_express.web.parsing import MAX_BATCH
 from galaxy_express.web.problems import problem
 from galaxy_express.web.rejections import FieldError
-from galaxy_express.web.schemas import MAX_BATCH, Schemas, decision_body
+from galaxy_express.web.rendering import (
+    decision_body,
+    preferences_body,
+    received_update_body,
+    statistics_body,
+)
 
 
-def describe_api(
-    package_types: PackageTypeRegistry, schemas: Schemas, path_prefix: str = ""
-) -> Json:
+def describe_api(package_types: PackageTypeRegistry, path_prefix: str = "") -> Json:
     """Describe the API of a service with these package types.
 
     :param path_prefix: the path under which a proxy serves the service, such as ``/express``.
     :returns: an OpenAPI document as JSON, with an example for each operation and each problem.
     """
-    bodies = schemas.json_schemas("#/components/schemas/{model}")
-    examples = _Examples(package_types, schemas)
+    bodies = json_schemas(package_types, "#/components/schemas/{model}")
+    examples = _Examples(package_types)
     description: Json = {
         "openapi": "3.1.1",
         "info": {"title": "Galaxy Express", "version": __version__, "description": _ABOUT},
@@ -79,15 +84,15 @@ recipient's preferences.
 class _Examples:
     """Examples: a delivered and a dropped package, and the corresponding bodies."""
 
-    def __init__(self, package_types: PackageTypeRegistry, schemas: Schemas) -> None:
+    def __init__(self, package_types: PackageTypeRegistry) -> None:
         types = list(package_types)
         declined = next((t for t in reversed(types) if t.declinable), types[-1])
         now = datetime(2142, 3, 1, 12, tzinfo=UTC)
         wanted = Package("pkg-1", "zap", "leela", types[0].name, now)
         unwanted = wanted._replace(package_id="pkg-2", package_type=declined.name)
 
-        self.preferences = schemas.preferences_body(
-            "leela", {t.name: Preference(t is not declined, now) for t in types}
+        self.preferences = preferences_body(
+            package_types, "leela", {t.name: Preference(t is not declined, now) for t in types}
         )
         self.updated_preferences = self.preferences | {"applied": True}
         self.update = {
@@ -111,7 +116,7 @@ class _Examples:
             a_second_later,
             applied=True,
         )
-        self.history = {"updates": [schemas.received_update_body(received)], "next": None}
+        self.history = {"updates": [received_update_body(received)], "next": None}
         self.batch = [self.package, self.unwanted_package, {"package_id": "pkg-3"}]
         self.batch_results = [
             self.delivered | {"replayed": False},
@@ -128,12 +133,13 @@ class _Examples:
                 ),
             },
         ]
-        self.statistics = schemas.statistics_body(
+        self.statistics = statistics_body(
+            package_types,
             {
                 ("delivered", wanted.package_type): 12,
                 ("dropped", unwanted.package_type): 3,
                 REJECTED: 4,
-            }
+            },
         )
 
 

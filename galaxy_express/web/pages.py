@@ -125,9 +125,7 @@ def _endpoints(description: dict[str, Any]) -> dict[str, Any]:
 def includeme(config: Configurator) -> None:
     """Add the pages to the application."""
     settings = config.registry.settings
-    pages = Pages(
-        describe_api(settings["package_types"], settings["schemas"], settings["path_prefix"])
-    )
+    pages = Pages(describe_api(settings["package_types"], settings["path_prefix"]))
     config.add_resource("/", {"GET": pages.read_home})
     config.add_resource("/docs", {"GET": pages.read_docs})
     config.add_resource("/openapi.json", {"GET": pages.read_description})

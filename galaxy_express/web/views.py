@@ -11,16 +11,23 @@ from pyramid.request import Request
 
 from galaxy_express import metrics
 from galaxy_express.delivery import Conflict, Package
+from galaxy_express.package_types import PackageTypeRegistry
 from galaxy_express.preferences import PreferenceUpdate
 from galaxy_express.storage import queries
 from galaxy_express.web.batches import merge_results, render_results
 from galaxy_express.web.bodies import MAX_BATCH_BODY, MAX_BODY, read_body
 from galaxy_express.web.fields import is_identifier
 from galaxy_express.web.paging import next_cursor, parse_page_query
+from galaxy_express.web.parsing import BodyParser, check_recipient_of_path
 from galaxy_express.web.problems import not_found, package_not_found, unavailable
 from galaxy_express.web.rejections import PackageConflict, RejectedRequest
+from galaxy_express.web.rendering import (
+    decision_body,
+    preferences_body,
+    received_update_body,
+    statistics_body,
+)
 from galaxy_express.web.responses import JsonResponse, json_response
-from galaxy_express.web.schemas import Schemas, check_recipient_of_path, decision_body
 
 
 class GalaxyExpressService:
@@ -32,14 +39,17 @@ class GalaxyExpressService:
     :param path_prefix: the prefix that a proxy removes from every path, if there is one.
     """
 
-    def __init__(self, schemas: Schemas, path_prefix: str) -> None:
-        self._schemas = schemas
+    def __init__(
+        self, package_types: PackageTypeRegistry, parser: BodyParser, path_prefix: str
+    ) -> None:
+        self._package_types = package_types
+        self._parser = parser
         self._path_prefix = path_prefix
 
     def send_package(self, request: Request) -> JsonResponse:
         """``POST /packages``: decide a package."""
         try:
-            package = self._schemas.parse_package(read_body(request, MAX_BODY))
+            package = self._parser.parse_package(read_body(request, MAX_BODY))
         except RejectedRequest:
             request.desk.reject()
             raise
@@ -56,7 +66,7 @@ class GalaxyExpressService:
         """``POST /packages/batch``: decide up to 1,000 packages."""
         try:
             body = read_body(request, MAX_BATCH_BODY)
-            items = self._schemas.parse_batch(body)
+            items = self._parser.parse_batch(body)
         except RejectedRequest:
             request.desk.reject()
             raise
@@ -89,18 +99,18 @@ class GalaxyExpressService:
 
     def update_preferences(self, request: Request) -> JsonResponse:
         """``PUT /recipients/{recipient_id}/preferences``: update a recipient's preferences."""
-        return self._update(request, self._schemas.parse_update)
+        return self._update(request, self._parser.parse_update)
 
     def patch_preferences(self, request: Request) -> JsonResponse:
         """``PATCH /recipients/{recipient_id}/preferences``: update some of the preferences."""
-        return self._update(request, self._schemas.parse_partial_update)
+        return self._update(request, self._parser.parse_partial_update)
 
     def _update(
         self, request: Request, parse: Callable[[bytes, str], PreferenceUpdate]
     ) -> JsonResponse:
         recipient_id = request.matchdict["recipient_id"]
         updated = request.desk.update_preferences(parse(read_body(request, MAX_BODY), recipient_id))
-        body = self._schemas.preferences_body(recipient_id, updated.preferences)
+        body = preferences_body(self._package_types, recipient_id, updated.preferences)
         return json_response(body | {"applied": updated.applied})
 
     def read_preferences(self, request: Request) -> JsonResponse:
@@ -109,7 +119,7 @@ class GalaxyExpressService:
         check_recipient_of_path(recipient_id)
         with request.database.read_connection() as connection:
             preferences = queries.find_preferences(connection, [recipient_id])[recipient_id]
-        return json_response(self._schemas.preferences_body(recipient_id, preferences))
+        return json_response(preferences_body(self._package_types, recipient_id, preferences))
 
     def list_updates(self, request: Request) -> JsonResponse:
         """``GET /recipients/{recipient_id}/preferences/history``: a page of a recipient's
@@ -121,14 +131,14 @@ class GalaxyExpressService:
             if query.page.ascending:
                 request.desk.confirm(connection)
             page = queries.find_updates_page(connection, recipient_id, query.page)
-        updates = [self._schemas.received_update_body(received) for received in page.items]
+        updates = [received_update_body(received) for received in page.items]
         return json_response({"updates": updates, "next": next_cursor(query, page)})
 
     def read_statistics(self, request: Request) -> JsonResponse:
         """``GET /statistics``: the totals."""
         with request.database.read_connection() as connection:
             totals = queries.read_totals(connection)
-        return json_response(self._schemas.statistics_body(totals))
+        return json_response(statistics_body(self._package_types, totals))
 
     def is_healthy(self, request: Request) -> JsonResponse:
         """``GET /health``: whether the service is ready, or only whether it is alive."""
@@ -148,7 +158,9 @@ class GalaxyExpressService:
 def includeme(config: Configurator) -> None:
     """Add the API to the application."""
     settings = config.registry.settings
-    service = GalaxyExpressService(settings["schemas"], settings["path_prefix"])
+    package_types = settings["package_types"]
+    parser = BodyParser(package_types, settings["max_ahead"])
+    service = GalaxyExpressService(package_types, parser, settings["path_prefix"])
     # Pyramid's patterns end in $, which also matches before a trailing line feed.
     config.add_route("line_feed", "/{path:(?s:.*)\n}")
     config.add_view(not_found, route_name="line_feed")

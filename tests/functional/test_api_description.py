@@ -14,7 +14,6 @@ from galaxy_express import __version__
 from galaxy_express.models import create_schema
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
 from galaxy_express.web.openapi import describe_api
-from galaxy_express.web.schemas import Schemas
 from tests.backends import Backend
 from tests.conftest import MakeApp
 from tests.functional.client import (
@@ -35,11 +34,6 @@ PROBLEM = "application/problem+json"
 EXPRESS = PackageType("express", declinable=False)
 GIFT = PackageType("gift", wanted_by_default=False)
 OBLIGATORY = PackageTypeRegistry([EXPRESS])
-
-
-def describe(package_types: PackageTypeRegistry) -> dict[str, Any]:
-    """The API description for the given package types."""
-    return describe_api(package_types, Schemas(package_types))
 
 
 @pytest.fixture
@@ -70,7 +64,7 @@ def test_description_has_the_version_and_the_server(make_app: MakeApp) -> None:
 @REGISTRIES
 def test_description_is_valid(package_types: PackageTypeRegistry) -> None:
     """The description is valid OpenAPI 3.1 for any package types."""
-    description = describe(package_types)
+    description = describe_api(package_types)
     assert description["openapi"].startswith("3.1.")
     OpenAPIV31SpecValidator(description).validate()
 
@@ -99,7 +93,7 @@ def contents(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 @REGISTRIES
 def test_all_bodies_have_examples(package_types: PackageTypeRegistry) -> None:
     """Every request and response body has an example, and each example matches its schema."""
-    description = describe(package_types)
+    description = describe_api(package_types)
     count = 0
     for where, content in contents(description):
         assert content["examples"], where
@@ -126,7 +120,7 @@ def test_all_bodies_have_examples(package_types: PackageTypeRegistry) -> None:
 )
 def test_every_status_is_described(operation: str, statuses: str) -> None:
     """Each operation lists exactly the statuses that it can return."""
-    found = dict(operations(describe(PACKAGE_TYPES)))[operation]
+    found = dict(operations(describe_api(PACKAGE_TYPES)))[operation]
     assert " ".join(sorted(found["responses"])) == statuses
 
 
@@ -285,7 +279,7 @@ class ProblemTriggers:
 
 PROBLEMS = [
     (status, name)
-    for status, response in describe(PACKAGE_TYPES)["components"]["responses"].items()
+    for status, response in describe_api(PACKAGE_TYPES)["components"]["responses"].items()
     for name in response["content"][PROBLEM]["examples"]
 ]
 
@@ -299,7 +293,7 @@ def test_problems_match_their_examples(
     name: str,
 ) -> None:
     """Each problem that is triggered equals its example, and has the described headers."""
-    response = describe(PACKAGE_TYPES)["components"]["responses"][status]
+    response = describe_api(PACKAGE_TYPES)["components"]["responses"][status]
     example = response["content"][PROBLEM]["examples"][name]["value"]
     make_mistake: Callable[[], TestResponse] = getattr(
         ProblemTriggers(make_app, backend, monkeypatch), f"{name}_{status}"
@@ -330,6 +324,6 @@ def test_registered_type_is_described(make_app: MakeApp) -> None:
 
 def test_optional_fields_have_no_default() -> None:
     """Optional fields have no default that clients might send and the service would reject."""
-    update = describe(PACKAGE_TYPES)["components"]["schemas"]["PreferenceUpdate"]
+    update = describe_api(PACKAGE_TYPES)["components"]["schemas"]["PreferenceUpdate"]
     assert all("default" not in field for field in update["properties"].values())
     assert "recipient_id" not in update["required"]

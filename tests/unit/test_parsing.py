@@ -1,4 +1,4 @@
-"""Request and response bodies: strict parsing, and all errors at once."""
+"""The bodies of requests: strict parsing, and all errors at once."""
 
 import json
 import tracemalloc
@@ -8,16 +8,15 @@ from typing import cast
 
 import pytest
 
-from galaxy_express.delivery import Decision, Package, Status
+from galaxy_express.delivery import Package
 from galaxy_express.package_types import PACKAGE_TYPES, PackageType, PackageTypeRegistry
-from galaxy_express.preferences import Preference, PreferenceUpdate
+from galaxy_express.preferences import PreferenceUpdate
+from galaxy_express.web.parsing import BodyParser
 from galaxy_express.web.rejections import (
     FieldError,
     MalformedBody,
     ValidationFailed,
 )
-from galaxy_express.web.responses import json_response
-from galaxy_express.web.schemas import Schemas, decision_body
 
 NOON = datetime(2142, 3, 1, 12, tzinfo=UTC)
 PACKAGE: dict[str, object] = {
@@ -33,8 +32,8 @@ UPDATE: dict[str, object] = {
     "marketing_preference": False,
 }
 
-SCHEMAS = Schemas(PACKAGE_TYPES)
-MORE_SCHEMAS = Schemas(
+PARSER = BodyParser(PACKAGE_TYPES)
+EXTENDED_PARSER = BodyParser(
     PackageTypeRegistry(
         [
             *PACKAGE_TYPES,
@@ -47,13 +46,11 @@ MORE_SCHEMAS = Schemas(
 
 def parse_update(body: bytes) -> PreferenceUpdate:
     """Parse an update by Leela."""
-    return SCHEMAS.parse_update(body, "leela")
+    return PARSER.parse_update(body, "leela")
 
 
-PARSERS = pytest.mark.parametrize(
-    "parse", [SCHEMAS.parse_package, SCHEMAS.parse_batch, parse_update]
-)
-OBJECT_PARSERS = pytest.mark.parametrize("parse", [SCHEMAS.parse_package, parse_update])
+PARSERS = pytest.mark.parametrize("parse", [PARSER.parse_package, PARSER.parse_batch, parse_update])
+OBJECT_PARSERS = pytest.mark.parametrize("parse", [PARSER.parse_package, parse_update])
 Parse = Callable[[bytes], object]
 
 
@@ -82,7 +79,7 @@ def invalid_fields(parse: Parse, value: object) -> list[str]:
 def test_parsing_a_package() -> None:
     """A body becomes a package."""
     expected = Package("pkg-1", "zap", "leela", "personal", NOON)
-    assert SCHEMAS.parse_package(to_json(PACKAGE)) == expected
+    assert PARSER.parse_package(to_json(PACKAGE)) == expected
 
 
 def test_parsing_an_update() -> None:
@@ -93,15 +90,15 @@ def test_parsing_an_update() -> None:
 
 def test_white_space_around_json() -> None:
     """JSON allows white space around a value."""
-    assert SCHEMAS.parse_package(b" \t\r\n" + to_json(PACKAGE) + b"\n") == (
-        SCHEMAS.parse_package(to_json(PACKAGE))
+    assert PARSER.parse_package(b" \t\r\n" + to_json(PACKAGE) + b"\n") == (
+        PARSER.parse_package(to_json(PACKAGE))
     )
 
 
 def test_escapes() -> None:
     """A character and its escape are the same, pairs of surrogates included."""
     body = to_json(PACKAGE).replace(b'"zap"', rb'"\ud83d\ude80"')
-    assert SCHEMAS.parse_package(body).sender_id == "\U0001f680"
+    assert PARSER.parse_package(body).sender_id == "\U0001f680"
 
 
 @PARSERS
@@ -170,13 +167,13 @@ def test_body_must_be_an_object(parse: Parse, body: bytes) -> None:
 def test_batch_must_be_an_array(body: bytes) -> None:
     """A batch of another top-level type is malformed, a single package included."""
     with pytest.raises(MalformedBody, match="array"):
-        SCHEMAS.parse_batch(body)
+        PARSER.parse_batch(body)
 
 
 def test_position_of_a_syntax_error() -> None:
     """The message has the line and the column of a syntax error."""
     with pytest.raises(MalformedBody, match=r"line 2, column 3"):
-        SCHEMAS.parse_package(b'{"a": 1,\n  b}')
+        PARSER.parse_package(b'{"a": 1,\n  b}')
 
 
 @pytest.mark.parametrize("field", list(PACKAGE))
@@ -186,14 +183,14 @@ def test_position_of_a_syntax_error() -> None:
 )
 def test_invalid_field_of_a_package(field: str, value: object) -> None:
     """A value of the wrong type or form is the only error, with a pointer to its field."""
-    assert invalid_fields(SCHEMAS.parse_package, PACKAGE | {field: value}) == [f"#/{field}"]
+    assert invalid_fields(PARSER.parse_package, PACKAGE | {field: value}) == [f"#/{field}"]
 
 
 @pytest.mark.parametrize("value", [b"1e999", b"-1e999", b"[" * 400 + b"]" * 400])
 def test_huge_values_are_of_the_wrong_type(value: bytes) -> None:
     """Huge numbers and deeply nested arrays are rejected like other values of the wrong type."""
     body = to_json(PACKAGE).replace(b'"zap"', value)
-    assert errors_of(SCHEMAS.parse_package, body) == [
+    assert errors_of(PARSER.parse_package, body) == [
         {"pointer": "#/sender_id", "detail": "must be a string"}
     ]
 
@@ -201,7 +198,7 @@ def test_huge_values_are_of_the_wrong_type(value: bytes) -> None:
 @pytest.mark.parametrize("name", ["Personal", "personal ", "marketing,personal", "freight"])
 def test_unregistered_type(name: str) -> None:
     """The error for a type that isn't registered names the registered ones."""
-    assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {"package_type": name})) == [
+    assert errors_of(PARSER.parse_package, to_json(PACKAGE | {"package_type": name})) == [
         {"pointer": "#/package_type", "detail": "must be one of 'personal' or 'marketing'"}
     ]
 
@@ -216,7 +213,7 @@ def test_preferences_must_be_booleans(field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parse", "valid"), [(SCHEMAS.parse_package, PACKAGE), (parse_update, UPDATE)]
+    ("parse", "valid"), [(PARSER.parse_package, PACKAGE), (parse_update, UPDATE)]
 )
 def test_every_field_is_required(parse: Parse, valid: dict[str, object]) -> None:
     """All missing fields are listed at once."""
@@ -234,7 +231,7 @@ def test_all_errors_at_once() -> None:
         "package_id": "",
         "colour": "red",
     }
-    errors = errors_of(SCHEMAS.parse_package, to_json(body))
+    errors = errors_of(PARSER.parse_package, to_json(body))
     assert sorted(errors, key=lambda error: error["pointer"]) == [
         {"pointer": "#/colour", "detail": "is not a known field"},
         {"pointer": "#/package_id", "detail": "must have 1 to 255 characters"},
@@ -255,7 +252,7 @@ def test_all_errors_at_once() -> None:
 @pytest.mark.parametrize("dots", [".", ".."])
 def test_dots_are_not_identifiers(field: str, dots: str) -> None:
     """Clients resolve . and .. in paths, so no id may be one."""
-    assert errors_of(SCHEMAS.parse_package, to_json(PACKAGE | {field: dots})) == [
+    assert errors_of(PARSER.parse_package, to_json(PACKAGE | {field: dots})) == [
         {"pointer": f"#/{field}", "detail": "must not be . or .., which can't be used in a path"}
     ]
 
@@ -282,7 +279,7 @@ def test_at_most_100_errors_of_a_body(parse: Parse, count: int, listed: int, omi
 
 def test_at_most_10_errors_of_an_item() -> None:
     """An item of a batch has at most 10 errors; the others are counted."""
-    (invalid,) = SCHEMAS.parse_batch(to_json([PACKAGE | unknown_fields(60)]))
+    (invalid,) = PARSER.parse_batch(to_json([PACKAGE | unknown_fields(60)]))
     assert isinstance(invalid, ValidationFailed)
     assert (len(invalid.errors), invalid.omitted) == (10, 50)
 
@@ -292,7 +289,7 @@ def test_memory_for_errors_is_bounded() -> None:
     body = to_json([unknown_fields(50_000)])
     tracemalloc.start()
     try:
-        SCHEMAS.parse_batch(body)
+        PARSER.parse_batch(body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -311,14 +308,14 @@ def test_unknown_field_with_a_long_name(parse: Parse, name: str) -> None:
 
 def test_update_in_the_far_future() -> None:
     """If there is a limit, the timestamp of an update may not be further ahead of the clock."""
-    schemas = Schemas(PACKAGE_TYPES, max_ahead=timedelta(hours=1))
+    parser = BodyParser(PACKAGE_TYPES, max_ahead=timedelta(hours=1))
     now = datetime.now(UTC)
     for ahead in (timedelta(0), timedelta(minutes=59), timedelta(days=-1000)):
         timestamp = (now + ahead).isoformat()
-        schemas.parse_update(to_json(UPDATE | {"timestamp": timestamp}), "leela")
+        parser.parse_update(to_json(UPDATE | {"timestamp": timestamp}), "leela")
     for timestamp in ((now + timedelta(hours=2)).isoformat(), "9999-12-31T23:59:59Z"):
         body = to_json(UPDATE | {"timestamp": timestamp, "colour": "red"})
-        assert errors_of(lambda body: schemas.parse_update(body, "leela"), body) == [
+        assert errors_of(lambda body: parser.parse_update(body, "leela"), body) == [
             {
                 "pointer": "#/timestamp",
                 "detail": "must not be more than 3600 s ahead of the server's clock",
@@ -360,7 +357,7 @@ def test_unknown_field_has_a_pointer(parse: Parse, name: str, pointer: str) -> N
 def test_lone_surrogate_in_a_field_name() -> None:
     """A lone surrogate in a field's name is one error among the others."""
     body = to_json(PACKAGE | {"sender_id": 3}).replace(b"{", rb'{"\ud800": 1, "\udfff": 2, ')
-    assert sorted(error["pointer"] for error in errors_of(SCHEMAS.parse_package, body)) == [
+    assert sorted(error["pointer"] for error in errors_of(PARSER.parse_package, body)) == [
         "#/%5Cud800",
         "#/%5Cudfff",
         "#/sender_id",
@@ -388,15 +385,15 @@ def test_recipient_in_the_path_must_be_valid(recipient_id: str) -> None:
     """An update of an invalid recipient is rejected, whatever its body."""
     for body in (to_json(UPDATE), b"nonsense"):
         with pytest.raises(ValidationFailed, match="path") as invalid:
-            SCHEMAS.parse_update(body, recipient_id)
+            PARSER.parse_update(body, recipient_id)
         assert invalid.value.errors == []
 
 
 def test_optional_type() -> None:
     """An optional type that an update omits is unchanged."""
-    update = MORE_SCHEMAS.parse_update(to_json(UPDATE), "leela")
+    update = EXTENDED_PARSER.parse_update(to_json(UPDATE), "leela")
     assert update.wanted == {"personal": True, "marketing": False}
-    update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"freight_preference": False}), "leela")
+    update = EXTENDED_PARSER.parse_update(to_json(UPDATE | {"freight_preference": False}), "leela")
     assert update.wanted == {"personal": True, "marketing": False, "freight": False}
 
 
@@ -404,17 +401,17 @@ def test_optional_type() -> None:
 def test_invalid_value_of_an_optional_type(value: object) -> None:
     """An optional preference may be missing, but not null."""
     body = to_json(UPDATE | {"freight_preference": value})
-    assert errors_of(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
+    assert errors_of(lambda body: EXTENDED_PARSER.parse_update(body, "leela"), body) == [
         {"pointer": "#/freight_preference", "detail": "must be true or false"}
     ]
 
 
 def test_type_that_cannot_be_declined() -> None:
     """A type that can't be declined can only be wanted."""
-    update = MORE_SCHEMAS.parse_update(to_json(UPDATE | {"tax_preference": True}), "leela")
+    update = EXTENDED_PARSER.parse_update(to_json(UPDATE | {"tax_preference": True}), "leela")
     assert update.wanted["tax"] is True
     body = to_json(UPDATE | {"tax_preference": False})
-    assert errors_of(lambda body: MORE_SCHEMAS.parse_update(body, "leela"), body) == [
+    assert errors_of(lambda body: EXTENDED_PARSER.parse_update(body, "leela"), body) == [
         {"pointer": "#/tax_preference", "detail": "must be true: this type can't be declined"}
     ]
 
@@ -422,7 +419,7 @@ def test_type_that_cannot_be_declined() -> None:
 def test_batch_keeps_its_order() -> None:
     """Each item becomes a package or a rejection, in order."""
     body = to_json([PACKAGE, 5, PACKAGE | {"package_id": ""}, PACKAGE | {"package_id": "pkg-2"}])
-    first, second, third, fourth = SCHEMAS.parse_batch(body)
+    first, second, third, fourth = PARSER.parse_batch(body)
     assert isinstance(first, Package)
     assert first.package_id == "pkg-1"
     assert isinstance(second, MalformedBody)
@@ -435,92 +432,10 @@ def test_batch_keeps_its_order() -> None:
 @pytest.mark.parametrize("length", [0, 1, 1000])
 def test_batch_within_the_limit(length: int) -> None:
     """A batch may have 0 to 1,000 items."""
-    assert len(SCHEMAS.parse_batch(to_json([1] * length))) == length
+    assert len(PARSER.parse_batch(to_json([1] * length))) == length
 
 
 def test_batch_over_the_limit() -> None:
     """A batch of 1,001 items is invalid."""
     with pytest.raises(ValidationFailed, match=r"at most 1,000 items, not 1,001"):
-        SCHEMAS.parse_batch(to_json([1] * 1001))
-
-
-@pytest.mark.parametrize(
-    ("status", "reason"), [(Status.DELIVERED, None), (Status.DROPPED, "recipient_declined")]
-)
-def test_body_of_a_decision(status: Status, reason: str | None) -> None:
-    """The body of a decision has the package, its status, the reason, and both times."""
-    package = Package("pkg-1", "zap", "leela", "personal", NOON)
-    decision = Decision(package, status, NOON + timedelta(seconds=1.5), NOON)
-    assert json.loads(json_response(decision_body(decision)).body) == {
-        "package_id": "pkg-1",
-        "status": str(status),
-        "reason": reason,
-        "sender_id": "zap",
-        "recipient_id": "leela",
-        "package_type": "personal",
-        "timestamp": "2142-03-01T12:00:00Z",
-        "decided_at": "2142-03-01T12:00:01.500000Z",
-        "declined_at": "2142-03-01T12:00:00Z",
-    }
-
-
-def test_default_preferences() -> None:
-    """A recipient who sent no update has the defaults, and no `updated_at`."""
-    assert MORE_SCHEMAS.preferences_body("leela", {}) == {
-        "recipient_id": "leela",
-        "personal_preference": True,
-        "marketing_preference": True,
-        "freight_preference": False,
-        "tax_preference": True,
-        "updated_at": None,
-    }
-
-
-def test_body_of_preferences() -> None:
-    """The body has the current preferences, and the newest of their timestamps."""
-    later = datetime(2142, 3, 2, 12, tzinfo=UTC)
-    preferences = {
-        "personal": Preference(False, later),
-        "marketing": Preference(True, NOON),
-        "forgotten": Preference(True, NOON),  # a type that is no longer registered
-    }
-    assert SCHEMAS.preferences_body("leela", preferences) == {
-        "recipient_id": "leela",
-        "personal_preference": False,
-        "marketing_preference": True,
-        "updated_at": later,
-    }
-
-
-def test_statistics_without_packages() -> None:
-    """Every registered type has a row from the start."""
-    nothing = {"delivered": 0, "dropped": 0}
-    assert SCHEMAS.statistics_body({}) == {
-        "packages_delivered": 0,
-        "packages_dropped": 0,
-        "requests_rejected": 0,
-        "by_type": {"marketing": nothing, "personal": nothing},
-    }
-
-
-def test_statistics_are_added_up() -> None:
-    """The totals are the sums of the rows, including types that are no longer registered."""
-    totals = {
-        ("delivered", "personal"): 7,
-        ("delivered", "marketing"): 5,
-        ("dropped", "marketing"): 3,
-        ("dropped", "forgotten"): 2,
-        ("rejected", ""): 4,
-    }
-    body = SCHEMAS.statistics_body(totals)
-    assert body == {
-        "packages_delivered": 12,
-        "packages_dropped": 5,
-        "requests_rejected": 4,
-        "by_type": {
-            "forgotten": {"delivered": 0, "dropped": 2},
-            "marketing": {"delivered": 5, "dropped": 3},
-            "personal": {"delivered": 7, "dropped": 0},
-        },
-    }
-    assert list(body["by_type"]) == ["forgotten", "marketing", "personal"]
+        PARSER.parse_batch(to_json([1] * 1001))
