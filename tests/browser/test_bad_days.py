@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
@@ -543,6 +544,32 @@ def test_updates_that_are_not_applied_are_shown(dashboard: Dashboard) -> None:
     put_preferences(dashboard.server, "leela", "2025-03-01T12:00:00Z", wanted=True)
     dashboard.wait_for_text("#history", "Not applied: it was older.")
     assert len(dashboard.texts("#history li")) == 2
+
+
+def test_history_is_not_collapsed(dashboard: Dashboard) -> None:
+    """Other clients' updates are added to an open history, which keeps its length and the focus; if
+    there are many at once, it starts again, with the focus on the newest."""
+    update = partial(put_preferences, dashboard.server, "leela", wanted=False)
+    for minute in range(12):
+        update(f"2026-03-01T12:{minute:02}:00Z")
+    dashboard.look_up("leela", "last updated 2026-03-01 12:11:00 UTC.")
+    dashboard.click("#history button")
+    wait_until(lambda: len(dashboard.texts("#history li")) == 12, "the whole history is shown")
+    focused = dashboard.driver.switch_to.active_element
+    assert "12:01:00" in focused.text
+    update("2026-03-01T13:00:00Z")
+    dashboard.wait_for_text("#prefer-recipient_id-hint", "last updated 2026-03-01 13:00:00 UTC.")
+    update("2025-03-01T12:00:00Z")
+    dashboard.wait_for_text("#history", "Not applied: it was older.")
+    assert len(dashboard.texts("#history li")) == 14
+    assert dashboard.driver.switch_to.active_element == focused
+
+    here = dashboard.hide()
+    for minute in range(11):
+        update(f"2026-03-01T14:{minute:02}:00Z")
+    dashboard.show(here)
+    wait_until(lambda: len(dashboard.texts("#history li")) == 10, "the first page is shown")
+    assert "14:10:00" in dashboard.driver.switch_to.active_element.text
 
 
 @pytest.mark.parametrize("days", [-3, 3])

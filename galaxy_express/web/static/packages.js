@@ -38,20 +38,27 @@ export class PagedList {
 
   /** Show the first page of a path; returns the response, or undefined if it is out of date. */
   async load(path) {
-    this.clear();
+    if (path !== this.path) this.clear();
     this.path = path;
     return this.refresh();
   }
 
-  /** Show the first page again, if there are newer rows. */
+  /** Show newer rows above the others, which keep the focus. If there are many, start again. */
   async refresh() {
     const answer = await this.read(PAGE);
     if (!answer?.response.ok) return answer;
-    const newest = JSON.stringify(answer.body[this.name][0]) ?? "";
-    if (newest === this.newest) return answer;
-    this.newest = newest;
-    this.list.replaceChildren();
-    this.append(answer.body);
+    const rows = answer.body[this.name];
+    const texts = rows.map((row) => JSON.stringify(row));
+    const place = texts.indexOf(this.newest);
+    if (place >= 0) {
+      this.list.prepend(...rows.slice(0, place).map(this.show));
+    } else {
+      const hadFocus = this.list.contains(document.activeElement);
+      this.list.replaceChildren();
+      this.append(answer.body);
+      if (hadFocus) this.list.firstElementChild?.focus();
+    }
+    [this.newest] = texts;
     return answer;
   }
 
