@@ -153,5 +153,6 @@ def _decode(text: str) -> _Cursor | None:
 
 def _digest(sequence: int, list_name: str, order: str, recipient_id: str | None) -> bytes:
     # Detects cursors of another list, order or recipient. It doesn't protect a secret.
-    content = repr((sequence, list_name, order, recipient_id)).encode()
+    # ascii(), since repr() escapes characters that are unknown to this version of Python.
+    content = ascii((sequence, list_name, order, recipient_id)).encode()
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()

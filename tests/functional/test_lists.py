@@ -218,6 +218,19 @@ def test_changed_cursor(app: TestApp, position: int) -> None:
         app.get(f"/packages?{urlencode({'order': 'asc', 'after': changed})}", status=422)
 
 
+@pytest.mark.parametrize(
+    ("recipient_id", "cursor"),
+    [
+        ("leela", "AAAAAAAAAAC53jE3bJZ6bQ"),
+        ("zoë", "AAAAAAAAAAAV2S3vKkw8hA"),
+        ("\U0001fae8", "AAAAAAAAAACSBXFRgOcpqg"),  # unknown before Python 3.12
+    ],
+)
+def test_cursors_of_all_versions_are_equal(app: TestApp, recipient_id: str, cursor: str) -> None:
+    """A cursor remains valid after an upgrade of the service or of Python."""
+    assert page(app, order="asc", recipient_id=recipient_id)["next"] == cursor
+
+
 def test_cursor_beyond_all_sequence_numbers(app: TestApp) -> None:
     """A well-formed cursor is only valid if a database can have its sequence number."""
     for position, status in ((2**63 - 1, 200), (2**63, 422), (2**64 - 1, 422)):
