@@ -40,6 +40,11 @@ def _is_identifier(column: Any) -> Any:
     return func.length(column).between(1, 255)
 
 
+def _is_in_order(column: Any) -> Any:
+    # Lists in ascending order begin after zero.
+    return and_(column.is_not(None), column > 0)
+
+
 def _is_timestamp(column: Any) -> Any:
     first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
     return column.between(models.to_microseconds(first), models.to_microseconds(last))
@@ -64,7 +69,8 @@ _RULES = {
         _packages,
         or_(_packages.c.status != Status.DELIVERED.value, _packages.c.declined_at.is_(None)),
     ),
-    "no sequence number": (_packages, _packages.c.sequence.is_not(None)),
+    "no place in the feed": (_packages, _is_in_order(_packages.c.sequence)),
+    "no place in the history": (_updates, _is_in_order(_updates.c.sequence)),
     "an invalid id, value or timestamp": (
         _preferences,
         and_(
@@ -77,7 +83,16 @@ _RULES = {
 }
 
 
-_EXAMPLE_COLUMNS = {"packages": _packages.c.package_id}
+_EXAMPLE_COLUMNS = {
+    _packages.name: _packages.c.package_id,
+    _updates.name: _updates.c.recipient_id,
+}
+
+# PostgreSQL: the feed ends at the last number that was drawn.
+_HIDDEN_PACKAGES = """
+SELECT count(*), min(package_id) FROM packages
+WHERE sequence > (SELECT last_value FROM galaxy_express_sequence)
+"""
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,8 @@ def audit(database: Database) -> Audit:
         # The sequence must be unique even where it isn't a key.
         problems += _repeated_keys(connection, _packages, [_packages.c.sequence])
         problems += _broken_rules(connection)
+        if connection.dialect.name == "postgresql":
+            problems += _hidden_packages(connection)
         differences = [*_wrong_counters(totals), *_contradictions(connection)]
         is_complete = settled is None or not _has_drawn(connection, settled)
         if is_complete:
@@ -235,6 +252,18 @@ def _broken_rules(connection: Connection) -> Iterator[str]:
         ).one()
         if number:
             yield f"{table.name}: {number} rows with {what}, for example {first.name} {example!r}."
+
+
+def _hidden_packages(connection: Connection) -> Iterator[str]:
+    if not inspect(connection).has_sequence("galaxy_express_sequence"):
+        yield "The sequence galaxy_express_sequence is missing (make migratedb)."
+        return
+    number, example = connection.exec_driver_sql(_HIDDEN_PACKAGES).one()
+    if number:
+        yield (
+            f"packages: {number} rows are not in the feed until the next write, since"
+            f" galaxy_express_sequence is behind, for example package_id {example!r}."
+        )
 
 
 def audit_database(app_config: RawConfig) -> None:

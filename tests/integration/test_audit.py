@@ -11,6 +11,7 @@ from galaxy_express.ops.audit import audit, audit_database
 from galaxy_express.storage import queries
 from galaxy_express.storage.database import Database
 from tests.backends import Backend, SQLiteBackend
+from tests.conftest import DATABASES
 from tests.integration.values import describe, package, send, update, update_preferences
 
 INSERT = (
@@ -120,6 +121,17 @@ TAMPERED = {
             " package_id 'c'."
         ),
     ),
+    "a package before the beginning of the feed": (
+        "UPDATE packages SET sequence = 0 WHERE package_id = 'b'",
+        "packages: 1 rows with no place in the feed, for example package_id 'b'.",
+    ),
+    "an update before the beginning of the history": (
+        "UPDATE preference_updates SET sequence = -1",
+        (
+            "preference_updates: 1 rows with no place in the history, for example recipient_id"
+            " 'leela'."
+        ),
+    ),
     "a recipient with an empty id": (
         "UPDATE preferences SET recipient_id = ''",
         f"{INVALID_PREFERENCE} recipient_id ''.",
@@ -133,6 +145,31 @@ def test_inconsistencies_are_reported(
 ) -> None:
     """Each change made without the service is reported, and the audit fails."""
     statement, sentence = TAMPERED[what]
+    backend.rows(statement)
+    assert sentence in failed_audit(backend, capsys).splitlines()
+
+
+@pytest.mark.parametrize("backend", DATABASES[1:], indirect=True)
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        (
+            "SELECT setval('galaxy_express_sequence', 1)",
+            (
+                "packages: 3 rows are not in the feed until the next write, since"
+                " galaxy_express_sequence is behind, for example package_id 'a'."
+            ),
+        ),
+        (
+            "DROP SEQUENCE galaxy_express_sequence",
+            "The sequence galaxy_express_sequence is missing (make migratedb).",
+        ),
+    ],
+)
+def test_sequence_that_hides_rows(
+    backend: Backend, capsys: pytest.CaptureFixture[str], statement: str, sentence: str
+) -> None:
+    """A sequence that keeps packages out of the feed is reported."""
     backend.rows(statement)
     assert sentence in failed_audit(backend, capsys).splitlines()
 
