@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,22 @@ def test_sequence_set_back_by_a_restored_dump(
     assert follower.read() == ["new"]
 
 
+@POSTGRESQL
+def test_first_writes_after_a_restored_dump(
+    backend: Backend, desk: DeliveryDesk, make_desk: MakeDesk, open_database: OpenDatabase
+) -> None:
+    """While one of the first writes sets the sequence to the clock, others wait: they would draw
+    numbers that were lost, and that clients have read."""
+    follower = Follower(open_database())
+    send(desk, package("lost"))
+    follower.read()
+    backend.rows("DELETE FROM packages")
+    backend.rows(AHEAD.format(-HOUR))
+    setting = "SELECT pg_advisory_xact_lock(2, 0)"
+    run_while_blocked(backend, setting, partial(send, make_desk(), package("new")))
+    assert follower.read() == ["new"]
+
+
 HOUR = 3_600_000_000
 # Ahead of the clock, as after a time when the server's clock was wrong.
 AHEAD = "SELECT setval('galaxy_express_sequence', last_value + {}) FROM galaxy_express_sequence"
@@ -365,12 +382,16 @@ def test_transactions_do_not_wait_for_each_other(
 
 
 @POSTGRESQL
-def test_frozen_process_delays_others_briefly(backend: Backend, desk: DeliveryDesk) -> None:
-    """If a process of the server is frozen while it draws numbers, others wait for it for a
-    second."""
+@pytest.mark.parametrize("key", [2, 4])
+def test_frozen_process_delays_others_briefly(
+    backend: Backend, desk: DeliveryDesk, key: int
+) -> None:
+    """If a process of the server is frozen while it draws numbers, or before that sets the sequence
+    to the clock, others wait for it for a second."""
     send(desk, package("a"))
+    time.sleep(1.1)  # now the sequence is behind the clock
     with backend.transaction() as frozen:
-        frozen.execute(LOCK)
+        frozen.execute("SELECT pg_advisory_xact_lock(%s, 0)", (key,))
         started = time.monotonic()
         send(desk, package("b"))
         assert 1 <= time.monotonic() - started < 4

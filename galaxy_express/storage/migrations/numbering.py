@@ -18,11 +18,20 @@ BEGIN
         PERFORM set_config('galaxy_express.drawing', 'yes', true);
         -- The numbers follow the clock. Otherwise, after an older backup was restored, numbers
         -- that clients have already read would be used again.
-        IF now - last > 1000000 AND pg_try_advisory_xact_lock(2, 0) THEN
-            SELECT last_value INTO last FROM galaxy_express_sequence;
-            IF now - last > 1000000 THEN
-                PERFORM setval('galaxy_express_sequence', now);
-            END IF;
+        IF now - last > 1000000 THEN
+            -- Others wait: they would draw numbers from before. The lock is released at the end of
+            -- this block, which is rolled back. The sequence keeps its value.
+            BEGIN
+                PERFORM set_config('lock_timeout', '1s', true);
+                PERFORM pg_advisory_xact_lock(2, 0);
+                SELECT last_value INTO last FROM galaxy_express_sequence;
+                IF now - last > 1000000 THEN
+                    PERFORM setval('galaxy_express_sequence', now);
+                END IF;
+                RAISE SQLSTATE 'GX000';
+            EXCEPTION WHEN SQLSTATE 'GX000' OR lock_not_available THEN
+                NULL;  -- if the process with the lock is frozen, go on
+            END;
         END IF;
     END IF;
     RETURN ARRAY(SELECT nextval('galaxy_express_sequence') FROM generate_series(1, number));
