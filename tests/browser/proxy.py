@@ -26,6 +26,7 @@ class Proxy(ThreadingHTTPServer):
         self.server = server
         self.port = self.server_address[1]
         self.error: tuple[int, str, bytes] | None = None
+        self.held = ""
         self.released = Event()
         self.released.set()
 
@@ -39,8 +40,12 @@ class Proxy(ThreadingHTTPServer):
         self.server_close()
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
-        """Hold all requests back until the block ends."""
+    def holding(self, path: str = "") -> Iterator[None]:
+        """Hold requests back until the block ends.
+
+        :param path: the end of the paths of these requests; all paths by default.
+        """
+        self.held = path
         self.released.clear()
         yield
         self.released.set()
@@ -66,7 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.released.wait()
+        if self.path.endswith(self.server.held):
+            self.server.released.wait()
         if self.server.error:
             status, content_type, content = self.server.error
             self._respond(status, [("Content-Type", content_type)], content)

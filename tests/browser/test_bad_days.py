@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -244,6 +245,24 @@ def test_slow_responses(proxied: Dashboard, proxy: Proxy) -> None:
         assert proxied.text("#delivered-rate").startswith("as of ")
     proxied.wait_for_text("#state", "In service")
     assert proxied.title == "Galaxy Express"
+
+
+ARRIVED = """
+return performance.getEntriesByType("resource").some(({name}) => name.endsWith(arguments[0]));
+"""
+
+
+def test_late_response_to_a_search(proxied: Dashboard, proxy: Proxy) -> None:
+    """A response that arrives after that of the next search changes nothing."""
+    send(proxy.server, "slow")
+    with proxy.holding("/packages/slow"):
+        proxied.fill("#find-package_id", "slow")
+        proxied.submit_search("find", "Searching …")
+        proxied.fill("#find-package_id", "unknown")
+        proxied.submit_search("find", "There is no package with this id.")
+    wait_until(lambda: bool(proxied.run(ARRIVED, "/packages/slow")), "the response has arrived")
+    time.sleep(0.1)
+    assert proxied.text("#find .outcome") == "There is no package with this id."
 
 
 def test_more_packages_during_an_outage(proxied: Dashboard, proxy: Proxy) -> None:

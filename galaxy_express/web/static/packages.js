@@ -117,6 +117,8 @@ function findPackage(id) {
   find("find").requestSubmit();
 }
 
+let searches = 0;
+
 find("find").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
@@ -129,7 +131,10 @@ find("find").addEventListener("submit", async (event) => {
     return;
   }
   tell(form, "Searching …");
+  searches += 1;
+  const search = searches;
   const answer = await ask(packageOf(id), "package_id");
+  if (search !== searches) return; // there has been another search
   if (id !== trimmed(input.value)) {
     tell(form, "");
   } else if (answer?.response.status === 404) {
