@@ -265,6 +265,19 @@ def test_late_response_to_a_search(proxied: Dashboard, proxy: Proxy) -> None:
     assert proxied.text("#find .outcome") == "There is no package with this id."
 
 
+def test_recipient_is_kept_until_the_response(proxied: Dashboard, proxy: Proxy) -> None:
+    """The outcome of an update isn't shown for another recipient: the id can't be changed until
+    then."""
+    proxied.look_up("leela", "Nothing is stored")
+    proxied.click("#prefer input[name=marketing_preference][value=false]")
+    with proxy.holding():
+        proxied.submit("prefer", "Sending …")
+        proxied.find("#prefer-recipient_id").send_keys("fry")
+        assert proxied.find("#prefer-recipient_id").get_attribute("value") == "leela"
+    proxied.wait_for_text("#prefer .outcome", "Applied: these are the current preferences.")
+    proxied.look_up("fry", "Nothing is stored")
+
+
 def test_more_packages_during_an_outage(proxied: Dashboard, proxy: Proxy) -> None:
     """If more packages can't be read, the page says why; the button works again afterwards."""
     send(proxied.server, *(f"p-{number}" for number in range(15)))

@@ -260,8 +260,13 @@ class PreferencesForm extends RequestForm {
   }
 
   async submit() {
-    if (this.chosen().length) await super.submit();
-    else this.tell(NOTHING_CHANGED);
+    if (!this.chosen().length) {
+      this.tell(NOTHING_CHANGED);
+      return;
+    }
+    this.recipient.readOnly = true; // the outcome is that of the recipient in the form
+    await super.submit();
+    this.recipient.readOnly = false;
   }
 
   showAnswer(answer) {
