@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 # The longest path of a Unix socket on Linux, in bytes.
 _LONGEST_PATH = 107
 
-_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:*\[\]]*)):(?P<port>[0-9]{1,5})")
 
 _ADVICE = {
     errno.EADDRINUSE: "another program is listening there; stop it, or choose another port",

@@ -37,6 +37,7 @@ def test_address_has_a_host_and_a_port(address: str, host: str, port: int) -> No
         "[::1]",
         "a:0",
         "a:65536",
+        "*:9090",
     ],
 )
 def test_malformed_address_is_rejected(address: str) -> None:
