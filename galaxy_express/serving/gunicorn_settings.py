@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from galaxy_express.serving.bind import check_form
 from galaxy_express.serving.environment import drain_seconds
 from galaxy_express.serving.open_files import RESERVED, allowed_connections
 
@@ -13,6 +14,7 @@ from galaxy_express.serving.open_files import RESERVED, allowed_connections
 _WITHOUT_EFFECT = (
     "access_log_format",
     "accesslog",
+    "asgi_disconnect_grace_period",
     "asgi_lifespan",
     "asgi_loop",
     "ca_certs",
@@ -20,7 +22,14 @@ _WITHOUT_EFFECT = (
     "cert_reqs",
     "ciphers",
     "dirty_apps",
+    "dirty_graceful_timeout",
+    "dirty_post_fork",
+    "dirty_threads",
+    "dirty_timeout",
+    "dirty_worker_exit",
+    "dirty_worker_init",
     "dirty_workers",
+    "disable_redirect_access_to_syslog",
     "do_handshake_on_connect",
     "dogstatsd_tags",
     "enable_backlog_metric",
@@ -28,8 +37,14 @@ _WITHOUT_EFFECT = (
     "forwarder_headers",
     "header_map",
     "http2_cleartext",
+    "http2_initial_window_size",
+    "http2_max_concurrent_streams",
+    "http2_max_frame_size",
+    "http2_max_header_list_size",
     "http_parser",
     "http_protocols",
+    "on_dirty_starting",
+    "paste",
     "permit_obsolete_folding",
     "permit_unconventional_http_method",
     "permit_unconventional_http_version",
@@ -55,7 +70,27 @@ _WITHOUT_EFFECT = (
 )
 
 # Settings that logconfig_dict in configs/gunicorn.conf.py overrides.
-_FOR_LOGS = ("errorlog", "logconfig", "logconfig_json", "loglevel")
+_FOR_LOGS = (
+    "capture_output",
+    "errorlog",
+    "logconfig",
+    "logconfig_json",
+    "loglevel",
+    "syslog",
+    "syslog_addr",
+    "syslog_facility",
+    "syslog_prefix",
+)
+
+# Settings that only have an effect if another one has a certain value.
+_DEPENDENT = {
+    "control_socket": ("control_socket_disable", False),
+    "control_socket_mode": ("control_socket_disable", False),
+    "enable_stdio_inheritance": ("daemon", True),
+    "max_requests_jitter": ("max_requests", True),
+    "reload_engine": ("reload", True),
+    "reload_extra_files": ("reload", True),
+}
 
 # The smallest useful values. A limit of 0 means the largest possible one. An id in a path has up to
 # 255 characters of four bytes, each of which is encoded as three.
@@ -70,7 +105,8 @@ _MINIMA = {
 
 
 def check_names(path: str, names: Mapping[str, Any], cfg: Any) -> None:
-    """Check the worker class and the names in the configuration: gunicorn ignores unknown names.
+    """Check the worker class, the names in the configuration, since gunicorn ignores unknown names,
+    and the addresses, since gunicorn chooses a port if there is none.
 
     :param path: the path of the configuration.
     :param names: its global variables, after it was executed.
@@ -92,6 +128,12 @@ def check_names(path: str, names: Mapping[str, Any], cfg: Any) -> None:
         sys.exit(f"{path}: gunicorn has no setting {', '.join(unknown)}")
     if not issubclass(cfg.worker_class, GalaxyExpressWorker):
         sys.exit("gunicorn's worker_class isn't supported: it must be GalaxyExpressWorker")
+    for address in cfg.bind:
+        try:
+            if not address.startswith("fd://"):
+                check_form(address)
+        except ValueError as error:
+            sys.exit(f"gunicorn's bind: {error}")
 
 
 def check(cfg: Any, log: Any) -> None:
@@ -117,10 +159,7 @@ def check(cfg: Any, log: Any) -> None:
 
 
 def _find_errors(cfg: Any) -> Iterator[str]:
-    for name in _WITHOUT_EFFECT + (_FOR_LOGS if cfg.logconfig_dict else ()):
-        setting = cfg.settings[name]
-        if setting.get() != type(setting)().get():
-            yield f"gunicorn's {name} isn't supported: it would have no effect"
+    yield from _find_ineffective(cfg)
     for name, (minimum, reason) in _MINIMA.items():
         value = getattr(cfg, name)
         if value < minimum and not (value == 0 and name.startswith("limit_")):
@@ -139,3 +178,17 @@ def _find_errors(cfg: Any) -> Iterator[str]:
             f"GALAXY_EXPRESS_DRAIN_SECONDS must be at least 2 seconds less than gunicorn's"
             f" graceful_timeout, which is {cfg.graceful_timeout}: requests would be aborted"
         )
+
+
+def _find_ineffective(cfg: Any) -> Iterator[str]:
+    for name in _WITHOUT_EFFECT + (_FOR_LOGS if cfg.logconfig_dict else ()):
+        if _is_changed(cfg, name):
+            yield f"gunicorn's {name} isn't supported: it would have no effect"
+    for name, (other, needed) in _DEPENDENT.items():
+        if _is_changed(cfg, name) and bool(getattr(cfg, other)) != needed:
+            yield f"gunicorn's {name} has no effect, since {other} is {getattr(cfg, other)}"
+
+
+def _is_changed(cfg: Any, name: str) -> bool:
+    setting = cfg.settings[name]
+    return bool(setting.get() != type(setting)().get())

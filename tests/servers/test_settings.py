@@ -135,6 +135,13 @@ def test_other_worker_class_stops_the_start(installation: Installation) -> None:
     assert "gunicorn's worker_class isn't supported" in log_of_failed_start(server)
 
 
+def test_address_without_a_port_stops_the_start(installation: Installation) -> None:
+    """An address without a port, for which gunicorn would choose one, is rejected."""
+    log = log_of_failed_start(installation.gunicorn("--bind=127.0.0.1"))
+    assert "gunicorn's bind: '127.0.0.1' is not an address to listen on" in log
+    assert "Listening" not in log
+
+
 # Settings of gunicorn that would have no effect, and unusable values of others.
 UNSUITABLE = {
     "--workers=0": "workers must be at least 1",
@@ -151,6 +158,12 @@ UNSUITABLE = {
     "--statsd-host=localhost:8125": "statsd_host isn't supported",
     "--limit-request-line=100": "limit_request_line must be at least 4000",
     "--limit-request-fields=1": "limit_request_fields must be at least 32",
+    "--log-syslog": "syslog isn't supported",
+    "--http2-max-frame-size=20000": "http2_max_frame_size isn't supported",
+    "--dirty-timeout=5": "dirty_timeout isn't supported",
+    "--max-requests-jitter=5": "max_requests_jitter has no effect, since max_requests is 0",
+    "--reload-engine=poll": "reload_engine has no effect, since reload is False",
+    "--control-socket=control": "control_socket has no effect, since control_socket_disable is",
     "--graceful-timeout=1": "graceful_timeout, which is 1: requests would be aborted",
 }
 
