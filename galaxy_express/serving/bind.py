@@ -68,7 +68,10 @@ def check_address(address: str) -> None:
     """
     check_form(address)
     if address.startswith("unix:"):
-        _check_writable(os.path.dirname(socket_path(address)) or ".", address)
+        try:
+            check_writable(os.path.dirname(socket_path(address)) or ".")
+        except ValueError as error:
+            raise ValueError(f"Can't listen on {address}: {error}") from error
         return
     host, port = parse_address(address)
     try:
@@ -85,13 +88,15 @@ def check_address(address: str) -> None:
         raise ValueError(f"Can't listen on {address}: {advice} (BIND=127.0.0.1:9191)") from error
 
 
-def _check_writable(folder: str, address: str) -> None:
+def check_writable(folder: str) -> None:
+    """Check that files can be created in a folder.
+
+    :raises ValueError: if they can't, with a message that names the folder.
+    """
     try:
         TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(
-            f"Can't listen on {address}: no file can be created in {folder} ({error.strerror})"
-        ) from error
+        raise ValueError(f"no file can be created in {folder} ({error.strerror})") from error
 
 
 if __name__ == "__main__":

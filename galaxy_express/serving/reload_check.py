@@ -7,12 +7,15 @@ can't start with it. So another process first reads it and makes the application
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.errors import AppImportError
+from gunicorn.pidfile import Pidfile
 
 from galaxy_express.serving import gunicorn_settings, metrics_exporter
+from galaxy_express.serving.bind import check_address, check_writable
 
 # Longer than a database may take to respond.
 _TIMEOUT_SECONDS = 30
@@ -26,7 +29,7 @@ def reject_invalid_reloads(server: Any) -> None:
     reload = server.reload
 
     def reload_if_valid() -> None:
-        if error := _find_error():
+        if error := _find_error(server.cfg.bind):
             server.log.error("The reload was rejected, and nothing has changed: %s", error)
         else:
             reload()
@@ -34,7 +37,7 @@ def reject_invalid_reloads(server: Any) -> None:
     server.reload = reload_if_valid
 
 
-def _find_error() -> str | None:
+def _find_error(addresses: Collection[str]) -> str | None:
     command = [sys.executable, "-m", __name__, *sys.argv[1:]]
     # The counts of this process don't belong to the metrics.
     variables = {
@@ -42,7 +45,12 @@ def _find_error() -> str | None:
     }
     try:
         checked = subprocess.run(  # noqa: S603 - the command of this process
-            command, env=variables, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
+            command,
+            env=variables,
+            input="\n".join(addresses),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         return f"checking the configuration took longer than {_TIMEOUT_SECONDS} s"
@@ -53,7 +61,10 @@ def _find_error() -> str | None:
 
 
 def main() -> None:
-    """Check the configuration of gunicorn's command line in ``sys.argv``.
+    """Check the configuration of gunicorn's command line in ``sys.argv``, as a child of gunicorn's
+    master.
+
+    The lines of standard input are the addresses that the master listens on.
 
     :raises SystemExit: with a one-line message, if a server couldn't start with it.
     """
@@ -62,9 +73,41 @@ def main() -> None:
     gunicorn_settings.check_names(path, gunicorn.get_config_from_filename(path), gunicorn.cfg)
     gunicorn_settings.check(gunicorn.cfg, gunicorn.cfg.logger_class(gunicorn.cfg))
     try:
+        _check_addresses(gunicorn.cfg.bind, sys.stdin.read().splitlines())
+        _check_pidfile(gunicorn.cfg.pidfile)
+    except ValueError as error:
+        sys.exit(str(error))
+    try:
         gunicorn.load()
     except AppImportError as error:
         sys.exit("; ".join(str(error).splitlines()))
+
+
+def _check_addresses(addresses: Collection[str], current: Collection[str]) -> None:
+    """Check that gunicorn could listen on all addresses, while workers listen on the current ones.
+
+    :raises ValueError: if it couldn't.
+    """
+    for address in addresses:
+        if address not in current and not address.startswith("fd://"):
+            check_address(address)
+
+
+def _check_pidfile(path: str | None) -> None:
+    """Check that gunicorn's master could write its process id to a file.
+
+    :raises ValueError: if another process has the file, or if it can't be written.
+    """
+    if not path:
+        return
+    try:
+        # The types lack its result.
+        owner: Any = Pidfile(path).validate()  # type: ignore[func-returns-value]
+        check_writable(os.path.dirname(path) or ".")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"gunicorn's pidfile {path} can't be written: {error}") from error
+    if owner not in (None, os.getppid()):
+        raise ValueError(f"gunicorn's pidfile {path} belongs to process {owner}")
 
 
 if __name__ == "__main__":

@@ -124,12 +124,17 @@ INVALID_RELOADS = [
     ("gunicorn.conf.py", "workers = ", "workers = = ", "SyntaxError: invalid syntax"),
     ("gunicorn.conf.py", "keepalive = 75", "keepalvie = 5", "gunicorn has no setting keepalvie"),
     ("gunicorn.conf.py", "keepalive = 75", "keepalive = 000", "gunicorn's keepalive must be at"),
+    ("gunicorn.conf.py", "environment.bind()", "'localhost'", "gunicorn's bind: 'localhost'"),
+    ("gunicorn.conf.py", "environment.bind()", "'192.0.2.1:80'", "Can't listen on 192.0.2.1"),
+    ("gunicorn.conf.py", "keepalive = 75", "pidfile = 'no/pid'", "pidfile no/pid can't be written"),
+    ("gunicorn.conf.py", "keepalive = 75", "pidfile = 'a.pid'", "pidfile a.pid belongs to process"),
 ]
 
 
 def test_invalid_reloads_are_rejected(installation: Installation) -> None:
     """If the new configuration is invalid, SIGHUP changes nothing but the log."""
     rejected = "The reload was rejected, and nothing has changed: "
+    (installation.folder / "a.pid").write_text(str(os.getpid()))
     with installation.gunicorn() as server:
         before = server.workers
         for number, (name, old, new, message) in enumerate(INVALID_RELOADS, start=1):
