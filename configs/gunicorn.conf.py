@@ -96,6 +96,13 @@ def on_reload(server: Any) -> None:
         worker.replace()
 
 
+def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
+    """Mark the workers that are too many (SIGTTOU), as for a reload."""
+    by_age = sorted(server.WORKERS.values(), key=lambda worker: worker.age)
+    for worker in by_age[: max(0, len(by_age) - new_value)]:  # gunicorn stops the oldest ones
+        worker.replace()
+
+
 def pre_fork(server: Any, worker: Any) -> None:
     """Assign a number to the worker. It continues the metrics files of that number."""
     taken = {other.number for other in server.WORKERS.values()}

@@ -22,7 +22,7 @@ from galaxy_express.serving.load_sharing import Acceptor, Load, leave
 from galaxy_express.serving.open_files import allowed_connections
 from galaxy_express.serving.shared_state import per_worker
 
-# Whether a reload is replacing the worker.
+# Whether the worker stops although the instance doesn't.
 _replaced = per_worker(False)
 
 # Whether the worker, or a predecessor with its number, has started.
@@ -45,7 +45,8 @@ class GalaxyExpressWorker(Worker):
     - On SIGTERM the worker reports that it isn't ready, for as long as load balancers need to
       notice. Then it stops accepting, closes idle connections, and exits once the requests in
       progress have been answered. A worker that is replaced, by a reload or after
-      ``max_requests``, stops accepting immediately: the instance stays ready.
+      ``max_requests``, or that is one too many after SIGTTOU, stops accepting immediately: the
+      instance stays ready.
 
     It doesn't support TLS, access logs, proxy headers, or gunicorn's per-request hooks.
     """
@@ -165,7 +166,8 @@ class GalaxyExpressWorker(Worker):
         _replaced[self.number] = False
 
     def replace(self) -> None:
-        """Mark this worker as being replaced by a reload. The master calls this."""
+        """Mark this worker as being replaced by a reload, or as one too many. The master calls
+        this."""
         _replaced[self.number] = True
 
     def handle_exit(self, sig: Any, frame: Any) -> None:

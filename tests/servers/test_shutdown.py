@@ -188,6 +188,16 @@ def test_instance_stays_ready_during_a_reload(installation: Installation) -> Non
             assert server.is_healthy("readiness")
 
 
+def test_instance_stays_ready_with_fewer_workers(installation: Installation) -> None:
+    """On SIGTTOU, with the default drain time, no readiness probe fails."""
+    del installation.environment["GALAXY_EXPRESS_DRAIN_SECONDS"]
+    with installation.gunicorn(workers=3) as server:
+        wait_until(lambda: server.log.count("Galaxy Express on") == 3, "all workers start")
+        server.signal(signal.SIGTTOU)
+        while len(server.workers) == 3:
+            assert server.is_healthy("readiness")
+
+
 def test_workers_are_replaced_after_max_requests(installation: Installation) -> None:
     """Workers that reach gunicorn's max_requests are replaced, and every request is answered."""
     with installation.gunicorn("--max-requests", "20") as server:
