@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -76,6 +77,16 @@ class GalaxyExpressWorker(Worker):
         :raises SystemExit: with a one-line message that names the setting.
         """
         gunicorn_settings.check(cfg, log)
+
+    def init_signals(self) -> None:
+        """Set the handlers of signals.
+
+        Operators also send those that the master handles to all processes, with ``pkill`` or
+        ``systemctl kill`` for example. By default they would end a worker.
+        """
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
     def init_process(self) -> None:
         """Initialize the worker: gunicorn calls this after the fork, and then :py:meth:`run`."""

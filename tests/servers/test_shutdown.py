@@ -198,6 +198,22 @@ def test_instance_stays_ready_with_fewer_workers(installation: Installation) -> 
             assert server.is_healthy("readiness")
 
 
+def test_reload_by_a_signal_to_all_processes(installation: Installation) -> None:
+    """SIGHUP aborts no request if it is sent to the workers, too."""
+    with (
+        installation.gunicorn() as server,
+        socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client,
+    ):
+        wait_until(lambda: server.log.count("Galaxy Express on") == 2, "both workers start")
+        fields = "Content-Length: 2", "Expect: 100-continue"
+        client.sendall(head("POST /packages HTTP/1.1", *fields))
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        os.killpg(server.pid, signal.SIGHUP)
+        wait_until(lambda: server.log.count("Galaxy Express on") > 2, "a worker is added")
+        client.sendall(b"{}")
+        assert client.recv(12) == b"HTTP/1.1 422"
+
+
 def test_workers_are_replaced_after_max_requests(installation: Installation) -> None:
     """Workers that reach gunicorn's max_requests are replaced, and every request is answered."""
     with installation.gunicorn("--max-requests", "20") as server:
