@@ -134,15 +134,15 @@ _lock_descriptor: int | None = None
 
 
 def make_folder() -> None:
-    """Create the folder ``$PROMETHEUS_MULTIPROC_DIR``. If the variable isn't set, create a folder
-    in memory, and set the variable.
+    """Create the folder ``$PROMETHEUS_MULTIPROC_DIR``. If the variable is empty or not set, create
+    a folder in memory, and set the variable.
 
     Folders in memory that killed servers left behind are removed. If no folder can be created,
     workers run without metrics.
     """
     global _lock_descriptor
     with suppress(OSError):
-        if FOLDER not in os.environ:
+        if not os.environ.get(FOLDER):
             memory = "/dev/shm"  # noqa: S108 - see mkdtemp
             parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
             for other in glob.glob(f"{parent}/{_PREFIX}*"):
@@ -157,7 +157,7 @@ def folder() -> str:
 
     :raises OSError: if it couldn't be created.
     """
-    if FOLDER not in os.environ:
+    if not os.environ.get(FOLDER):
         raise OSError("their folder couldn't be created")
     return os.environ[FOLDER]
 

@@ -373,7 +373,7 @@ def mapped_folders(server: Server) -> set[Path]:
 @pytest.mark.parametrize("name", ["baseplate-serve", "gunicorn"])
 def test_metrics_are_kept_in_memory(measured: Installation, name: str) -> None:
     """Without a given folder, a server creates one in memory and removes it at exit."""
-    del measured.environment["PROMETHEUS_MULTIPROC_DIR"]
+    measured.environment["PROMETHEUS_MULTIPROC_DIR"] = ""
     with measured.server(name) as server:
         server.request("GET", "/statistics")
         (folder,) = mapped_folders(server)
