@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 
 from baseplate.lib import config
 from baseplate.lib.config import ConfigurationError, RawConfig
@@ -97,6 +98,7 @@ def check_settings(app_config: RawConfig, parsers: Mapping[str, Parser]) -> None
         [
             *find_wrong(app_config, {**_ours(), **_BASEPLATE, **by_endpoint, **parsers}),
             *_find_ineffective(app_config, "tracing", "tracing.service_name"),
+            *_find_untraceable(app_config),
             *find_wrong({"SENTRY_DSN": dsn}, {"SENTRY_DSN": config.Optional(_sentry_dsn)}),
             *([] if dsn else _find_ineffective(app_config, "sentry", "sentry.dsn")),
         ]
@@ -120,6 +122,12 @@ def _find_ineffective(
         for key in app_config:
             if key.startswith(f"{section}."):
                 yield ConfigurationError(key, f"has no effect, since {needed} isn't set")
+
+
+def _find_untraceable(app_config: RawConfig) -> Iterator[ConfigurationError]:
+    # requirements.txt omits it, since it may need a compiler.
+    if app_config.get("tracing.service_name") and find_spec("posix_ipc") is None:
+        yield ConfigurationError("tracing.service_name", "needs the package posix-ipc: install it")
 
 
 def check_server_settings(server_config: RawConfig) -> None:

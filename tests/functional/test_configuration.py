@@ -224,6 +224,11 @@ def test_invalid_setting_of_baseplate(key: str, value: str) -> None:
     error_of(key, value)
 
 
+def test_tracing_without_its_package() -> None:
+    """Tracing needs a package that the service's requirements omit."""
+    assert "needs the package posix-ipc" in error_of("tracing.service_name")
+
+
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
