@@ -138,7 +138,8 @@ class GalaxyExpressWorker(Worker):
             )
             for listener in self.sockets
         ]
-        while not self._stopping.wait(1):
+        # With gunicorn's `reload`, only the attribute changes.
+        while self.alive and not self._stopping.wait(1):
             self.notify()
             self._close_idle(self.cfg.keepalive)
         deadline = time.monotonic() + self.cfg.graceful_timeout - drain_seconds() - 1

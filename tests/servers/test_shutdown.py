@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -212,6 +213,24 @@ def test_reload_by_a_signal_to_all_processes(installation: Installation) -> None
         wait_until(lambda: server.log.count("Galaxy Express on") > 2, "a worker is added")
         client.sendall(b"{}")
         assert client.recv(12) == b"HTTP/1.1 422"
+
+
+def test_workers_are_replaced_when_a_file_changes(installation: Installation) -> None:
+    """With gunicorn's ``reload``, the workers are replaced when a file changes."""
+    watched = installation.folder / "watched"
+    watched.touch()
+    options = "--reload", "--reload-engine=poll", f"--reload-extra-file={watched}"
+    with installation.gunicorn(*options, workers=1) as server:
+        before = server.workers
+        wait_until(lambda: _is_changed(watched, server), "the change is noticed")
+        wait_until(lambda: not server.workers & before, "the worker is replaced", within=20)
+        server.wait_until_alive()
+
+
+def _is_changed(watched: Path, server: Server) -> bool:
+    # The first change that the worker sees may be before it watches the file.
+    os.utime(watched, (time.time(), time.time()))
+    return "Worker reloading" in server.log
 
 
 def test_workers_are_replaced_after_max_requests(installation: Installation) -> None:
