@@ -284,6 +284,18 @@ def test_missing_numbering_is_recreated(
     assert [package["package_id"] for package in page] == ["later", "last"]
 
 
+def test_altered_functions_are_recreated(app: TestApp, backend: Backend) -> None:
+    """``make migratedb`` replaces functions that aren't those of this version."""
+    backend.rows(
+        "CREATE OR REPLACE FUNCTION galaxy_express_draw(number integer) RETURNS bigint[]"
+        " LANGUAGE sql AS 'SELECT ARRAY[1::bigint]'"
+    )
+    create_schema(backend.config)
+    drawn = "SELECT galaxy_express_draw(1) = galaxy_express_draw(1)"
+    assert backend.rows(drawn) == [(False,)]
+    assert send(app, package_id="later").status_int == 201
+
+
 HARMLESS = {
     "unique constraint instead of the primary key": (
         "ALTER TABLE packages DROP CONSTRAINT pk_packages, ADD UNIQUE (package_id)"

@@ -82,6 +82,7 @@ $$
 """
 
 _FUNCTIONS = {"galaxy_express_draw(integer)": DRAW, "galaxy_express_begin(integer)": BEGIN}
+_STORED = "SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure(%s)"
 _IS_MISSING = "SELECT to_regclass('galaxy_express_sequence') IS NULL"
 # The numbers of clients' cursors are those of rows.
 _CONTINUE = """
@@ -98,10 +99,12 @@ WHERE attrelid IN ('packages'::regclass, 'preference_updates'::regclass)
 
 
 def restore_functions(connection: Connection) -> None:
-    """Recreate the functions that draw the numbers, if they are missing."""
+    """Recreate the functions that draw the numbers, if they are missing or were altered."""
     run = connection.exec_driver_sql
     for name, create in _FUNCTIONS.items():
-        if run(f"SELECT to_regprocedure('{name}') IS NULL").scalar_one():
+        stored = run(_STORED, (name,)).scalar()
+        _, body, _ = create.split("$$")
+        if stored != body:
             run(create)
 
 
