@@ -64,6 +64,10 @@ _FAILED_REQUESTS = Counter(
     "Requests that the service failed to handle, by the code of the problem document",
     ["code"],
 )
+_UNREADABLE_REQUESTS = Counter(
+    "galaxy_express_unreadable_requests_total",
+    "Requests that aren't valid HTTP, or are over a limit of the head",
+)
 
 # Create the series at startup: rate() and increase() ignore the event that creates a series.
 for _code in ("unavailable", "overloaded", "timed_out", "internal"):
@@ -114,6 +118,11 @@ def count_preference_update(applied: bool) -> None:
 def count_dropped_log_line() -> None:
     """Count a log line that was lost, completely or in part."""
     _DROPPED_LOG_LINES.inc()
+
+
+def count_unreadable_request() -> None:
+    """Count a request that isn't valid HTTP, or is over a limit of the head."""
+    _UNREADABLE_REQUESTS.inc()
 
 
 def observe_commit(writes: int, seconds: float, success: bool) -> None:

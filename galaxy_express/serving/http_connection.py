@@ -160,8 +160,10 @@ def serve(
     :param next_request: as the connection's method.
     :param ip: the address of the client, for the log.
     """
-    # Imported late, after gevent has patched its dependencies.
+    # Imported late, after gevent has patched its dependencies, and once metrics have a folder.
     from baseplate.observers.timeout import ServerTimeout
+
+    from galaxy_express import metrics
 
     try:
         while (head := next_request()) is not None:
@@ -169,10 +171,11 @@ def serve(
                 connection.linger()
                 return
     except Unreadable as error:
-        log.warning("Invalid request from ip=%s: %s", ip, error)
+        log.debug("Invalid request from ip=%s: %s", ip, error)
+        metrics.count_unreadable_request()
         connection.reject(error)
     except ServerTimeout:
-        log.warning("Closing a connection from ip=%s that doesn't read its response", ip)
+        log.debug("Closing a connection from ip=%s that doesn't read its response", ip)
     except OSError as error:
         log.debug("Lost a connection from ip=%s: %s", ip, error)
     finally:

@@ -298,6 +298,16 @@ def test_labels_are_bounded(hostile_scrape: Scrape) -> None:
     assert {name for _, name in hostile_scrape.sends()} <= {"", *PACKAGE_TYPES.names}
 
 
+def test_unreadable_requests_are_counted(measured: Installation) -> None:
+    """Requests that can't be read are counted, and not logged."""
+    with measured.gunicorn(workers=1) as server:
+        before = server.log
+        for data in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", head("GET /statistics HTTP/9.9")):
+            exchange(server.port, [data])
+        assert Scrape(measured).total("galaxy_express_unreadable_requests_total") == 2
+        assert server.log == before
+
+
 def test_killed_worker_keeps_its_counts(measured: Installation) -> None:
     """A killed worker's counters stay and its active requests vanish; its successor continues in
     the same files."""
