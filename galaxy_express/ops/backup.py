@@ -29,7 +29,10 @@ def back_up(app_config: RawConfig, arguments: list[str]) -> None:
     """
     path = Path(arguments[0] if arguments else "")
     if path == Path():
-        raise SystemExit("The path of the copy is missing: make backupdb TO=backup.db")
+        raise SystemExit(
+            "The path of the copy is missing: make backupdb TO=backup.db,"
+            " or galaxy-express backup backup.db"
+        )
     with database_for_script(app_config) as database:
         if not isinstance(database, SQLiteDatabase):
             raise SystemExit(f"{database} must be backed up with pg_dump; see docs/operations.md.")

@@ -44,12 +44,15 @@ def main() -> None:
     parser.add_argument(
         "argument",
         nargs="?",
-        help="backup: the path of the copy; partition: the number of partitions",
+        help="backup: the path of the copy; partition: the number of partitions; forget: the"
+        " recipient_id",
     )
     arguments = parser.parse_args()
-    if arguments.argument is not None and arguments.command not in ("backup", "partition"):
-        parser.error(f"{arguments.command} takes no argument, but got {arguments.argument}")
     others = [] if arguments.argument is None else [arguments.argument]
+    if others and arguments.command == "forget":
+        os.environ["RECIPIENT"] = others.pop()  # as make does: an id may look like an option
+    if others and arguments.command not in ("backup", "partition"):
+        parser.error(f"{arguments.command} takes no argument, but got {arguments.argument}")
     settings = arguments.configs / "production.ini"
     if arguments.command != "health":
         try:

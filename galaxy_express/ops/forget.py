@@ -22,7 +22,10 @@ def forget_recipient(app_config: RawConfig) -> None:
     """
     recipient_id = os.environ.get("RECIPIENT", "")
     if not recipient_id:
-        raise SystemExit("The recipient is missing: make forgetrecipient RECIPIENT=leela")
+        raise SystemExit(
+            "The recipient is missing: make forgetrecipient RECIPIENT=leela,"
+            " or galaxy-express forget leela"
+        )
     try:
         recipient_id.encode()
     except UnicodeEncodeError:

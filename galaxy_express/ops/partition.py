@@ -56,7 +56,7 @@ def partition_packages(app_config: RawConfig, arguments: list[str]) -> None:
     if number not in map(str, range(2, _MAX_PARTITIONS + 1)):
         raise SystemExit(
             f"The number of partitions must be from 2 to {_MAX_PARTITIONS}:"
-            " make partitiondb PARTITIONS=16"
+            " make partitiondb PARTITIONS=16, or galaxy-express partition 16"
         )
     with database_for_script(app_config) as database:
         failure = f"The packages of {database} were not partitioned"

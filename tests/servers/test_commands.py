@@ -43,12 +43,12 @@ def test_scripts_create_and_drop_the_tables(tmp_path: Path) -> None:
 def galaxy_express(installation: Installation, *arguments: str, stdin: str = "") -> str:
     """Run the command ``galaxy-express`` with an installation's configuration."""
     return installation.run_python(
-        "-m", "galaxy_express.ops.command", *arguments, "--configs=configs", stdin=stdin
+        "-m", "galaxy_express.ops.command", "--configs=configs", *arguments, stdin=stdin
     )
 
 
 def test_galaxy_express_commands(tmp_path: Path) -> None:
-    """``galaxy-express`` migrates, audits, backs up and opens a shell, as make does."""
+    """``galaxy-express`` migrates, audits, backs up, forgets and opens a shell, as make does."""
     database = SQLiteBackend(tmp_path / "galaxy_express.db")
     installation = Installation(tmp_path, database)
     assert galaxy_express(installation, "configs") == "configs\n"
@@ -56,6 +56,8 @@ def test_galaxy_express_commands(tmp_path: Path) -> None:
     assert "No problems found." in galaxy_express(installation, "audit")
     galaxy_express(installation, "backup", "copy.db")
     assert SQLiteBackend(tmp_path / "copy.db").stored() == {}
+    database.rows("INSERT INTO preferences VALUES ('--leela', 'personal', 0, 0)")
+    assert "personal: declined" in galaxy_express(installation, "forget", "--", "--leela")
     assert "galaxies" in galaxy_express(installation, "shell", stdin="print('gala' + 'xies')")
 
 
@@ -67,7 +69,12 @@ def test_default_configuration_is_found(installation: Installation) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["serve", "--workers=4"], ["migrate", "now"], ["forget", "leela"], ["backup", "a", "b"]],
+    [
+        ["serve", "--workers=4"],
+        ["migrate", "now"],
+        ["forget", "leela", "fry"],
+        ["backup", "a", "b"],
+    ],
     ids=" ".join,
 )
 def test_arguments_without_effect(installation: Installation, arguments: list[str]) -> None:
