@@ -138,6 +138,7 @@ def test_line_of_proc_stat_with_ended_children() -> None:
 
 def test_cpu_time_of_a_family() -> None:
     """The CPU time of a process and its children includes living children and those that ended."""
+    # The kernel counts user and system time in ticks of 0.01 s each, and leaves out the rest.
     used = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True); input()"
     before = family_seconds(os.getpid())
     with subprocess.Popen(
@@ -149,10 +150,10 @@ def test_cpu_time_of_a_family() -> None:
         child.stdout.readline()
         assert parent_pid(child.pid) == os.getpid()
         assert child.pid in child_pids(os.getpid())
-        assert family_seconds(os.getpid()) >= before + 0.19
+        assert family_seconds(os.getpid()) >= before + 0.175
         child.communicate(b"\n")
     assert child.pid not in child_pids(os.getpid())
-    assert family_seconds(os.getpid()) >= before + 0.19
+    assert family_seconds(os.getpid()) >= before + 0.175
 
 
 def test_cpu_time_matches_the_operating_system() -> None:
