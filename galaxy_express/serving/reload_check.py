@@ -7,7 +7,7 @@ can't start with it. So another process first reads it and makes the application
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 from gunicorn.app.wsgiapp import WSGIApplication
@@ -37,7 +37,7 @@ def reject_invalid_reloads(server: Any) -> None:
     server.reload = reload_if_valid
 
 
-def _find_error(addresses: Collection[str]) -> str | None:
+def _find_error(addresses: Sequence[str]) -> str | None:
     command = [sys.executable, "-m", __name__, *sys.argv[1:]]
     # The counts of this process don't belong to the metrics.
     variables = {
@@ -83,14 +83,24 @@ def main() -> None:
         sys.exit("; ".join(str(error).splitlines()))
 
 
-def _check_addresses(addresses: Collection[str], current: Collection[str]) -> None:
+def _check_addresses(addresses: Sequence[str], current: Sequence[str]) -> None:
     """Check that gunicorn could listen on all addresses, while workers listen on the current ones.
+
+    If any of them changes, gunicorn closes all its sockets, and opens new ones.
 
     :raises ValueError: if it couldn't.
     """
+    if addresses == current:
+        return
     for address in addresses:
-        if address not in current and not address.startswith("fd://"):
-            check_address(address)
+        if address.startswith("fd://"):
+            raise ValueError(f"gunicorn's bind can't be changed with {address} in it: restart it")
+        if address in current and not address.startswith("unix:"):
+            raise ValueError(
+                f"gunicorn's bind can't be changed while {address} stays in it, since the workers"
+                " listen there until they are replaced: restart gunicorn"
+            )
+        check_address(address)
 
 
 def _check_pidfile(path: str | None) -> None:
