@@ -47,8 +47,10 @@ class Proxy(ThreadingHTTPServer):
         """
         self.held = path
         self.released.clear()
-        yield
-        self.released.set()
+        try:
+            yield
+        finally:
+            self.released.set()
 
     @contextmanager
     def down(

@@ -260,6 +260,7 @@ class PreferencesForm extends RequestForm {
   }
 
   async submit() {
+    if (this.busy) return;
     if (!this.chosen().length) {
       this.tell(NOTHING_CHANGED);
       return;

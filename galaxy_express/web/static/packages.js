@@ -25,6 +25,7 @@ export class PagedList {
     this.name = name;
     this.show = show;
     this.none = none;
+    this.refreshes = 0;
     this.button.addEventListener("click", () => this.more());
   }
 
@@ -45,7 +46,10 @@ export class PagedList {
 
   /** Show newer rows above the others, which keep the focus. If there are many, start again. */
   async refresh() {
+    this.refreshes += 1;
+    const refresh = this.refreshes;
     const answer = await this.read(PAGE);
+    if (refresh !== this.refreshes) return undefined; // a later one may show newer rows
     if (!answer?.response.ok) return answer;
     const rows = answer.body[this.name];
     const texts = rows.map((row) => JSON.stringify(row));
@@ -126,13 +130,13 @@ find("find").addEventListener("submit", async (event) => {
   const id = trimmed(input.value);
   const decision = form.querySelector(".decision");
   decision.replaceChildren();
+  searches += 1;
+  const search = searches;
   if (!id) {
     tell(form, "Enter the package_id of a package.");
     return;
   }
   tell(form, "Searching …");
-  searches += 1;
-  const search = searches;
   const answer = await ask(packageOf(id), "package_id");
   if (search !== searches) return; // there has been another search
   if (id !== trimmed(input.value)) {
