@@ -80,6 +80,23 @@ def test_log_of_another_file(
         pass
 
 
+def test_remedy_names_the_files(
+    sqlite: SQLiteBackend, link: SQLiteBackend, database: Database, desk: DeliveryDesk
+) -> None:
+    """If the log was deleted, the error names the files to move or to remove."""
+    send(desk, package())
+    with closing(database_from_config(link.config)) as linked:
+        with linked.transaction():
+            pass
+        log_of(sqlite).unlink()
+        with pytest.raises(DatabaseUnavailable) as raised, linked.transaction():
+            pass
+        with pytest.raises(DatabaseUnavailable) as recorded, linked.transaction():
+            pass
+    assert str(link.path) not in f"{raised.value} {recorded.value}"
+    assert str(sqlite.path) in str(recorded.value)
+
+
 def test_size_includes_the_log(
     sqlite: SQLiteBackend, link: SQLiteBackend, desk: DeliveryDesk
 ) -> None:

@@ -35,7 +35,8 @@ _MAX_ROWS = 1024
 
 
 def _rows_per_statement(rows: int) -> int:
-    """Round numbers above 16 up to a power of two, so that the driver's cache has the statement."""
+    """Return the number itself up to 16, and then the next power of two, so that the driver's cache
+    has the statement."""
     return rows if rows <= 16 else 1 << (rows - 1).bit_length()
 
 

@@ -120,7 +120,7 @@ class SQLiteDatabase(Database):
 
     @property
     def _real_path(self) -> str:
-        """SQLite's other files are next to the file itself, not to a symbolic link to it."""
+        """The path without symbolic links: SQLite's other files are next to the file itself."""
         return os.path.realpath(self._path)
 
     def _connect(self, engine: Engine) -> SQLiteConnection:

@@ -96,7 +96,7 @@ def recorded_fault(path: str) -> str | None:
     """
     with suppress(FileNotFoundError):
         # It is empty if another process is writing it, or if the disk was full.
-        return _marker(path).read_text() or OVERWRITTEN.format(path=path)
+        return _marker(path).read_text() or OVERWRITTEN.format(path=os.path.realpath(path))
     return None
 
 
@@ -159,7 +159,7 @@ class OpenFiles:
         if fault is None:
             return True
         if identify(self._path) == self._identity:
-            _marker(self._path).write_text(fault.format(path=self._path))
+            _marker(self._path).write_text(fault.format(path=os.path.realpath(self._path)))
         return False
 
     def _find_fault(self, log: int, folder: int) -> str | None:
