@@ -22,11 +22,12 @@ _OTHERS = re.compile(
 
 
 def check(config_path: str) -> None:
-    """Check all variables.
+    """Check all variables, and unset the folder of the metrics if it is empty.
 
     :param config_path: the path of the configuration file, which may contain other variables.
     :raises SystemExit: with one line per invalid or unknown variable.
     """
+    metrics_exporter.unset_empty_folder()
     errors = list(_find_unknown(config_path))
     for read in (_usable_bind, workers, drain_seconds, _metrics_bind):
         try:

@@ -141,8 +141,9 @@ def make_folder() -> None:
     workers run without metrics.
     """
     global _lock_descriptor
+    unset_empty_folder()
     with suppress(OSError):
-        if not os.environ.get(FOLDER):
+        if FOLDER not in os.environ:
             memory = "/dev/shm"  # noqa: S108 - see mkdtemp
             parent = memory if os.access(memory, os.W_OK) else tempfile.gettempdir()
             for other in glob.glob(f"{parent}/{_PREFIX}*"):
@@ -152,12 +153,18 @@ def make_folder() -> None:
         _lock_descriptor = _lock(os.environ[FOLDER])
 
 
+def unset_empty_folder() -> None:
+    """Unset the variable if it is empty: Prometheus's client would use the current folder."""
+    if not os.environ.get(FOLDER):
+        os.environ.pop(FOLDER, None)
+
+
 def folder() -> str:
     """Return the folder of the metrics.
 
     :raises OSError: if it couldn't be created.
     """
-    if not os.environ.get(FOLDER):
+    if FOLDER not in os.environ:
         raise OSError("their folder couldn't be created")
     return os.environ[FOLDER]
 
