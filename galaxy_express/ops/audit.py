@@ -41,7 +41,7 @@ def _is_identifier(column: Any) -> Any:
 
 
 def _is_in_order(column: Any) -> Any:
-    # Lists in ascending order begin after zero.
+    # Lists in ascending order begin after zero, so they omit other rows.
     return and_(column.is_not(None), column > 0)
 
 
@@ -146,9 +146,8 @@ def audit(database: Database) -> Audit:
         # The sequence must be unique even where it isn't a key.
         problems += _repeated_keys(connection, _packages, [_packages.c.sequence])
         problems += _broken_rules(connection)
-        if connection.dialect.name == "postgresql":
-            problems += _hidden_packages(connection)
-        differences = [*_wrong_counters(totals), *_contradictions(connection)]
+        hidden = _hidden_packages(connection) if connection.dialect.name == "postgresql" else []
+        differences = [*hidden, *_wrong_counters(totals), *_contradictions(connection)]
         is_complete = settled is None or not _has_drawn(connection, settled)
         if is_complete:
             problems += differences
