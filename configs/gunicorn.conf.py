@@ -97,7 +97,7 @@ def on_reload(server: Any) -> None:
 
 
 def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
-    """Mark the workers that are too many (SIGTTOU), as for a reload."""
+    """Mark the surplus workers as replaced (SIGTTOU), as for a reload."""
     by_age = sorted(server.WORKERS.values(), key=lambda worker: worker.age)
     for worker in by_age[: max(0, len(by_age) - new_value)]:  # gunicorn stops the oldest ones
         worker.replace()

@@ -23,13 +23,13 @@ from galaxy_express.serving.load_sharing import Acceptor, Load, leave
 from galaxy_express.serving.open_files import allowed_connections
 from galaxy_express.serving.shared_state import per_worker
 
-# Whether the worker stops although the instance doesn't.
+# Whether the worker is being stopped while the instance keeps serving.
 _replaced = per_worker(False)
 
 # Whether the worker, or a predecessor with its number, has started.
 _started = per_worker(False)
 
-# A worker that can't start exits after this time, since gunicorn replaces it immediately.
+# A worker that can't start waits before it exits, since gunicorn replaces it immediately.
 RETRY_SECONDS = 2.0
 
 # The GIL interval. At Python's default of 5 ms, the commit thread waits several times per commit
@@ -81,8 +81,8 @@ class GalaxyExpressWorker(Worker):
     def init_signals(self) -> None:
         """Set the handlers of signals.
 
-        Operators also send those that the master handles to all processes, with ``pkill`` or
-        ``systemctl kill`` for example. By default they would end a worker.
+        Operators may send a signal for the master to all processes, for example with ``pkill`` or
+        ``systemctl kill``. By default, SIGHUP and SIGUSR2 would end a worker.
         """
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -138,7 +138,7 @@ class GalaxyExpressWorker(Worker):
             )
             for listener in self.sockets
         ]
-        # With gunicorn's `reload`, only the attribute changes.
+        # gunicorn's `reload` only changes the attribute.
         while self.alive and not self._stopping.wait(1):
             self.notify()
             self._close_idle(self.cfg.keepalive)
@@ -186,7 +186,7 @@ class GalaxyExpressWorker(Worker):
         """Start a graceful shutdown, on SIGTERM."""
         if not self.booted:
             os._exit(0)
-        if _replaced[self.number]:
+        if _replaced[self.number] or not self.alive:  # after SIGTTOU gunicorn repeats the signal
             self._stop()
             return
         # Imported late, after gevent has patched its dependencies.
