@@ -224,8 +224,9 @@ def test_invalid_setting_of_baseplate(key: str, value: str) -> None:
     error_of(key, value)
 
 
-def test_tracing_without_its_package() -> None:
+def test_tracing_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing needs a package that the service's requirements omit."""
+    monkeypatch.setattr("galaxy_express.settings_checks.find_spec", lambda _: None)
     assert "needs the package posix-ipc" in error_of("tracing.service_name")
 
 
