@@ -66,7 +66,7 @@ _FAILED_REQUESTS = Counter(
 )
 _UNREADABLE_REQUESTS = Counter(
     "galaxy_express_unreadable_requests_total",
-    "Requests that aren't valid HTTP, or are over a limit of the head",
+    "Requests that can't be read: invalid HTTP, or a head that exceeds a limit",
 )
 
 # Create the series at startup: rate() and increase() ignore the event that creates a series.
@@ -121,7 +121,7 @@ def count_dropped_log_line() -> None:
 
 
 def count_unreadable_request() -> None:
-    """Count a request that isn't valid HTTP, or is over a limit of the head."""
+    """Count a request that can't be read."""
     _UNREADABLE_REQUESTS.inc()
 
 

@@ -105,8 +105,9 @@ _MINIMA = {
 
 
 def check_names(path: str, names: Mapping[str, Any], cfg: Any) -> None:
-    """Check the worker class, the names in the configuration, since gunicorn ignores unknown names,
-    and the addresses, since gunicorn chooses a port if there is none.
+    """Check the worker class, the names and the addresses in the configuration.
+
+    gunicorn ignores unknown names, and chooses a port for an address without one.
 
     :param path: the path of the configuration.
     :param names: its global variables, after it was executed.

@@ -152,7 +152,7 @@ def _check_postgresql(url: URL) -> None:
 
 
 def _check_value(name: str, value: Any) -> None:
-    # libpq checks most values before it connects, which always fails: /dev/null has no sockets.
+    # libpq checks most values before it connects, which always fails: /dev/null isn't a folder.
     nowhere = {"host": "/dev/null", "hostaddr": ""}
     try:
         psycopg2.connect(make_dsn(**({name: value} | nowhere)))

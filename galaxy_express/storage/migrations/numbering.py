@@ -19,8 +19,8 @@ BEGIN
         -- The numbers follow the clock. Otherwise, after an older backup was restored, numbers
         -- that clients have already read would be used again.
         IF now - last > 1000000 THEN
-            -- Others wait: they would draw numbers from before. The lock is released at the end of
-            -- this block, which is rolled back. The sequence keeps its value.
+            -- Others wait: otherwise they would draw numbers from before the sequence is set. The
+            -- lock is released when this block is rolled back. The sequence keeps its value.
             BEGIN
                 PERFORM set_config('lock_timeout', '1s', true);
                 PERFORM pg_advisory_xact_lock(2, 0);
@@ -30,7 +30,7 @@ BEGIN
                 END IF;
                 RAISE SQLSTATE 'GX000';
             EXCEPTION WHEN SQLSTATE 'GX000' OR lock_not_available THEN
-                NULL;  -- if the process with the lock is frozen, go on
+                NULL;  -- if the process with the lock is frozen, continue
             END;
         END IF;
     END IF;
