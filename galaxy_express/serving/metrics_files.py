@@ -53,6 +53,7 @@ class _AllocatedFile(MmapedDict):
     def __init__(self, path: str) -> None:
         _allocate(path, FILE_BYTES)
         try:
+            # The base class has no types.
             super().__init__(path)  # type: ignore[no-untyped-call]
         except _DAMAGED:
             self._f.close()
